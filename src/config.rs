@@ -1,0 +1,170 @@
+//! The configuration file: its keys, their defaults, and one clear sentence for each mistake in it.
+
+use serde::{Deserialize, Serialize};
+
+/// `telecon.toml`. Every key may be left out.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Signalling and ICE.
+    pub network: Network,
+    /// Sound.
+    pub audio: Audio,
+    /// Call behaviour.
+    pub call: Call,
+}
+
+/// `[network]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Multiaddrs to listen on.
+    pub listen: Vec<String>,
+    /// Multiaddrs that are dialled at start and kept connected.
+    pub peers: Vec<String>,
+    /// Find other nodes on the local network.
+    pub mdns: bool,
+    /// Find nodes through the Kademlia DHT.
+    pub dht: bool,
+    /// Kademlia bootstrap nodes.
+    pub bootstrap: Vec<String>,
+    /// STUN and TURN servers.
+    pub ice_servers: Vec<IceServer>,
+    /// Interfaces that ICE may use; empty: all.
+    pub ice_interfaces: Vec<String>,
+    /// Use relays only (hides the own address from the other side).
+    pub ice_relay_only: bool,
+}
+
+/// `[[network.ice_servers]]`
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IceServer {
+    /// `stun:…` and `turn:…` URLs.
+    pub urls: Vec<String>,
+    /// TURN user.
+    pub username: String,
+    /// TURN password.
+    pub credential: String,
+}
+
+/// `[audio]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audio {
+    /// Where sound comes from and goes to.
+    pub backend: Backend,
+    /// Capture device, or `default`.
+    pub input: String,
+    /// Playback device, or `default`.
+    pub output: String,
+    /// For the `file` backend: a WAV that is spoken into the call, looped.
+    pub input_file: String,
+    /// For the `file` backend: a WAV of what the speaker would play.
+    pub output_file: String,
+    /// Remove the speaker's sound from the microphone.
+    pub echo_cancellation: bool,
+    /// Remove steady noise from the microphone.
+    pub noise_suppression: bool,
+    /// Level the microphone.
+    pub auto_gain: bool,
+}
+
+/// `[audio] backend`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// The best sound server that runs.
+    Auto,
+    /// PipeWire's native protocol.
+    Pipewire,
+    /// PulseAudio's protocol, which PipeWire speaks too.
+    Pulseaudio,
+    /// ALSA.
+    Alsa,
+    /// Two WAV files.
+    File,
+    /// Silence in, nothing out.
+    Null,
+}
+
+/// `[call]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Call {
+    /// How long an offer rings.
+    pub ring_seconds: u32,
+    /// Whose calls are accepted without asking.
+    pub auto_accept: AutoAccept,
+    /// Whose offers ring.
+    pub who_may_ring: WhoMayRing,
+    /// How long a leg may be without network before its participant counts as left.
+    pub reconnect_seconds: u32,
+    /// How long a call that everybody else left goes on; 0: until it is hung up.
+    pub grace_seconds: u32,
+}
+
+/// `[call] auto_accept`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AutoAccept {
+    /// Always ask.
+    None,
+    /// When every participant is a contact.
+    Contacts,
+    /// Everybody's.
+    All,
+}
+
+/// `[call] who_may_ring`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhoMayRing {
+    /// Contacts only; others are not answered at all.
+    Contacts,
+    /// Everybody; strangers are marked so and rate-limited.
+    Anyone,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        let listen = ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/0/quic-v1", "/ip6/::/tcp/0"];
+        Self {
+            listen: listen.map(String::from).to_vec(),
+            peers: Vec::new(),
+            mdns: true,
+            dht: true,
+            bootstrap: Vec::new(),
+            ice_servers: Vec::new(),
+            ice_interfaces: Vec::new(),
+            ice_relay_only: false,
+        }
+    }
+}
+
+impl Default for Audio {
+    fn default() -> Self {
+        Self {
+            backend: Backend::Auto,
+            input: "default".into(),
+            output: "default".into(),
+            input_file: String::new(),
+            output_file: String::new(),
+            echo_cancellation: true,
+            noise_suppression: true,
+            auto_gain: true,
+        }
+    }
+}
+
+impl Default for Call {
+    fn default() -> Self {
+        Self {
+            ring_seconds: 45,
+            auto_accept: AutoAccept::None,
+            who_may_ring: WhoMayRing::Anyone,
+            reconnect_seconds: 45,
+            grace_seconds: 10,
+        }
+    }
+}
