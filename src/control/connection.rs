@@ -245,9 +245,7 @@ impl Connection {
     }
 }
 
-async fn live_event(
-    live: &mut Option<broadcast::Receiver<Arc<EventRecord>>>,
-) -> Result<Arc<EventRecord>, RecvError> {
+async fn live_event(live: &mut Option<broadcast::Receiver<Arc<EventRecord>>>) -> Result<Arc<EventRecord>, RecvError> {
     match live {
         Some(live) => live.recv().await,
         None => std::future::pending().await,
