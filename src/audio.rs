@@ -36,3 +36,22 @@ pub struct ReceivedPacket {
     /// When it was read from the socket.
     pub arrival: Instant,
 }
+
+/// Where a leg puts the packets of its participant. Bounded: when it is full, the newest packet is dropped.
+pub struct LegInput {
+    packets: rtrb::Producer<ReceivedPacket>,
+}
+
+impl LegInput {
+    /// An input that is read by the other half.
+    pub fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
+        let (producer, consumer) = rtrb::RingBuffer::new(packets);
+        (Self { packets: producer }, consumer)
+    }
+
+    /// Hands a packet to the audio thread; never blocks.
+    pub fn push(&mut self, packet: ReceivedPacket) {
+        // Full: the audio thread has stopped reading.
+        drop(self.packets.push(packet));
+    }
+}
