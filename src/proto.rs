@@ -9,3 +9,4 @@ pub mod id;
 pub mod io;
 pub mod seal;
 pub mod signal;
+pub mod wire;
