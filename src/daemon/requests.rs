@@ -215,7 +215,8 @@ impl Daemon {
                 server.credential = "(hidden)".into();
             }
         }
-        serde_json::to_value(config).map_err(|error| failure("internal", format!("the configuration has no JSON form: {error}")))
+        serde_json::to_value(config)
+            .map_err(|error| failure("internal", format!("the configuration has no JSON form: {error}")))
     }
 
     fn connect(&self, address: &str, reply: ReplyTo<Value>) {

@@ -76,9 +76,8 @@ pub(super) fn did(text: &str) -> Result<Did, Failure> {
 
 fn nearest<'a>(folded: &str, contacts: &'a [Contact]) -> Option<&'a ContactName> {
     let patience = (folded.chars().count() / 3).clamp(1, 3);
-    let distances = contacts.iter().map(|contact| {
-        (strsim::damerau_levenshtein(folded, &contact.name.folded()), &contact.name)
-    });
+    let distances =
+        contacts.iter().map(|contact| (strsim::damerau_levenshtein(folded, &contact.name.folded()), &contact.name));
     distances.filter(|(distance, _)| *distance <= patience).min().map(|(_, name)| name)
 }
 

@@ -2,7 +2,11 @@
 //!
 //! The socket comes as early as the greeting's DID allows: clients that are early wait in its queue instead of failing.
 
-use std::{collections::BTreeMap, sync::Arc, time::{Duration, Instant}};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use libp2p::Multiaddr;
 use tokio::sync::{Semaphore, mpsc};
@@ -17,7 +21,7 @@ use crate::{
     net::{self, NetConfig},
     proto::{
         engine::{Engine, EngineConfig},
-        io::Request,
+        id::{DeviceId, Did},
         node::Node,
         seal::Sealer,
     },
@@ -84,7 +88,7 @@ fn addresses(key: &'static str, texts: &[String]) -> Result<Vec<Multiaddr>, Daem
     texts.iter().map(parse).collect()
 }
 
-fn engine_config(did: &crate::proto::id::Did, device: crate::proto::id::DeviceId, call: &config::Call) -> EngineConfig {
+fn engine_config(did: &Did, device: DeviceId, call: &config::Call) -> EngineConfig {
     EngineConfig {
         did: did.clone(),
         device,

@@ -77,7 +77,13 @@ fn participant(view: &ParticipantView, contacts: &[Contact]) -> Value {
 }
 
 /// One leg of `media.stats`.
-pub(super) fn leg(other: &ParticipantView, of: &CallView, leg: &LegStats, audio: &LegAudioStats, contacts: &[Contact]) -> Value {
+pub(super) fn leg(
+    other: &ParticipantView,
+    of: &CallView,
+    leg: &LegStats,
+    audio: &LegAudioStats,
+    contacts: &[Contact],
+) -> Value {
     json!({
         "call": of.call,
         "did": other.did,
@@ -134,7 +140,8 @@ pub(super) mod samples {
     }
 
     pub fn call_view(byte: u8, state: CallState) -> CallView {
-        let setup = Setup { signalled: Some(3), ice_connected: Some(20), dtls_connected: Some(41), first_audio: Some(66) };
+        let setup =
+            Setup { signalled: Some(3), ice_connected: Some(20), dtls_connected: Some(41), first_audio: Some(66) };
         let other = ParticipantView {
             did: did_of(2),
             state: ParticipantState::Joined,
@@ -163,7 +170,10 @@ mod tests {
         assert_eq!(shown["state"], "active");
         assert_eq!(shown["from_name"], "Bob");
         let other = &shown["participants"][0];
-        assert_eq!((&other["name"], &other["state"], &other["deafened"]), (&"Bob".into(), &"joined".into(), &true.into()));
+        assert_eq!(
+            (&other["name"], &other["state"], &other["deafened"]),
+            (&"Bob".into(), &"joined".into(), &true.into())
+        );
         assert_eq!((&other["connected_ms"], &other["setup"]["signalled"]), (&66.into(), &3.into()));
         assert!(other.get("leg").is_none());
         assert_eq!(call(&call_view(0x11, CallState::Active), &[])["participants"][0]["name"], Value::Null);
@@ -177,7 +187,14 @@ mod tests {
             peers: Vec::new(),
         };
         let calls = [call_view(0x11, CallState::Incoming), call_view(0x22, CallState::Outgoing)];
-        let audio = AudioStatus::default();
+        let audio = AudioStatus {
+            backend: "null".into(),
+            input: "silence".into(),
+            output: "nothing".into(),
+            problem: None,
+            input_started_unix_us: None,
+            output_started_unix_us: None,
+        };
         let did = did_of(1);
         let from = Status {
             did: &did,
