@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures::future::join;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{Semaphore, mpsc},
@@ -105,9 +106,26 @@ pub async fn run(paths: Paths, config: Config) -> Result<(), DaemonError> {
     let (mut daemon, mut doors) = start::start(&paths, config)?;
     notify(&[sd_notify::NotifyState::Ready]);
     info!("ready");
-    let outcome = daemon.serve(&mut doors, &mut signals).await;
-    doors.turn_away();
-    outcome
+    let ended = daemon.serve(&mut doors, &mut signals).await;
+    let server = doors.turn_away();
+    if !matches!(ended, Ok(End::AtOnce)) {
+        let closed = join(server.shutdown(), timeout(NET_PATIENCE, daemon.net.shutdown()));
+        tokio::select! {
+            biased;
+            () = signals.recv() => {}
+            _ = closed => {}
+        }
+    }
+    info!("stopped");
+    ended.map(drop)
+}
+
+/// How the loop came to its end.
+enum End {
+    /// The others know, or had their time.
+    InOrder,
+    /// A second signal: nothing is waited for.
+    AtOnce,
 }
 
 /// Everything that the loop owns.
@@ -143,8 +161,8 @@ struct Doors {
     legs: mpsc::Receiver<(LegId, LegEvent)>,
     /// Full: the network task decides (gossip is lossy and repeated).
     net: mpsc::Receiver<NetEvent>,
-    /// Removes the socket when dropped.
-    _server: Server,
+    /// Answers clients as long as it lives.
+    server: Server,
 }
 
 /// The end, once it is asked for.
@@ -155,7 +173,7 @@ struct Stopping {
 }
 
 impl Daemon {
-    async fn serve(&mut self, doors: &mut Doors, signals: &mut Signals) -> Result<(), DaemonError> {
+    async fn serve(&mut self, doors: &mut Doors, signals: &mut Signals) -> Result<End, DaemonError> {
         self.carry_out(now());
         while !self.finished(Instant::now()) {
             let wake = self.wake_at();
@@ -167,7 +185,7 @@ impl Daemon {
                 }
                 () = signals.recv() => {
                     if self.stopping.is_some() {
-                        return Ok(());
+                        return Ok(End::AtOnce);
                     }
                     self.stop(now());
                 }
@@ -178,13 +196,7 @@ impl Daemon {
             }
             self.carry_out(now());
         }
-        self.legs.clear();
-        tokio::select! {
-            biased;
-            () = signals.recv() => {}
-            _ = timeout(NET_PATIENCE, self.net.shutdown()) => info!("stopped"),
-        }
-        Ok(())
+        Ok(End::InOrder)
     }
 
     /// The core's next timer, or the next limit of the stop; an hour when there is nothing to wait for.
@@ -251,8 +263,8 @@ impl Daemon {
 }
 
 impl Doors {
-    /// Whoever asked during the last moments is told so.
-    fn turn_away(&mut self) {
+    /// Whoever still waits is told that the daemon stops, and so is whoever comes until the server is shut down.
+    fn turn_away(mut self) -> Server {
         self.commands.close();
         while let Ok(command) = self.commands.try_recv() {
             let failure = requests::stopping();
@@ -262,6 +274,7 @@ impl Doors {
                 Command::Watch { reply, .. } => reply.send(Err(failure)).is_err(),
             };
         }
+        self.server
     }
 }
 

@@ -130,7 +130,7 @@ mod tests {
         let mut journal = Journal::new(&store).unwrap();
         let count = RECENT as u64 + 40;
         for at in 0..count {
-            journal.append(&mut store, media_changed(at % 2 == 0), at);
+            journal.append(&mut store, media_changed(at.is_multiple_of(2)), at);
         }
         for since in [0, 1, 39, 40, 41, count - 1, count, count + 7] {
             let replay = journal.replay(since, store.path());

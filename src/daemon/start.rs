@@ -79,7 +79,7 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
     };
     daemon.contacts_changed(now());
     daemon.announce_addresses(now());
-    let doors = Doors { commands, audio: audio_events, legs: leg_events, net: net_events, _server: server };
+    let doors = Doors { commands, audio: audio_events, legs: leg_events, net: net_events, server };
     Ok((daemon, doors))
 }
 
