@@ -1,3 +1,5 @@
+//! Tests of the database: what it keeps, what it forgets, and which files it refuses.
+
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use ed25519_dalek::SigningKey;
