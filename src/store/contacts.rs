@@ -13,8 +13,8 @@ use crate::proto::id::Did;
 pub const MAX_NAME_CHARS: usize = 64;
 /// Longest address in bytes.
 pub const MAX_ADDRESS_BYTES: usize = 256;
-/// Most contacts; one more is refused.
-pub const MAX_CONTACTS: usize = 4096;
+/// Most contacts; one more is refused. The whole list fits into one answer on the control socket (1 MiB).
+pub const MAX_CONTACTS: usize = 1024;
 
 /// A contact's name: trimmed, 1 to 64 characters, no control characters, not beginning with `did:`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
