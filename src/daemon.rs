@@ -61,6 +61,8 @@ use journal::Journal;
 
 /// Most slow requests (dialling, listing devices, long replays) at once; one more is told to try again.
 const MAX_TASKS: usize = 16;
+/// The timer's branch stands before those of legs and network; this keeps it from starving them.
+const TIMER_REST: Duration = Duration::from_millis(1);
 /// How long the last messages (Leave, Cancel) may take to be acknowledged when the daemon stops.
 const OUTBOX_PATIENCE: Duration = Duration::from_secs(1);
 /// How long after that legs may take to close.
@@ -148,6 +150,7 @@ struct Daemon {
     /// The database cannot remember messages; told once.
     forgetful: bool,
     started: Instant,
+    timer_rests_until: Instant,
     stopping: Option<Stopping>,
 }
 
@@ -189,7 +192,10 @@ impl Daemon {
                     }
                     self.stop(now());
                 }
-                () = sleep_until(wake.into()) => self.node.handle_timeout(now()),
+                () = sleep_until(wake.into()) => {
+                    self.node.handle_timeout(now());
+                    self.timer_rests_until = Instant::now() + TIMER_REST;
+                }
                 Some(event) = doors.audio.recv() => self.audio_event(event, now()),
                 Some((id, event)) = doors.legs.recv() => self.leg_event(id, event, now()),
                 event = doors.net.recv() => self.net_event(event.ok_or(DaemonError::Ended("network"))?, now()),
@@ -204,7 +210,8 @@ impl Daemon {
         let limits = self.stopping.map(|stopping| [stopping.outbox_until, stopping.legs_until]);
         let now = Instant::now();
         let limits = limits.into_iter().flatten().filter(|limit| *limit > now);
-        limits.chain(self.node.poll_timeout()).min().unwrap_or(now + Duration::from_secs(3600))
+        let timer = self.node.poll_timeout().map(|timer| timer.max(self.timer_rests_until));
+        limits.chain(timer).min().unwrap_or(now + Duration::from_secs(3600))
     }
 
     fn finished(&self, now: Instant) -> bool {

@@ -19,7 +19,7 @@ use crate::{
     audio,
     control::wire::{Command, Failure, Method, Subscription},
     proto::{
-        io::{CallState, Now, Reply, Request, RequestError},
+        io::{Now, Reply, Request, RequestError},
         signal::DeclineReason,
     },
     store::{Contact, ContactError, StoreError, contacts::parse_address},
@@ -134,14 +134,9 @@ impl Daemon {
 
     /// Hanging up a call that still rings refuses it.
     fn hangup(&mut self, call: Option<&str>, now: Now) -> Answer {
-        let calls = self.node.calls();
-        let view = resolve::call(call, Verb::Hangup, &calls)?;
-        let request = match view.state {
-            CallState::Incoming => Request::Reject(view.call, DeclineReason::Declined),
-            CallState::Outgoing | CallState::Active => Request::Hangup(view.call),
-        };
-        self.ask(request, now)?;
-        Ok(json!({ "call": view.call }))
+        let call = resolve::call(call, Verb::Hangup, &self.node.calls())?.call;
+        self.ask(Request::Hangup(call), now)?;
+        Ok(json!({ "call": call }))
     }
 
     fn media(&mut self, request: Request, now: Now) -> Answer {

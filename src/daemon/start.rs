@@ -74,6 +74,7 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
         tasks: Arc::new(Semaphore::new(MAX_TASKS)),
         forgetful: false,
         started: Instant::now(),
+        timer_rests_until: Instant::now(),
         stopping: None,
         config,
     };
