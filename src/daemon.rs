@@ -54,6 +54,8 @@ mod outputs;
 mod requests;
 mod resolve;
 mod start;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use idempotency::Answers;
