@@ -17,8 +17,8 @@ use webrtc::{
     media_stream::{track_local::static_rtp::TrackLocalStaticRTP, track_remote::TrackRemote},
     peer_connection::{
         MediaEngine, PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCConfiguration,
-        RTCConfigurationBuilder, RTCIceConnectionState, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnectionIceEvent,
-        RTCPeerConnectionState, Registry, SettingEngineBuilder,
+        RTCConfigurationBuilder, RTCIceConnectionState, RTCIceGatheringState, RTCIceServer, RTCIceTransportPolicy,
+        RTCPeerConnectionIceEvent, RTCPeerConnectionState, Registry, SettingEngineBuilder,
     },
     rtp_transceiver::RtpSender,
 };
@@ -54,6 +54,8 @@ pub(super) enum BuildError {
 pub(super) enum Happened {
     /// A local candidate, `candidate:…`.
     Candidate(String),
+    /// No more local candidates will come.
+    Gathered,
     /// ICE's state.
     Ice(RTCIceConnectionState),
     /// The state of ICE and DTLS together.
@@ -175,6 +177,12 @@ impl PeerConnectionEventHandler for Handler {
     async fn on_ice_candidate(&self, event: RTCPeerConnectionIceEvent) {
         if let Ok(candidate) = event.candidate.to_json() {
             self.report(Happened::Candidate(candidate.candidate));
+        }
+    }
+
+    async fn on_ice_gathering_state_change(&self, state: RTCIceGatheringState) {
+        if state == RTCIceGatheringState::Complete {
+            self.report(Happened::Gathered);
         }
     }
 

@@ -49,10 +49,10 @@ const MAX_REMOTE_CANDIDATES: usize = 64;
 const MAX_LOCAL_CANDIDATES: usize = 64;
 /// Candidates in one [`LegEvent::Candidates`].
 const BATCH: usize = 16;
-/// How long a batch waits for more: well under a round trip, longer than host gathering takes.
-const BATCH_WAIT: Duration = Duration::from_millis(20);
+/// How long a batch waits for more while gathering goes on: host candidates come within one millisecond.
+const BATCH_WAIT: Duration = Duration::from_millis(10);
 /// From the remote description on. A failed DTLS handshake may never report itself; the engine retries much earlier.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 /// Longest Opus payload that is taken (RFC 6716, §3.4: 1275 bytes a frame).
 const MAX_PAYLOAD_BYTES: usize = 1500;
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
@@ -303,6 +303,7 @@ impl Attempt {
     async fn on_report(&mut self, happened: Happened) -> Result<bool, Failure> {
         match happened {
             Happened::Candidate(candidate) => self.on_local_candidate(candidate),
+            Happened::Gathered => self.flush(),
             Happened::Ice(state) => self.on_ice(state)?,
             Happened::Track(track) => {
                 self.incoming.get_or_insert(track);
@@ -379,8 +380,7 @@ impl Attempt {
         let sender = &self.connection.sender;
         let transport = sender.transport().await.ok().flatten().ok_or(Failure::WrongCertificate)?;
         let chain = transport.get_remote_certificates().await.map_err(|_| Failure::WrongCertificate)?;
-        let met: Option<Fingerprint> = chain.first().map(|certificate| Sha256::digest(certificate).into());
-        if met.is_none() || met != self.sealed {
+        if !is_sealed(&chain, self.sealed.as_ref()) {
             return Err(Failure::WrongCertificate);
         }
         let parameters = sender.get_parameters().await.map_err(|_| Failure::NoOpus)?;
@@ -432,6 +432,12 @@ impl Attempt {
     }
 }
 
+/// Whether the peer's own certificate, the first of its chain, is the one that was sealed.
+fn is_sealed(chain: &[Vec<u8>], sealed: Option<&Fingerprint>) -> bool {
+    let met = chain.first().map(|certificate| Fingerprint::from(Sha256::digest(certificate)));
+    met.is_some() && met.as_ref() == sealed
+}
+
 async fn due(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
@@ -443,5 +449,21 @@ async fn next_event(track: Option<&Arc<dyn TrackRemote>>) -> Option<TrackRemoteE
     match track {
         Some(track) => track.poll().await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_certificate_of_the_chain_counts_and_none_is_never_enough() {
+        let (one, two) = (b"one".to_vec(), b"two".to_vec());
+        let sealed = Fingerprint::from(Sha256::digest(b"one"));
+        assert!(is_sealed(&[one.clone(), two.clone()], Some(&sealed)));
+        assert!(!is_sealed(&[two, one.clone()], Some(&sealed)));
+        assert!(!is_sealed(&[], Some(&sealed)));
+        assert!(!is_sealed(&[one], None));
+        assert!(!is_sealed(&[], None));
     }
 }

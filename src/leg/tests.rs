@@ -1,5 +1,7 @@
 //! Legs over real sockets on the loopback.
 
+mod measurements;
+
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -46,11 +48,6 @@ fn pair() -> (End, End) {
 impl End {
     async fn event(&mut self) -> LegEvent {
         timeout(PATIENCE, self.events.recv()).await.expect("an event").expect("the leg ends with Closed").1
-    }
-
-    /// Drops events up to the wanted one.
-    async fn until(&mut self, wanted: LegEvent) {
-        while self.event().await != wanted {}
     }
 
     /// Everything up to `Closed`, and proof that nothing follows.
@@ -274,15 +271,26 @@ async fn legs_connect_on_whatever_interfaces_this_machine_has() {
 #[tokio::test]
 async fn closing_ends_with_closed_here_and_disconnected_there() {
     let (mut a, mut b) = connected().await;
-    let (heard, at) = (a.heard, Instant::now());
     a.leg.command(LegCommand::Close);
-    a.heard = LegInput::pair(1).1;
     assert_eq!(a.rest().await, [LegEvent::Closed]);
-    assert!(heard.is_abandoned(), "nothing of the leg is left");
-    println!("closed after {:?}", at.elapsed());
-    b.until(LegEvent::Disconnected).await;
+    assert!(a.heard.is_abandoned(), "nothing of the leg is left");
+    // b talks on into a port that refuses it.
+    let (microphone, at) = (b.microphone.clone(), Instant::now());
+    let talk = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        let frame = |n| EncodedFrame { payload: vec![0; 60].into(), timestamp: n * FRAME_SAMPLES as u32 };
+        for n in 0.. {
+            pace.tick().await;
+            if microphone.send(frame(n)).is_err() {
+                return;
+            }
+        }
+    });
+    assert_eq!(b.event().await, LegEvent::Disconnected);
     println!("disconnected after {:?}", at.elapsed());
     assert_eq!(b.rest().await, [LegEvent::Failed, LegEvent::Closed]);
+    println!("failed after {:?}", at.elapsed());
+    timeout(PATIENCE, talk).await.expect("the leg gave its microphone back").unwrap();
 }
 
 #[tokio::test]
@@ -357,21 +365,4 @@ async fn cycles_in_a_process_of_their_own() {
     }
     assert!(counts[0] > counts[1], "open legs have sockets: {counts:?}");
     assert_eq!(counts[1], counts[41], "{counts:?}");
-}
-
-#[tokio::test]
-#[ignore = "a measurement: cargo test --release --lib leg::tests::measure -- --ignored --nocapture"]
-async fn measure_offer_to_connected() {
-    let mut times = Vec::new();
-    for _ in 0..40 {
-        let at = Instant::now();
-        let (mut a, mut b) = connected().await;
-        times.push(at.elapsed());
-        a.leg.command(LegCommand::Close);
-        b.leg.command(LegCommand::Close);
-        a.rest().await;
-        b.rest().await;
-    }
-    times.sort();
-    println!("offer to connected: median {:?}, worst {:?}", times[20], times[39]);
 }
