@@ -31,6 +31,7 @@ marks! {
     WrongRequest => "wrong requests refused",
     SecondCall => "second calls refused while in one",
     CrossingOffer => "crossing offers",
+    Glare => "crossing offers that became one call",
     LostMessage => "transmissions lost",
     LostHello => "Hellos lost",
     MetByJoin => "participants first met by Join",
@@ -75,6 +76,10 @@ impl Default for Coverage {
 }
 
 impl Coverage {
+    pub fn of_one_seed() -> Self {
+        Self { seeds: 1, ..Self::default() }
+    }
+
     pub fn mark(&mut self, mark: Mark) {
         self.counts[mark as usize] += 1;
     }

@@ -110,7 +110,11 @@ impl World {
     }
 
     pub fn publish(&mut self, from: NodeIx, topic: Topic, bytes: Vec<u8>) {
-        let hello = self.ledger.borrow().read(&bytes).is_some_and(|sealed| matches!(sealed.outgoing.signal.body, Body::Hello(_)));
+        let hello = self
+            .ledger
+            .borrow()
+            .read(&bytes)
+            .is_some_and(|sealed| matches!(sealed.outgoing.signal.body, Body::Hello(_)));
         let mut sky = Sky { agenda: &mut self.agenda, coverage: &mut self.coverage };
         self.network.publish(from, topic, bytes, hello, &mut sky);
     }
@@ -165,14 +169,18 @@ impl World {
             }
             Event::CallJoined { call } => {
                 if !self.nodes[ix].consent.contains(call) {
-                    if !oracle::consents_by_configuration(self, ix, *call) {
+                    if std::mem::take(&mut self.nodes[ix].superseded) {
+                        self.coverage.mark(Mark::Glare);
+                    } else if oracle::consents_by_configuration(self, ix, *call) {
+                        self.coverage.mark(Mark::AutoAccept);
+                    } else {
                         return Err("joined without consent".into());
                     }
-                    self.coverage.mark(Mark::AutoAccept);
                     self.nodes[ix].consent.insert(*call);
                 }
             }
             Event::CallEnded { call, reason } => {
+                self.nodes[ix].superseded = *reason == EndReason::Superseded && self.nodes[ix].consent.contains(call);
                 self.nodes[ix].consent.remove(call);
                 if let Some(mark) = mark_of(*reason) {
                     self.coverage.mark(mark);
@@ -229,7 +237,8 @@ impl World {
                 {
                     self.nodes[ix].consent.remove(call);
                 }
-                if self.nodes[ix].node.calls() != views || self.nodes[ix].node.poll_output().is_some() {
+                let due = self.nodes[ix].wake_us.is_some_and(|at_us| at_us <= self.agenda.now_us);
+                if !due && (self.nodes[ix].node.calls() != views || self.nodes[ix].node.poll_output().is_some()) {
                     return Err(format!("n{ix} refused {request:?} and yet changed"));
                 }
             }

@@ -23,7 +23,7 @@ const NOTICE_US: (u64, u64) = (1_200_000, 1_700_000);
 const GIVE_UP_US: u64 = 5_000_000;
 
 /// How legs misbehave, in percent of those that found each other.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Faults {
     pub hang_percent: u64,
     pub half_hang_percent: u64,
@@ -86,17 +86,12 @@ pub struct Legs {
     last_id: Vec<u64>,
     /// How often each pair (lower node index first) came up in this call.
     came_up: BTreeMap<(CallId, NodeIx, NodeIx), u32>,
-    pub faults: Option<Faults>,
+    pub faults: Faults,
 }
 
 impl Legs {
     pub fn new(nodes: usize, faults: Faults) -> Self {
-        Self {
-            by_id: vec![BTreeMap::new(); nodes],
-            last_id: vec![0; nodes],
-            faults: Some(faults),
-            ..Self::default()
-        }
+        Self { by_id: vec![BTreeMap::new(); nodes], last_id: vec![0; nodes], faults, ..Self::default() }
     }
 
     pub fn of(&self, node: NodeIx) -> impl Iterator<Item = &SimLeg> {
@@ -120,7 +115,9 @@ impl Legs {
         if let LegCommand::Open { call, peer, role } = command {
             return self.open((node, id), *call, peer, *role, dids, sky);
         }
-        let Some(token) = self.by_id[node].get(&id).copied() else { return Err(format!("{id:?} is gone or never was")) };
+        let Some(token) = self.by_id[node].get(&id).copied() else {
+            return Err(format!("{id:?} is gone or never was"));
+        };
         if self.all[token].closing {
             return Err(format!("{id:?} was told to close before {command:?}"));
         }
@@ -200,7 +197,8 @@ impl Legs {
     /// The leg `of`, if it is the other end of an attempt that `token` may belong to.
     fn belongs(&self, token: usize, of: Option<usize>) -> Result<usize, String> {
         let leg = &self.all[token];
-        let of = of.filter(|of| self.all.get(*of).is_some_and(|other| other.owner == leg.peer && other.peer == leg.owner));
+        let of =
+            of.filter(|of| self.all.get(*of).is_some_and(|other| other.owner == leg.peer && other.peer == leg.owner));
         let of = of.ok_or_else(|| format!("{:?} was given what is not of its peer", leg.id))?;
         if leg.remote.or(leg.candidates_of).is_some_and(|known| known != of) || self.all[of].call != leg.call {
             return Err(format!("{:?} was given something of another attempt", leg.id));
@@ -241,7 +239,7 @@ impl Legs {
             let delay_us = sky.agenda.chance.between(2_000, 300_000);
             sky.agenda.after_us(delay_us, Happening::Leg { token, step: Step::FindPath });
         }
-        let faults = self.faults.unwrap_or(Faults::NONE);
+        let faults = self.faults;
         let dice = sky.agenda.chance.below(100);
         if dice < faults.hang_percent + faults.half_hang_percent {
             sky.coverage.mark(Mark::LegHung);

@@ -228,7 +228,15 @@ impl Network {
 
     pub fn publish(&mut self, from: NodeIx, topic: Topic, bytes: Vec<u8>, hello: bool, sky: &mut Sky<'_>) {
         let topic_ix = self.intern(&topic);
-        let message = Rc::new(Message { topic, topic_ix, author: from, bytes, hello, seen: Cell::new(1 << from), opened: Cell::new(0) });
+        let message = Rc::new(Message {
+            topic,
+            topic_ix,
+            author: from,
+            bytes,
+            hello,
+            seen: Cell::new(1 << from),
+            opened: Cell::new(0),
+        });
         self.flood(from, None, &message, sky);
     }
 
@@ -268,13 +276,7 @@ impl Network {
     }
 
     /// A copy reaches `to`: forwards it and says whether the node gets it.
-    pub fn arrive(
-        &self,
-        (from, to): (NodeIx, NodeIx),
-        copy: Copy,
-        message: &Rc<Message>,
-        sky: &mut Sky<'_>,
-    ) -> bool {
+    pub fn arrive(&self, (from, to): (NodeIx, NodeIx), copy: Copy, message: &Rc<Message>, sky: &mut Sky<'_>) -> bool {
         if !self.reachable(from, to) || !self.has(to, message.topic_ix) {
             return false;
         }

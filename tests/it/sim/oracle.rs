@@ -60,7 +60,10 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     let engaged: Vec<&CallView> = views.iter().filter(|view| is_engaged(view)).collect();
     demand(engaged.len() <= 1, "two active calls")?;
     demand(engaged.iter().all(|view| node.consent.contains(&view.call)), "in a call without consent")?;
-    demand(plan.ring == views.iter().any(|view| view.state == CallState::Incoming), "ring is not: an incoming call rings")?;
+    demand(
+        plan.ring == views.iter().any(|view| view.state == CallState::Incoming),
+        "ring is not: an incoming call rings",
+    )?;
     demand((plan.muted, plan.deafened) == (node.node.muted(), node.node.deafened()), "the plan forgot mute or deafen")?;
     let joined = engaged.iter().flat_map(|view| &view.participants).any(|p| p.state == ParticipantState::Joined);
     demand(plan.microphone == joined, "microphone is not: consent and a joined leg up")?;
@@ -86,7 +89,9 @@ fn check_leg(world: &World, leg: &SimLeg, engaged: &[&CallView]) -> Result<(), S
     let view = engaged.iter().find(|view| view.call == leg.call);
     let participant = view.and_then(|view| view.participants.iter().find(|participant| participant.did == *to));
     let participant = participant.filter(|participant| is_in(participant));
-    let Some(participant) = participant else { return Err(format!("{:?} to n{} who is not in the call", leg.id, leg.peer)) };
+    let Some(participant) = participant else {
+        return Err(format!("{:?} to n{} who is not in the call", leg.id, leg.peer));
+    };
     demand(participant.leg == Some(leg.id), "a leg that the view does not name")?;
     demand(!is_up(leg) || participant.state == ParticipantState::Joined, "a leg is up and its participant not joined")
 }

@@ -10,7 +10,7 @@ use std::{
 use telecon::proto::{
     id::{CallId, DeviceId, Did, Instance, MessageId},
     io::Now,
-    signal::{Body, Incoming, Outgoing, Sealing, SdpKind, Topic},
+    signal::{Body, Incoming, Outgoing, SdpKind, Sealing, Topic},
 };
 
 use super::coverage::{Coverage, Mark};
@@ -73,7 +73,12 @@ impl Police {
 }
 
 impl Suspect {
-    fn hello_out_of_window(&mut self, outgoing: &Outgoing, instance: Option<Instance>, now: Now) -> Option<&'static str> {
+    fn hello_out_of_window(
+        &mut self,
+        outgoing: &Outgoing,
+        instance: Option<Instance>,
+        now: Now,
+    ) -> Option<&'static str> {
         let (Body::Hello(_), Some(instance)) = (&outgoing.signal.body, instance) else { return None };
         let call = outgoing.signal.call;
         let joined = match self.hello.get(&call) {
@@ -131,8 +136,21 @@ fn out_of_place(did: &Did, outgoing: &Outgoing) -> Option<&'static str> {
         return Some("a message to oneself");
     }
     let lower = to.is_some_and(|to| did < to);
-    let offers = matches!(&outgoing.signal.body, Body::Sdp(sdp) if sdp.kind == SdpKind::Offer);
-    let answers = matches!(&outgoing.signal.body, Body::Sdp(sdp) if sdp.kind == SdpKind::Answer);
-    let asks = matches!(outgoing.signal.body, Body::Restart(_));
-    if (offers && !lower) || (answers && lower) || (asks && lower) { Some("from the wrong side") } else { None }
+    let wrong_side = match &outgoing.signal.body {
+        Body::Sdp(sdp) => (sdp.kind == SdpKind::Offer) != lower,
+        Body::Restart(_) => lower,
+        Body::Offer(_)
+        | Body::Cancel(_)
+        | Body::Answered(_)
+        | Body::Ringing
+        | Body::Decline(_)
+        | Body::Join(_)
+        | Body::Hello(_)
+        | Body::Leave(_)
+        | Body::Ice(_)
+        | Body::State(_)
+        | Body::Ack(_)
+        | Body::Unknown(_) => false,
+    };
+    wrong_side.then_some("from the wrong side")
 }

@@ -3,11 +3,7 @@
 //! Sealed bytes are a token with a checksum; what they say lies in the [`Ledger`] that all nodes of a world share. So
 //! the world can also read what travels, and [`super::police`] checks it. No key, no cipher: those have tests of their own.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use telecon::proto::{
     id::{CallId, DeviceId, Did, Instance},
@@ -136,12 +132,10 @@ impl FreeSeal {
     fn binding(&self, outgoing: &Outgoing) -> Option<(Option<Instance>, Option<Instance>)> {
         let keys = self.calls.get(&outgoing.signal.call);
         match outgoing.sealing {
-            Sealing::Envelope => {
-                if !matches!(outgoing.topic, Topic::Inbox(_)) {
-                    keys?;
-                }
-                Some((presence(&outgoing.signal.body).map(|presence| presence.instance), None))
-            }
+            Sealing::Envelope => match presence(&outgoing.signal.body) {
+                Some(_) => Some((Some(keys?.own?), None)),
+                None => Some((None, None)),
+            },
             Sealing::Broadcast => Some((Some(keys?.own?), None)),
             Sealing::Pairwise => Some((Some(keys?.own?), Some(*keys?.peers.get(outgoing.to.as_ref()?)?))),
         }
@@ -186,7 +180,9 @@ impl FreeSeal {
         }
         if let Body::Offer(offer) = &signal.body {
             let ticket = &offer.ticket;
-            if ticket.call != signal.call || CallId::derive(&ticket.creator, &ticket.settings, &ticket.key.0) != signal.call {
+            if ticket.call != signal.call
+                || CallId::derive(&ticket.creator, &ticket.settings, &ticket.key.0) != signal.call
+            {
                 return Err(Rejected::WrongCallId);
             }
             return granted(&sealed.chain, &ticket.creator, &self.did, signal.call);

@@ -43,17 +43,13 @@ impl Sight<'_> {
         let must = |done| if done { Verdict::Done } else { Verdict::Refused };
         match request {
             Request::Offer { invitees } => {
-                let mut sorted: Vec<&Did> = invitees.iter().collect();
-                sorted.sort();
-                sorted.dedup();
-                let fine = !sorted.is_empty() && sorted.len() == invitees.len() && !invitees.contains(self.own);
+                let fine = !invitees.is_empty() && !invitees.contains(self.own);
                 must(fine && !self.engaged())
             }
             Request::Accept(call) => must(self.state(*call) == Some(CallState::Incoming) && !self.engaged()),
             Request::Reject(call, _) => must(self.state(*call) == Some(CallState::Incoming)),
             Request::Hangup(call) => match self.state(*call) {
-                Some(CallState::Active | CallState::Outgoing) => Verdict::Done,
-                Some(CallState::Incoming) => Verdict::Either,
+                Some(CallState::Active | CallState::Outgoing | CallState::Incoming) => Verdict::Done,
                 None => Verdict::Refused,
             },
             Request::Mute(_) | Request::Deafen(_) | Request::SetContacts(_) | Request::SetContact(_) => Verdict::Done,

@@ -68,6 +68,8 @@ pub struct SimNode {
     pub seen: Vec<(Did, MessageId)>,
     /// Calls that the user offered or accepted in this life.
     pub consent: BTreeSet<CallId>,
+    /// An own offer has just lost to the same people's: joining theirs needs no key press.
+    pub superseded: bool,
     /// Seen-set writes since the last ring.
     pub remembered: u32,
     pub skew_ms: i64,
@@ -105,7 +107,7 @@ impl World {
             dids: (0..count).map(|node| person(setup.first_person + node).did.clone()).collect(),
             setup,
             agenda,
-            coverage: Coverage { seeds: 1, ..Coverage::default() },
+            coverage: Coverage::of_one_seed(),
             ledger: Rc::default(),
             network,
             calls: Vec::new(),
@@ -127,8 +129,7 @@ impl World {
         let percent = self.setup.contact_percent;
         let chance = &mut self.agenda.chance;
         let others = self.dids.iter().enumerate().filter(|(other, _)| *other != ix);
-        let contacts: Vec<Did> =
-            others.filter(|_| chance.percent(percent)).map(|(_, did)| did.clone()).collect();
+        let contacts: Vec<Did> = others.filter(|_| chance.percent(percent)).map(|(_, did)| did.clone()).collect();
         let span_ms = self.setup.max_skew_ms;
         let skew_ms = chance.between(0, 2 * span_ms) as i64 - span_ms as i64;
         let device = DeviceId([ix as u8 + 1; 16]);
@@ -139,6 +140,7 @@ impl World {
             plan: AudioPlan::default(),
             seen: Vec::new(),
             consent: BTreeSet::new(),
+            superseded: false,
             remembered: 0,
             skew_ms,
             down: false,
@@ -257,7 +259,8 @@ impl World {
         if self.trace.is_on() {
             let ledger = self.ledger.borrow();
             let text = ledger.read(&message.bytes).map_or_else(|| message.topic.to_string(), describe);
-            let (author, outcome) = (message.author, result.map_or_else(|reason| format!(" REJECTED {reason}"), |()| String::new()));
+            let (author, outcome) =
+                (message.author, result.map_or_else(|reason| format!(" REJECTED {reason}"), |()| String::new()));
             self.trace.line(self.agenda.now_us, || format!("n{to} <- n{author} {text} {copy:?}{outcome}"));
         }
         match result {
