@@ -238,8 +238,10 @@ impl World {
                     self.nodes[ix].consent.remove(call);
                 }
                 let due = self.nodes[ix].wake_us.is_some_and(|at_us| at_us <= self.agenda.now_us);
-                if !due && (self.nodes[ix].node.calls() != views || self.nodes[ix].node.poll_output().is_some()) {
-                    return Err(format!("n{ix} refused {request:?} and yet changed"));
+                let unchanged = self.nodes[ix].node.calls() == views;
+                let output = if due { None } else { self.nodes[ix].node.poll_output() };
+                if !due && (!unchanged || output.is_some()) {
+                    return Err(format!("n{ix} refused {request:?} and yet changed: {output:?}"));
                 }
             }
             (Ok(Reply::Offered(call)), _) => {
