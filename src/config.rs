@@ -1,6 +1,44 @@
 //! The configuration file: its keys, their defaults, and one clear sentence for each mistake in it.
+//!
+//! The structs below are what the rest of the program reads. `keys` says what each key may hold and whether it has an
+//! effect yet, `check` holds a file against that, `paths` says where the files are. It is read once, at start.
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+mod check;
+mod keys;
+mod paths;
+
+pub use check::{Checked, ConfigError, Idle, Mistake};
+pub use keys::MAX_SECONDS;
+pub use paths::{Paths, PathsError};
+
+/// The commented default configuration, as shipped.
+pub const DEFAULT_TOML: &str = include_str!("../config/telecon.toml");
+
+impl Config {
+    /// Reads the file; one that does not exist means the defaults.
+    ///
+    /// # Errors
+    /// Every mistake in the file, each with its line, its key, the cause and the remedy.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        Self::check(file).map(|checked| checked.config)
+    }
+
+    /// As [`Config::load`], and tells which keys were set that have no effect yet.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn check(file: &Path) -> Result<Checked, ConfigError> {
+        match std::fs::read_to_string(file) {
+            Ok(text) => check::check(&text, file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Checked::default()),
+            Err(source) => Err(ConfigError::Unreadable { file: file.into(), source }),
+        }
+    }
+}
 
 /// `telecon.toml`. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -166,5 +204,36 @@ impl Default for Call {
             reconnect_seconds: 45,
             grace_seconds: 10,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_file_is_the_built_in_default() {
+        let checked = check::check(DEFAULT_TOML, Path::new("telecon.toml")).expect("the shipped file is right");
+        assert_eq!(checked.config, Config::default());
+    }
+
+    #[test]
+    fn the_shipped_file_names_every_key() {
+        let shipped: toml::Table = DEFAULT_TOML.parse().expect("TOML");
+        let default = toml::Table::try_from(Config::default()).expect("serialises");
+        assert_eq!(shipped, default);
+    }
+
+    #[test]
+    fn a_missing_file_means_the_defaults() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(Config::load(&dir.path().join("telecon.toml")).expect("defaults"), Config::default());
+    }
+
+    #[test]
+    fn a_directory_in_the_files_place_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let error = Config::load(dir.path()).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{} cannot be read: ", dir.path().display())), "{error}");
     }
 }

@@ -6,7 +6,7 @@
 //! - `net` carries signals (libp2p gossipsub), `leg` carries media (one WebRTC connection a participant),
 //!   [`audio`] owns the sound card, the codec and the mixer, `store` remembers (SQLite).
 //! - `daemon` is the one loop that feeds the core and carries its outputs out.
-//! - `control` is the Unix socket: its wire form, its server and the public `client`.
+//! - [`control`] is the Unix socket: its wire form and its server; [`client`] is the public way to talk to it.
 //! - `cli` turns command-line verbs into requests and answers into text; `demo` is the call of several daemons on one machine.
 //! - [`config`] and `identity` are read once at start.
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@
 
 pub mod audio;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -110,6 +110,33 @@ pub enum Method {
     ConfigShow {},
 }
 
+impl Method {
+    /// Every method's name on the socket, `events.watch` apart: that one is [`Command::Watch`].
+    pub const NAMES: [&str; 21] = [
+        "daemon.status",
+        "daemon.stop",
+        "identity.show",
+        "call.offer",
+        "call.accept",
+        "call.reject",
+        "call.hangup",
+        "call.list",
+        "call.show",
+        "media.mute",
+        "media.unmute",
+        "media.deafen",
+        "media.undeafen",
+        "media.stats",
+        "audio.devices",
+        "contact.list",
+        "contact.add",
+        "contact.remove",
+        "net.peers",
+        "net.connect",
+        "config.show",
+    ];
+}
+
 /// A failure with a stable word and a sentence that says what to do. Nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
@@ -162,4 +189,16 @@ pub struct EventRecord {
     /// What happened: `event` and its fields.
     #[serde(flatten)]
     pub event: crate::proto::io::Event,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_names_is_exactly_what_can_be_parsed() {
+        let error = serde_json::from_value::<Method>(serde_json::json!({"method": "x", "params": {}})).unwrap_err();
+        let listed: Vec<String> = Method::NAMES.iter().map(|name| format!("`{name}`")).collect();
+        assert_eq!(error.to_string(), format!("unknown variant `x`, expected one of {}", listed.join(", ")));
+    }
 }

@@ -1,0 +1,130 @@
+//! The socket's file: its directory, its lock, and that it belongs to exactly one daemon.
+//!
+//! A lock file beside the socket decides who the daemon is. The kernel gives the lock back when its holder dies, however
+//! it dies, so a socket that is found while holding the lock is either a dead daemon's, and is replaced, or something
+//! else answers on it, and is left alone.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::FlockOperation,
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
+use tokio::net::UnixListener;
+
+use super::server::ServeError;
+
+/// `sun_path` of `sockaddr_un` (unix(7)), without the closing NUL.
+const MAX_PATH_BYTES: usize = 107;
+
+/// A bound socket file. Dropping it removes the file, if it is still this one, and gives the lock back.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    /// Holds the lock for as long as it is open. The lock file itself stays: removing it would let two daemons lock two files.
+    _lock: File,
+}
+
+impl SocketFile {
+    /// Takes the lock, replaces a dead daemon's socket and listens.
+    pub fn bind(path: &Path) -> Result<(Self, UnixListener), ServeError> {
+        if path.as_os_str().len() > MAX_PATH_BYTES {
+            return Err(ServeError::PathTooLong { path: path.into() });
+        }
+        let io_error = |source| ServeError::Io { path: path.into(), source };
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        prepare_dir(dir)?;
+        let lock = take_lock(path)?;
+        clear_stale(path)?;
+        let listener = UnixListener::bind(path).map_err(io_error)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io_error)?;
+        let metadata = fs::symlink_metadata(path).map_err(io_error)?;
+        Ok((Self { path: path.into(), device: metadata.dev(), inode: metadata.ino(), _lock: lock }, listener))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let Ok(found) = fs::symlink_metadata(&self.path) else { return };
+        if (found.dev(), found.ino()) == (self.device, self.inode)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(%error, "the control socket could not be removed");
+        }
+    }
+}
+
+/// Makes the directory 0700. One that others may write to is refused: they could put their own socket there.
+fn prepare_dir(dir: &Path) -> Result<(), ServeError> {
+    let io_error = |source| ServeError::Io { path: dir.into(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error)?;
+    let metadata = fs::metadata(dir).map_err(io_error)?;
+    let mode = metadata.mode() & 0o7777;
+    if metadata.uid() != rustix::process::geteuid().as_raw() || mode & 0o002 != 0 {
+        return Err(ServeError::ForeignDirectory { dir: dir.into() });
+    }
+    if mode != 0o700 {
+        fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(io_error)?;
+    }
+    Ok(())
+}
+
+fn take_lock(path: &Path) -> Result<File, ServeError> {
+    let mut lock_path = path.as_os_str().to_owned();
+    lock_path.push(".lock");
+    let lock_path = PathBuf::from(lock_path);
+    let io_error = |source| ServeError::Io { path: lock_path.clone(), source };
+    let mut options = OpenOptions::new();
+    let lock = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path).map_err(io_error)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(ServeError::AlreadyRunning { path: path.into() }),
+        Err(error) => Err(io_error(error.into())),
+    }
+}
+
+fn clear_stale(path: &Path) -> Result<(), ServeError> {
+    let io_error = |source| ServeError::Io { path: path.into(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error(error)),
+        Ok(found) if !found.file_type().is_socket() => return Err(ServeError::NotASocket { path: path.into() }),
+        Ok(_) => {}
+    }
+    match knock(path) {
+        // A full backlog is somebody's, too.
+        Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => Err(ServeError::AlreadyRunning { path: path.into() }),
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(io_error),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(io_error(error.into())),
+    }
+}
+
+/// Connects without ever waiting.
+fn knock(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+}
+
+/// Whether a connecting process may give orders: only the daemon's own user.
+pub fn permitted(peer_uid: u32) -> bool {
+    peer_uid == rustix::process::geteuid().as_raw()
+}
+
+/// The peer's user, as the kernel says (`SO_PEERCRED`).
+pub fn peer_uid(stream: &tokio::net::UnixStream) -> io::Result<u32> {
+    stream.peer_cred().map(|credentials| credentials.uid())
+}
+
+#[cfg(test)]
+#[path = "socket/tests.rs"]
+mod tests;
