@@ -389,3 +389,80 @@ impl Drop for Scratch {
         fs::remove_dir_all(&self.0).ok();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::demo::voices;
+
+    /// A program that is no daemon. Another process writes it: a file that this one had open for writing could not be run
+    /// while another test, in between fork and exec, has inherited it.
+    fn script(directory: &Path, text: &str) -> PathBuf {
+        let file = directory.join("program");
+        let written = std::process::Command::new("sh")
+            .args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 755 \"$1\"", "sh"])
+            .arg(&file)
+            .arg(text)
+            .status();
+        assert!(written.unwrap().success());
+        file
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_dies_at_its_start_is_told_with_its_last_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = script(directory.path(), "echo first; echo the key file is broken >&2; exit 78");
+        let mut cast = Cast::new().unwrap();
+        let error = cast.start(&program, &voices::cast(2)).await.unwrap_err().to_string();
+        assert!(error.contains("78") && error.contains("the key file is broken"), "{error}");
+        assert!(cast.stop().await.is_err(), "it failed, so stopping says so too");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_be_run_is_named() {
+        let mut cast = Cast::new().unwrap();
+        let error = cast.start(Path::new("/nonexistent/telecon"), &voices::cast(2)).await.unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/telecon"), "{error}");
+        cast.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_does_not_stop_when_asked_to_is_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        // The shell becomes the sleeper, so that no grandchild is left; an ignored signal stays ignored.
+        let program = script(directory.path(), "trap '' TERM\ntouch \"$2/started\"\nexec sleep 600");
+        let mut cast = Cast::new().unwrap();
+        let home = cast.scratch.0.join("Ada");
+        prepare_home(&home, &[]).unwrap();
+        let child = spawn(&program, &home).unwrap();
+        let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+        let (did, address) = (String::new(), String::new());
+        cast.members.push(Member { name: "Ada", home: home.clone(), child, client: None, did, address });
+        until(START_WITHIN, || "the script".into(), async || Ok(home.join("started").exists().then_some(())))
+            .await
+            .unwrap();
+
+        let error = cast.stop().await.unwrap_err();
+        assert!(error.to_string().contains("was killed"), "{error}");
+        assert!(rustix::process::test_kill_process(pid).is_err(), "it still runs");
+        drop(cast);
+        assert!(!home.exists());
+    }
+
+    #[test]
+    fn a_home_keeps_to_the_loopback_and_is_private() {
+        let scratch = Scratch::new().unwrap();
+        let home = scratch.0.join("Ada");
+        prepare_home(&home, &[0.0, 0.5, -1.0]).unwrap();
+        assert_eq!(fs::metadata(&home).unwrap().permissions().mode() & 0o777, 0o700);
+        let config = Config::load(&home.join("telecon.toml")).unwrap();
+        assert!(config.network.listen.iter().all(|address| address.starts_with("/ip4/127.0.0.1/")));
+        assert!(!config.network.mdns && !config.network.dht && config.network.ice_interfaces == ["lo"]);
+        let said: Vec<i16> =
+            hound::WavReader::open(config.audio.input_file).unwrap().samples().map(Result::unwrap).collect();
+        assert_eq!(said, [0, 16_384, -32_768]);
+        assert!(prepare_home(&home, &[]).is_err(), "a home that is there already is somebody else's");
+    }
+}
