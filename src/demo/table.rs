@@ -1,18 +1,14 @@
-//! The demo for people: progress on the standard error, the result as a table.
+//! The demo's result for people: a table of who heard whom. The command line prints it.
 
-use std::{
-    fmt::Write as _,
-    io::{self, IsTerminal, Write as _},
-};
+use std::fmt::Write as _;
 
 use super::{
-    DemoError, Progress,
     report::{HeardOf, Participant, Report},
     score::HEARD,
 };
 
 /// The result as text: who heard whom, how well, and where the recordings are.
-pub fn render(report: &Report) -> String {
+pub fn table(report: &Report) -> String {
     let mut out = String::from("\nListener  heard     correlation    level   latency    loss  gaps\n");
     for listener in &report.participants {
         for (row, heard) in listener.heard.iter().enumerate() {
@@ -66,34 +62,9 @@ fn text(out: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(out, "{line}").ok();
 }
 
-/// An error as text; a daemon's log may be part of it.
-pub fn render_error(error: &DemoError) -> String {
-    let mut out = String::from("telecon: ");
-    let message = error.to_string();
-    for (row, line) in message.lines().enumerate() {
-        let indent = if row == 0 { "" } else { "  " };
-        text(&mut out, format_args!("{indent}{}", plain(line)));
-    }
-    out
-}
-
 /// Without control characters, which could move the terminal's cursor.
 fn plain(line: &str) -> String {
     line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// Shows progress on the standard error; the seconds only on a terminal.
-pub fn show(progress: Progress) {
-    let mut err = io::stderr().lock();
-    // Progress that nobody can read is no reason to stop.
-    match progress {
-        Progress::Step(step) => writeln!(err, "{step} …").ok(),
-        Progress::Listening { elapsed_s, total_s } if err.is_terminal() => {
-            let end = if elapsed_s == total_s { "\n" } else { "" };
-            write!(err, "\r  {elapsed_s} of {total_s} s{end}").and_then(|()| err.flush()).ok()
-        }
-        Progress::Listening { .. } => None,
-    };
 }
 
 #[cfg(test)]
@@ -131,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_table_says_who_heard_whom_and_where_the_recordings_are() {
-        let shown = render(&report(0.953, true));
+        let shown = table(&report(0.953, true));
         println!("{shown}");
         assert!(shown.contains("Ada       Ben              0.95 -29.5 dB     61 ms   0.0 %     0\n"), "{shown}");
         assert!(shown.contains("212 ms") && shown.contains("83 ms (median"));
@@ -141,19 +112,12 @@ mod tests {
 
     #[test]
     fn a_failure_names_who_did_not_hear_whom() {
-        let shown = render(&report(0.31, true));
+        let shown = table(&report(0.31, true));
         assert!(shown.contains("NOT HEARD") && shown.ends_with("Ada did not hear Ben.\n"), "{shown}");
-        let shown = render(&report(0.95, false));
+        let shown = table(&report(0.95, false));
         assert!(
             shown.ends_with("Ada heard voices in another order than they spoke: speakers are swapped.\n"),
             "{shown}"
         );
-    }
-
-    #[test]
-    fn a_daemons_log_cannot_move_the_cursor() {
-        let why = "it ended\nlast \x1b[2Jwords\r".to_owned();
-        let shown = render_error(&DemoError::Daemon { name: "Ada", why });
-        assert_eq!(shown, "telecon: Ada's daemon: it ended\n  last \u{fffd}[2Jwords\u{fffd}\n");
     }
 }
