@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use libp2p::multiaddr::Protocol;
-use tokio::runtime::Runtime;
 
 use super::*;
 
@@ -92,4 +91,270 @@ async fn what_is_published_is_received_over_quic() {
 #[tokio::test]
 async fn what_is_published_is_received_over_tcp() {
     publish_and_receive_both_ways(TCP).await;
+}
+
+/// A message of another author that waits for nobody: published until it arrives, as the engine does.
+async fn publish_until_received(from: &Node, to: &mut Node, topic: &str, bytes: &[u8]) {
+    let mut again = tokio::time::interval(Duration::from_millis(20));
+    let search = async {
+        loop {
+            tokio::select! {
+                _ = again.tick() => from.net.publish(topic.into(), bytes.to_vec()),
+                event = to.events.recv() => {
+                    let event = event.expect("the task runs");
+                    if matches!(&event, NetEvent::Message { bytes: got, .. } if got == bytes) { return }
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, search).await.expect("the message never arrived");
+}
+
+#[tokio::test]
+async fn who_is_in_the_middle_forwards_if_and_only_if_it_is_subscribed() {
+    let mut b = Node::start(&[QUIC], &[]);
+    let hub = b.address().await;
+    let (mut a, mut c) = (Node::start(&[], &[hub.clone()]), Node::start(&[], &[hub]));
+    b.net.subscribe("telecon/both".into());
+    for topic in ["telecon/both", "telecon/not-b", "telecon/end"] {
+        c.net.subscribe(topic.into());
+    }
+    b.told_subscribed("telecon/end").await;
+    a.told_subscribed("telecon/both").await;
+    publish_until_received(&a, &mut c, "telecon/both", b"forwarded").await;
+    // C subscribed to this one too, and B even published to it; but B is not subscribed, so nothing of A comes through.
+    for _ in 0..10 {
+        a.net.publish("telecon/not-b".into(), b"not forwarded".to_vec());
+    }
+    publish_until_received(&a, &mut c, "telecon/both", b"after it").await;
+    b.net.publish("telecon/end".into(), b"end".to_vec());
+    let mut seen = BTreeSet::new();
+    while !seen.contains(&b"end"[..].to_vec()) {
+        let event = c.event("the end", |event| matches!(event, NetEvent::Message { .. })).await;
+        let NetEvent::Message { bytes, .. } = event else { unreachable!("filtered") };
+        seen.insert(bytes);
+    }
+    assert!(!seen.contains(&b"not forwarded"[..].to_vec()));
+}
+
+#[tokio::test]
+async fn a_reader_that_sleeps_stops_neither_the_swarm_nor_later_events() {
+    let mut a = Node::start(&[QUIC], &[]);
+    a.net.subscribe("telecon/a".into());
+    let mut b = Node::start(&[], &[a.address().await]);
+    b.told_subscribed("telecon/a").await;
+    let mut status = tokio::time::interval(Duration::from_millis(5));
+    let flooded = async {
+        while a.net.counters().events_full == 0 {
+            status.tick().await;
+            (0..200).for_each(|_| b.net.publish("telecon/a".into(), vec![7; 100]));
+        }
+    };
+    tokio::time::timeout(PATIENCE, flooded).await.expect("the channel fills");
+    // The swarm goes on: it connects, and tells of a subscription once there is room.
+    let c = Node::start(&[], &[a.address().await]);
+    c.net.subscribe("telecon/c".into());
+    a.connected_to(c.id()).await;
+    a.told_subscribed("telecon/c").await;
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_reaches_nobody() {
+    let mut a = Node::start(&[QUIC], &[]);
+    a.net.subscribe("telecon/a".into());
+    let mut b = Node::start(&[], &[a.address().await]);
+    b.told_subscribed("telecon/a").await;
+    b.net.publish("telecon/a".into(), vec![1; crate::proto::signal::MAX_SEALED_BYTES + 1]);
+    b.net.publish("telecon/a".into(), vec![2; crate::proto::signal::MAX_SEALED_BYTES]);
+    let first = a.event("a message", |event| matches!(event, NetEvent::Message { .. })).await;
+    assert!(matches!(first, NetEvent::Message { bytes, .. } if bytes[0] == 2));
+    assert_eq!(b.net.counters().oversize, 1);
+}
+
+/// Runs a node in a runtime of its own, so that it can be killed: its sockets and tasks go without a farewell.
+fn start_mortal(
+    key: &Keypair,
+    listen: &'static [&'static str],
+    peers: Vec<Multiaddr>,
+) -> (tokio::runtime::Runtime, Node) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let key = key.clone();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    runtime.spawn(async move { sender.send(Node::with_key(key, listen, &peers)).expect("the test waits") });
+    (runtime, receiver.recv_timeout(PATIENCE).expect("it starts"))
+}
+
+async fn killed_and_restarted(listen: &'static [&'static str], key: Keypair, other: Keypair) {
+    let mut a = Node::with_key(other, listen, &[]);
+    a.net.subscribe("telecon/a".into());
+    let to_a = vec![a.address().await];
+    let (runtime, mut b) = start_mortal(&key, listen, to_a.clone());
+    b.net.subscribe("telecon/old".into());
+    b.told_subscribed("telecon/a").await;
+    a.told_subscribed("telecon/old").await;
+    let old_address = a.net.status().peers[0].address.clone();
+    runtime.shutdown_background();
+    drop(b);
+    let killed = Instant::now();
+    let (runtime, mut b) = start_mortal(&key, listen, to_a);
+    b.net.subscribe("telecon/new".into());
+    // Both directions, and A's subscriptions from before the kill, are known on the new connection.
+    publish_until_received(&b, &mut a, "telecon/a", b"back").await;
+    publish_until_received(&a, &mut b, "telecon/new", b"welcome").await;
+    println!("{} killed and restarted: both ways after {:?}", listen[0], killed.elapsed());
+    let status = a.status("one peer", |status| status.peers.len() == 1).await;
+    assert_ne!(status.peers[0].address, old_address);
+    runtime.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_killed_peer_that_comes_back_over_quic_is_heard_before_its_old_connection_times_out() {
+    // QUIC's idle time-out is 10 s, longer than the patience of this test.
+    let (low, high) = ordered_keys();
+    killed_and_restarted(&[QUIC], low.clone(), high.clone()).await;
+    killed_and_restarted(&[QUIC], high, low).await;
+}
+
+#[tokio::test]
+async fn a_killed_peer_that_comes_back_over_tcp_is_heard() {
+    let (low, high) = ordered_keys();
+    killed_and_restarted(&[TCP], low.clone(), high.clone()).await;
+    killed_and_restarted(&[TCP], high, low).await;
+}
+
+fn ordered_keys() -> (Keypair, Keypair) {
+    let (one, other) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
+    if one.public().to_peer_id() < other.public().to_peer_id() { (one, other) } else { (other, one) }
+}
+
+#[tokio::test]
+async fn crossing_dials_settle_on_a_connection_that_works_both_ways() {
+    for round in 0..10 {
+        let listen: &[&str] = if round % 2 == 0 { &[QUIC] } else { &[TCP] };
+        let (mut a, mut b) = (Node::start(listen, &[]), Node::start(listen, &[]));
+        a.net.subscribe("telecon/a".into());
+        b.net.subscribe("telecon/b".into());
+        let (to_a, to_b) = (a.address().await, b.address().await);
+        a.net.keep(vec![to_b]);
+        b.net.keep(vec![to_a]);
+        let early = b"early".to_vec();
+        publish_until_received(&a, &mut b, "telecon/b", &early).await;
+        publish_until_received(&b, &mut a, "telecon/a", &early).await;
+        // One connection is left, the same on both sides.
+        a.status("one end", |status| status.peers.len() == 1).await;
+        b.status("one end", |status| status.peers.len() == 1).await;
+        publish_until_received(&a, &mut b, "telecon/b", b"settled").await;
+        publish_until_received(&b, &mut a, "telecon/a", b"settled").await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_recognises_itself() {
+    let node = Node::start(&[QUIC, TCP], &[]);
+    let status = node.status("listens twice", |status| status.listen.len() == 2).await;
+    for address in &status.listen {
+        assert_eq!(node.net.connect(address.clone()).await, Err(ConnectError::Oneself));
+        assert_eq!(node.net.connect(without_peer_id(address)).await, Err(ConnectError::Oneself));
+    }
+    // Under a name that is not its own either: the handshake tells.
+    let alias: Multiaddr = without_peer_id(&status.listen[0])
+        .iter()
+        .map(|part| if matches!(part, Protocol::Ip4(_)) { Protocol::Ip4([127, 0, 0, 2].into()) } else { part })
+        .collect();
+    let result = node.net.connect(alias).await;
+    assert!(matches!(result, Err(ConnectError::Oneself | ConnectError::Unreachable { .. })), "{result:?}");
+}
+
+#[tokio::test]
+async fn connect_says_in_a_sentence_why_it_did_not() {
+    let node = Node::start(&[TCP], &[]);
+    let other = Node::start(&[TCP], &[]);
+    let right = other.address().await;
+    let stranger = PeerId::random();
+    let wrong_peer = without_peer_id(&right).with(Protocol::P2p(stranger));
+    assert_eq!(node.net.connect(wrong_peer).await, Err(ConnectError::WrongPeer { obtained: other.id() }));
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let refused = node.net.connect(format!("/ip4/127.0.0.1/tcp/{closed}").parse().unwrap()).await;
+    let sentence = refused.unwrap_err().to_string();
+    assert!(sentence.contains(&closed.to_string()) && sentence.contains("refused"), "{sentence}");
+    let websocket = node.net.connect("/ip4/127.0.0.1/tcp/1/ws".parse().unwrap()).await;
+    assert_eq!(websocket, Err(ConnectError::Address(AddressError::Unsupported("ws".into()))));
+    assert_eq!(node.net.connect(without_peer_id(&right)).await, Ok(other.id()));
+    assert_eq!(node.net.connect(right).await, Ok(other.id()), "again, though connected");
+    node.connected_to(other.id()).await;
+    node.net.shutdown().await;
+    assert_eq!(node.net.connect(other.address().await).await, Err(ConnectError::Stopped));
+}
+
+#[tokio::test]
+async fn a_kept_peer_without_an_id_is_connected_as_soon_as_it_is_there() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text: &'static str = format!("/ip4/127.0.0.1/tcp/{port}").leak();
+    let early = Node::start(&[], &[text.parse().unwrap()]);
+    let late = Node::start(&[text], &[]);
+    early.connected_to(late.id()).await;
+}
+
+#[tokio::test]
+async fn a_participant_is_dialled_and_hears_gossip_directly() {
+    let mut a = Node::start(&[QUIC], &[]);
+    a.net.subscribe("telecon/a".into());
+    let b = Node::start(&[QUIC], &[]);
+    b.net.subscribe("telecon/b".into());
+    let contact = Contact { peer_id: a.id().to_string(), addresses: vec![a.address().await.to_string()] };
+    b.net.dial(Contact { peer_id: "nonsense".into(), addresses: vec!["\u{1b}[31m".into()] });
+    b.net.dial(contact);
+    b.connected_to(a.id()).await;
+    publish_until_received(&b, &mut a, "telecon/a", b"direct").await;
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_listened_on_is_named_with_its_cause() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = format!("/ip4/127.0.0.1/tcp/{}", taken.local_addr().unwrap().port());
+    let config = |listen: &[&str]| NetConfig {
+        keypair: Keypair::generate_ed25519(),
+        listen: listen.iter().map(|text| text.parse().unwrap()).collect(),
+        peers: vec![],
+        mdns: false,
+    };
+    let Err(error) = start(config(&[&text])) else { panic!("the port is taken") };
+    assert!(error.to_string().contains(&text) && error.to_string().contains("in use"), "{error}");
+    let (net, events) = start(config(&[&text, TCP])).expect("one of two works");
+    let node = Node { net, events };
+    assert_ne!(node.address().await.to_string(), text);
+    drop(taken);
+}
+
+#[tokio::test]
+async fn the_author_of_gossip_is_not_the_node() {
+    use libp2p::{futures::StreamExt, gossipsub, swarm::SwarmEvent};
+    let node = Node::start(&[QUIC], &[]);
+    let topics = Topics::default();
+    topics.with(|topics| topics.insert("telecon/a".into()));
+    let mut observer =
+        behaviour::build(&Keypair::generate_ed25519(), false, topics, Arc::default()).expect("it is set up");
+    observer.behaviour_mut().links.gossip.subscribe(&gossipsub::IdentTopic::new("telecon/a")).unwrap();
+    observer.dial(node.address().await).unwrap();
+    let mut again = tokio::time::interval(Duration::from_millis(20));
+    let (mut numbers, mut authors) = (Vec::new(), BTreeSet::new());
+    let observe = async {
+        while numbers.len() < 3 {
+            tokio::select! {
+                _ = again.tick() => node.net.publish("telecon/a".into(), vec![1]),
+                event = observer.select_next_some() => {
+                    let SwarmEvent::Behaviour(behaviour::BehaviourEvent::Links(event)) = event else { continue };
+                    let gossipsub::Event::Message { message_id, message, .. } = event else { continue };
+                    let (author, number) = (message.source.unwrap(), message.sequence_number.unwrap());
+                    assert_eq!(message_id.0, [author.to_bytes(), number.to_be_bytes().to_vec()].concat());
+                    authors.insert(author);
+                    numbers.push(number);
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, observe).await.expect("messages arrive");
+    assert!(!authors.contains(&node.id()), "the author is the node");
+    assert_eq!(authors.len(), 1);
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
 }
