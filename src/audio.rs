@@ -37,21 +37,22 @@ pub struct ReceivedPacket {
     pub arrival: Instant,
 }
 
-/// Where a leg puts the packets of its participant. Bounded: when it is full, the newest packet is dropped.
+/// Where a leg's task puts what it receives.
 pub struct LegInput {
-    packets: rtrb::Producer<ReceivedPacket>,
+    slots: rtrb::Producer<ReceivedPacket>,
 }
 
 impl LegInput {
-    /// An input that is read by the other half.
-    pub fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
-        let (producer, consumer) = rtrb::RingBuffer::new(packets);
-        (Self { packets: producer }, consumer)
+    /// An input whose packets are read by a test.
+    #[cfg(test)]
+    pub(crate) fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
+        let (slots, consumer) = rtrb::RingBuffer::new(packets);
+        (Self { slots }, consumer)
     }
 
-    /// Hands a packet to the audio thread; never blocks.
+    /// Hands a packet to the audio thread. Never blocks; when the thread lags behind, the packet is dropped.
     pub fn push(&mut self, packet: ReceivedPacket) {
-        // Full: the audio thread has stopped reading.
-        drop(self.packets.push(packet));
+        // Full: as if it had been lost on the way.
+        drop(self.slots.push(packet));
     }
 }
