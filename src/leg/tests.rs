@@ -325,10 +325,16 @@ async fn a_leg_that_is_closed_at_once_reports_closed_once() {
 #[tokio::test]
 async fn frames_from_before_the_connection_are_not_sent() {
     let (mut a, mut b) = pair();
-    a.say(vec![1; 60], 0);
+    for end in [&a, &b] {
+        end.say(vec![1; 60], 0);
+    }
     signal(&mut a, &mut b, &LegEvent::Connected, |_, _| {}).await;
-    a.say(vec![2; 60], 48_000);
-    assert_eq!(b.hear(1).await[0].payload, Bytes::from(vec![2; 60]));
+    for end in [&a, &b] {
+        end.say(vec![2; 60], 48_000);
+    }
+    for end in [&mut a, &mut b] {
+        assert_eq!(end.hear(1).await[0].payload, Bytes::from(vec![2; 60]));
+    }
 }
 
 #[tokio::test]
@@ -404,7 +410,8 @@ async fn a_panic_in_the_task_ends_with_failed_and_closed() {
     let (events, mut reports) = mpsc::channel(4);
     let runtime = Arc::new(LegRuntime::new());
     runtime.spawn(Box::pin(std::future::pending()));
-    supervise(LegId(1), events, runtime, async { panic!("a test's own panic") }).await;
+    supervise(LegId(1), events, Arc::clone(&runtime), async { panic!("a test's own panic") }).await;
+    assert!(runtime.stopped().now_or_never().is_some(), "nothing of the leg runs on");
     assert_eq!(reports.recv().await, Some((LegId(1), LegEvent::Failed)));
     assert_eq!(reports.recv().await, Some((LegId(1), LegEvent::Closed)));
     assert_eq!(reports.recv().await, None);
