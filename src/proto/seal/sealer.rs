@@ -52,7 +52,7 @@ pub struct Sealer {
     gate: Gate,
     replays: Replays,
     contacts: BTreeSet<Did>,
-    calls: BTreeMap<CallId, Call>,
+    pub(super) calls: BTreeMap<CallId, Call>,
     offered: Rosters,
     offered_by_strangers: Rosters,
 }
