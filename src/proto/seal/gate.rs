@@ -144,7 +144,7 @@ fn tag(key: &[u8; 32], recipient: &Did, epoch: u64) -> Tag {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::id::DeviceId;
+    use crate::proto::{id::DeviceId, seal::tests::start};
     use ed25519_dalek::SigningKey;
 
     fn me(seed: u8) -> Me {
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let start = Instant::now();
+        let start = start().mono;
         let mut bucket = Bucket::for_strangers();
         assert_eq!((0..100).filter(|_| bucket.take(start)).count(), 20);
         let taken = (1..=10_000).filter(|ms| bucket.take(start + Duration::from_millis(*ms))).count();
@@ -166,7 +166,7 @@ mod tests {
         let (mut at_alice, mut at_bob) = (Gate::new(), Gate::new());
         at_alice.set_known(&alice, &BTreeSet::from([bob.did.clone()]));
         at_bob.set_known(&bob, &BTreeSet::from([alice.did.clone()]));
-        let at = |unix_ms| Now { mono: Instant::now(), unix_ms };
+        let at = |unix_ms| Now { unix_ms, ..start() };
         let sent = at_alice.tag_for(&bob.did, at(10 * EPOCH_MS)).unwrap();
         for (unix_ms, found) in [
             (9 * EPOCH_MS - 1, false),

@@ -56,7 +56,7 @@ fn device(person: u8, device: u8) -> Peer {
 }
 
 /// The same moment for the whole run: time passes only where a test says so.
-fn start() -> Now {
+pub(super) fn start() -> Now {
     #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     Now { mono: *START, unix_ms: UNIX_MS }
