@@ -99,9 +99,13 @@ impl Gate {
         self.known.contains_key(did)
     }
 
-    /// The tag for an envelope to `to`, when that one is known.
-    pub(super) fn tag_for(&self, to: &Did, now: Now) -> Option<Tag> {
-        self.known.get(to).map(|known| tag(&known.key, to, now.unix_ms / EPOCH_MS))
+    /// The tag by which `to` can recognise this node, if it knows it.
+    pub(super) fn tag_for(&self, me: &Me, to: &Did, now: Now) -> Tag {
+        let epoch = now.unix_ms / EPOCH_MS;
+        match self.known.get(to) {
+            Some(known) => tag(&known.key, to, epoch),
+            None => tag(&me.contact_key(to), to, epoch),
+        }
     }
 
     /// Whom the tag of an envelope to this node points to; `None` for a stranger.
@@ -167,7 +171,7 @@ mod tests {
         at_alice.set_known(&alice, &BTreeSet::from([bob.did.clone()]));
         at_bob.set_known(&bob, &BTreeSet::from([alice.did.clone()]));
         let at = |unix_ms| Now { unix_ms, ..start() };
-        let sent = at_alice.tag_for(&bob.did, at(10 * EPOCH_MS)).unwrap();
+        let sent = at_alice.tag_for(&alice, &bob.did, at(10 * EPOCH_MS));
         for (unix_ms, found) in [
             (9 * EPOCH_MS - 1, false),
             (9 * EPOCH_MS, true),
@@ -177,7 +181,7 @@ mod tests {
         ] {
             assert_eq!(at_bob.sender(&bob, &sent, at(unix_ms)).is_some(), found, "{unix_ms}");
         }
-        let back = at_bob.tag_for(&alice.did, at(10 * EPOCH_MS)).unwrap();
+        let back = at_bob.tag_for(&bob, &alice.did, at(10 * EPOCH_MS));
         assert_ne!(sent, back, "a tag says which way it goes");
         at_bob.set_known(&bob, &BTreeSet::new());
         assert_eq!(at_bob.sender(&bob, &sent, at(10 * EPOCH_MS)), None, "a former contact is a stranger");

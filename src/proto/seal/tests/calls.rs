@@ -430,6 +430,9 @@ fn participants_of_an_open_call_never_wait_behind_strangers() {
     }
     let now = after(start(), 5_000);
     let noise = signal(ticket.call, 7, Body::Unknown(500));
+    let mut dave = peer(4);
+    let offered = envelope_to(inbox(&dave), &dave, signal(ticket.call, 2, offer(&ticket, &[&alice, &dave])));
+    alice.tell(&offered, &mut dave, start()).unwrap();
     for target in [&mut alice, &mut bob] {
         for _ in 0..50 {
             let bytes = mallory.forge(&member(ticket.call, target), target, &noise, None, now);
@@ -442,6 +445,9 @@ fn participants_of_an_open_call_never_wait_behind_strangers() {
         let joined = join(&carol, target, ticket.call, 100);
         assert!(carol.tell(&joined, target, now).is_ok());
     }
+    // Nor does an invitee who has not answered yet, and to whom Alice is a stranger.
+    let ringing = envelope_to(member(ticket.call, &alice), &alice, signal(ticket.call, 3, Body::Ringing));
+    assert!(dave.tell(&ringing, &mut alice, now).is_ok());
 }
 
 #[test]
