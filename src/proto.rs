@@ -5,7 +5,14 @@
 //! both the daemon and the simulator drive. Nothing below this module knows a clock, a socket, a thread or a task.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod call;
+pub mod engine;
 pub mod id;
 pub mod io;
+mod leg;
+pub mod node;
+mod outbox;
 pub mod seal;
+mod seen;
 pub mod signal;
+pub mod wire;

@@ -1,3 +1,5 @@
+//! What can be typed and what cannot.
+
 use clap::CommandFactory;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What people read, to the letter; and that nobody can put a control character into it.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Every shape of line a client can send, and what it gets.
+
 use super::*;
 
 /// The error that a line gets: number, word, sentence.

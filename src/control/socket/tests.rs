@@ -1,3 +1,5 @@
+//! Whose socket, whose directory; the rest of the file's life is in tests/it/control/files.rs.
+
 use super::*;
 
 #[test]

@@ -1,0 +1,317 @@
+//! A call and its roster: what is known of each participant, and what follows from it.
+//!
+//! Data and derivations only; what is done about it stands in [`super::engine`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use super::{
+    id::{Did, Instance, MessageId},
+    io::{CallState, CallView, EndReason, LegEvent, ParticipantState, ParticipantView, Setup},
+    leg::Leg,
+    signal::{Contact, DeclineReason, MediaState, Ticket, Topic},
+};
+
+/// Message ids of one participant that are remembered, so that a repetition changes nothing.
+const REMEMBERED_MESSAGES: usize = 256;
+
+/// Where a call stands here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Rings here until this time.
+    Incoming { until: Instant },
+    /// This device is in it.
+    Joined { instance: Instance },
+    /// Over; kept until its last signals are acknowledged, at most until this time.
+    Ended { instance: Option<Instance>, until: Instant },
+}
+
+/// A call.
+#[derive(Debug)]
+pub struct Call {
+    /// Id, key, settings, own chain of grants.
+    pub ticket: Ticket,
+    /// Who invited this device; the own DID when it made the call.
+    pub from: Did,
+    /// Where it stands here.
+    pub phase: Phase,
+    /// Everybody but the own DID.
+    pub members: BTreeMap<Did, Member>,
+    /// When invitations that nobody took expire.
+    pub ring_until: Instant,
+    /// Gossip topics that are subscribed for this call.
+    pub topics: BTreeSet<Topic>,
+    /// When the next Hello is due.
+    pub hello: HelloWindow,
+    /// Somebody else was in it together with this device.
+    pub met: bool,
+    /// Since when nobody else is in it.
+    pub alone_since: Option<Instant>,
+}
+
+impl Call {
+    /// The instance of this device, while it is in the call.
+    pub fn instance(&self) -> Option<Instance> {
+        match self.phase {
+            Phase::Joined { instance } => Some(instance),
+            Phase::Incoming { .. } | Phase::Ended { .. } => None,
+        }
+    }
+
+    /// Rings here.
+    pub fn is_incoming(&self) -> bool {
+        matches!(self.phase, Phase::Incoming { .. })
+    }
+
+    /// Not over.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.phase, Phase::Ended { .. })
+    }
+
+    /// Somebody else is in it now.
+    pub fn has_company(&self) -> bool {
+        self.members.values().any(|member| member.peer().is_some())
+    }
+
+    /// Somebody may still accept.
+    pub fn is_awaited(&self) -> bool {
+        self.members.values().any(|member| matches!(member.presence, Presence::Invited { .. }))
+    }
+
+    /// Media flows to or from somebody.
+    pub fn has_leg_up(&self) -> bool {
+        self.members.values().filter_map(Member::peer).any(|peer| peer.leg.as_ref().is_some_and(Leg::is_up))
+    }
+
+    /// Why an offer that nobody took is over.
+    pub fn unanswered_reason(&self) -> EndReason {
+        let presences = || self.members.values().map(|member| &member.presence);
+        if presences().all(|presence| matches!(presence, Presence::Declined(DeclineReason::Busy))) {
+            EndReason::Busy
+        } else if presences().all(|presence| matches!(presence, Presence::Declined(_))) {
+            EndReason::Declined
+        } else if presences().all(|presence| matches!(presence, Presence::Unreachable)) {
+            EndReason::Unreachable
+        } else {
+            EndReason::NoAnswer
+        }
+    }
+
+    /// For clients; `None` when the call is over.
+    pub fn view(&self, own: &Did) -> Option<CallView> {
+        let state = match self.phase {
+            Phase::Incoming { .. } => CallState::Incoming,
+            Phase::Joined { .. } if &self.from == own && !self.met => CallState::Outgoing,
+            Phase::Joined { .. } => CallState::Active,
+            Phase::Ended { .. } => return None,
+        };
+        let participants = self.members.iter().map(|(did, member)| member.view(did)).collect();
+        Some(CallView { call: self.ticket.call, state, from: self.from.clone(), participants })
+    }
+}
+
+/// One other participant.
+#[derive(Debug)]
+pub struct Member {
+    /// What is known of it.
+    pub presence: Presence,
+    /// Stays up to this one are over; the participant said so.
+    pub left: Option<Instance>,
+    /// The state that clients were told last.
+    pub shown: ParticipantState,
+    /// Its latest messages.
+    pub heard: Recent,
+}
+
+/// What is known of a participant.
+#[derive(Debug)]
+pub enum Presence {
+    /// Its invitation is out; `reached`: a device acknowledged it, `rings`: a device rings.
+    Invited { reached: bool, rings: bool },
+    /// Said no.
+    Declined(DeclineReason),
+    /// The ring time passed without any sign of life.
+    Unreachable,
+    /// The ring time passed.
+    Expired,
+    /// In the call.
+    In(Box<Peer>),
+    /// Was in. `lost`: it did not say so, but there was no network to it for too long.
+    Out { instance: Instance, lost: bool },
+}
+
+/// A participant that is in the call.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its stay.
+    pub instance: Instance,
+    /// Microphone and ears.
+    pub state: MediaState,
+    /// Where its node can be dialled.
+    pub contact: Option<Contact>,
+    /// When both were in.
+    pub met_at: Option<Instant>,
+    /// The leg, once both are in.
+    pub leg: Option<Leg>,
+    /// When the stages of the first connection were reached, since `met_at`.
+    pub setup: Setup,
+}
+
+impl Peer {
+    /// Notes when a stage of the connection was reached for the first time.
+    pub fn stamp(&mut self, event: &LegEvent, now: Instant) {
+        let Some(met_at) = self.met_at else { return };
+        let slot = match event {
+            LegEvent::IceConnected => &mut self.setup.ice_connected,
+            LegEvent::Connected => &mut self.setup.dtls_connected,
+            LegEvent::FirstAudio => &mut self.setup.first_audio,
+            LegEvent::Description { .. }
+            | LegEvent::Candidates(_)
+            | LegEvent::Disconnected
+            | LegEvent::Recovered
+            | LegEvent::Failed
+            | LegEvent::Closed => return,
+        };
+        slot.get_or_insert(elapsed_ms(met_at, now));
+    }
+
+    /// Notes that both sides have each other's Join.
+    pub fn stamp_signalled(&mut self, now: Instant) {
+        if let Some(met_at) = self.met_at {
+            self.setup.signalled.get_or_insert(elapsed_ms(met_at, now));
+        }
+    }
+}
+
+fn elapsed_ms(since: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Member {
+    /// An invitee.
+    pub fn invited() -> Self {
+        Self {
+            presence: Presence::Invited { reached: false, rings: false },
+            left: None,
+            shown: ParticipantState::Invited,
+            heard: Recent::default(),
+        }
+    }
+
+    /// The participant, if it is in the call.
+    pub fn peer(&self) -> Option<&Peer> {
+        match &self.presence {
+            Presence::In(peer) => Some(peer),
+            Presence::Invited { .. }
+            | Presence::Declined(_)
+            | Presence::Unreachable
+            | Presence::Expired
+            | Presence::Out { .. } => None,
+        }
+    }
+
+    /// The participant, if it is in the call.
+    pub fn peer_mut(&mut self) -> Option<&mut Peer> {
+        match &mut self.presence {
+            Presence::In(peer) => Some(peer),
+            Presence::Invited { .. }
+            | Presence::Declined(_)
+            | Presence::Unreachable
+            | Presence::Expired
+            | Presence::Out { .. } => None,
+        }
+    }
+
+    /// The state to show.
+    pub fn state(&self) -> ParticipantState {
+        match &self.presence {
+            Presence::Invited { rings: true, .. } => ParticipantState::Ringing,
+            Presence::Invited { rings: false, .. } => ParticipantState::Invited,
+            Presence::Declined(_) => ParticipantState::Declined,
+            Presence::Unreachable => ParticipantState::Unreachable,
+            Presence::Expired => ParticipantState::Expired,
+            Presence::Out { .. } => ParticipantState::Left,
+            Presence::In(peer) => match &peer.leg {
+                Some(leg) if leg.is_up() => ParticipantState::Joined,
+                Some(leg) if leg.was_up() => ParticipantState::Reconnecting,
+                Some(_) | None => ParticipantState::Connecting,
+            },
+        }
+    }
+
+    fn view(&self, did: &Did) -> ParticipantView {
+        let peer = self.peer();
+        ParticipantView {
+            did: did.clone(),
+            state: self.state(),
+            muted: peer.is_some_and(|peer| peer.state.muted),
+            deafened: peer.is_some_and(|peer| peer.state.deafened),
+            leg: peer.and_then(|peer| peer.leg.as_ref()).and_then(Leg::id),
+            setup: peer.map(|peer| peer.setup).unwrap_or_default(),
+        }
+    }
+}
+
+/// The latest message ids of a participant, oldest dropped.
+#[derive(Debug, Default)]
+pub struct Recent {
+    order: VecDeque<MessageId>,
+    known: BTreeSet<MessageId>,
+}
+
+impl Recent {
+    /// True the first time.
+    pub fn insert(&mut self, id: MessageId) -> bool {
+        if !self.known.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > REMEMBERED_MESSAGES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// When this device says Hello: only for 5 s after its own joining and after a higher DID's, dense at first.
+#[derive(Debug, Default)]
+pub struct HelloWindow {
+    opened: Option<Instant>,
+    said: usize,
+}
+
+impl HelloWindow {
+    /// Offsets in ms from the opening of the window.
+    const SCHEDULE_MS: [u64; 9] = [0, 50, 150, 350, 750, 1_500, 2_500, 3_500, 4_500];
+
+    /// Begins (or begins again) at `now`.
+    pub fn open(&mut self, now: Instant) {
+        self.opened = Some(now);
+        self.said = 0;
+    }
+
+    /// No more until it is opened again.
+    pub fn close(&mut self) {
+        self.opened = None;
+    }
+
+    /// When the next Hello is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let offset_ms = Self::SCHEDULE_MS.get(self.said)?;
+        self.opened.map(|opened| opened + Duration::from_millis(*offset_ms))
+    }
+
+    /// Whether a Hello is due; those that were missed are not made up for.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let mut due = false;
+        while self.deadline().is_some_and(|at| at <= now) {
+            self.said += 1;
+            due = true;
+        }
+        due
+    }
+}

@@ -1,0 +1,112 @@
+//! Legs: carries the decisions of [`super::super::leg`] out, and counts participants without network as left.
+
+use std::time::Instant;
+
+use super::Engine;
+use crate::proto::{
+    call::{Member, Presence},
+    id::{CallId, Did, LegId},
+    io::{LegCommand, LegEvent, Output, Role},
+    leg::{Action, Context, Leg},
+    outbox::Persistence,
+    signal::{Body, Sealing},
+};
+
+impl Engine {
+    pub(super) fn handle_leg_event(&mut self, id: LegId, event: LegEvent, now: Instant) {
+        let Some(did) = self.legs.get(&id).cloned() else { return };
+        if event == LegEvent::Closed {
+            self.legs.remove(&id);
+        }
+        let owner = self.calls.iter_mut().find_map(|(call, known)| {
+            let peer = known.members.get_mut(&did)?.peer_mut()?;
+            let owns = peer.leg.as_ref()?.id() == Some(id);
+            owns.then_some((*call, peer))
+        });
+        let Some((call, peer)) = owner else { return };
+        peer.stamp(&event, now);
+        self.drive_leg(call, &did, now, |leg, cx| leg.handle_event(id, event, cx));
+    }
+
+    /// Both are in the call: each tells the other, and the leg is made.
+    pub(super) fn meet(&mut self, call: CallId, did: &Did, now: Instant) {
+        let role = if self.config.did < *did { Role::Initiator } else { Role::Answerer };
+        let former = self.legs.iter().find(|(_, to)| *to == did).map(|(id, _)| *id);
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        known.met = true;
+        let Some(peer) = known.members.get_mut(did).and_then(Member::peer_mut) else { return };
+        peer.met_at = Some(now);
+        peer.leg = Some(Leg::after(former, role, now));
+        let contact = peer.contact.clone();
+        self.send_join(call, did, now);
+        if let Some(contact) = contact {
+            self.output(Output::Dial(contact));
+        }
+        self.drive_leg(call, did, now, Leg::advance);
+    }
+
+    /// Lets the time pass for all legs of the call.
+    pub(super) fn advance_legs(&mut self, call: CallId, now: Instant) {
+        for did in self.present(call) {
+            self.drive_leg(call, &did, now, Leg::advance);
+            let down_since = self.leg(call, &did).and_then(Leg::down_since);
+            if down_since.is_some_and(|since| since + self.config.reconnect <= now) {
+                self.count_as_left(call, &did, now);
+            }
+        }
+    }
+
+    fn count_as_left(&mut self, call: CallId, did: &Did, now: Instant) {
+        self.stop_leg(call, did, now);
+        let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(did));
+        if let Some(member) = member
+            && let Some(instance) = member.peer().map(|peer| peer.instance)
+        {
+            member.presence = Presence::Out { instance, lost: true };
+        }
+        self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(did));
+    }
+
+    /// Closes the leg; its connection stays known until it has reported `Closed`.
+    pub(super) fn stop_leg(&mut self, call: CallId, did: &Did, now: Instant) {
+        self.drive_leg(call, did, now, Leg::stop);
+        if let Some(peer) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(did)?.peer_mut()) {
+            peer.leg = None;
+        }
+    }
+
+    /// Asks a leg for its decision and carries it out.
+    pub(super) fn drive_leg(
+        &mut self,
+        call: CallId,
+        did: &Did,
+        now: Instant,
+        decide: impl FnOnce(&mut Leg, &mut Context<'_>),
+    ) {
+        let round_trip = self.outbox.round_trip(did);
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        let Some(leg) = known.members.get_mut(did).and_then(Member::peer_mut).and_then(|peer| peer.leg.as_mut()) else {
+            return;
+        };
+        let mut cx = Context { now, round_trip, last_leg: &mut self.last_leg, actions: Vec::new() };
+        decide(leg, &mut cx);
+        for action in cx.actions {
+            match action {
+                Action::Open(id, role) => {
+                    self.legs.insert(id, did.clone());
+                    self.output(Output::Leg(id, LegCommand::Open { call, peer: did.clone(), role }));
+                }
+                Action::Command(id, command) => self.output(Output::Leg(id, command)),
+                Action::Send(body) => self.post(call, did, Sealing::Pairwise, body, Persistence::UntilAcked, now),
+                Action::DropSignals => self.outbox.drop_where(|outgoing| {
+                    let of_leg = matches!(outgoing.signal.body, Body::Sdp(_) | Body::Ice(_) | Body::Restart(_));
+                    of_leg && outgoing.signal.call == call && outgoing.to.as_ref() == Some(did)
+                }),
+            }
+        }
+    }
+
+    fn leg(&self, call: CallId, did: &Did) -> Option<&Leg> {
+        self.calls.get(&call)?.members.get(did)?.peer()?.leg.as_ref()
+    }
+}
