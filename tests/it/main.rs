@@ -1,1 +1,4 @@
 //! All integration tests in one binary, so that the crate is linked once.
+
+mod pulse;
+mod support;
