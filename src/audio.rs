@@ -234,6 +234,13 @@ pub struct LegInput {
 }
 
 impl LegInput {
+    /// An input and what comes out of it, for tests of legs.
+    #[cfg(test)]
+    pub(crate) fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
+        let (slots, played) = rtrb::RingBuffer::new(packets);
+        (Self { slots }, played)
+    }
+
     /// Hands a packet to the audio thread. Never blocks; when the thread lags 64 packets behind, the packet is dropped.
     pub fn push(&mut self, packet: ReceivedPacket) {
         // Full: as if it had been lost on the way.
