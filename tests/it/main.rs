@@ -1,3 +1,7 @@
 //! All integration tests in one binary, so that the crate is linked once.
 
+mod control;
+mod demo;
+mod install;
+mod sim;
 mod tidy;

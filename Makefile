@@ -1,0 +1,75 @@
+# telecon: build, try, test, install. `make help` lists everything.
+# Cargo knows what to build; this file holds the commands that people and the CI type.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# Where `make install` puts things; DESTDIR is put before every path, for packagers.
+PREFIX ?= $(HOME)/.local
+DESTDIR ?=
+# A user's own units stand under XDG_DATA_HOME, those for all users under PREFIX.
+UNIT_DIR ?= $(if $(filter $(HOME)/.local,$(PREFIX)),$(or $(XDG_DATA_HOME),$(HOME)/.local/share),$(PREFIX)/share)/systemd/user
+# The binary to install; when it is not given, a release build is made.
+BINARY ?=
+# What `make demo` hands to `telecon demo`, such as DEMO="--participants 5".
+DEMO ?=
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	echo '  Variables: PREFIX=$(PREFIX) DESTDIR BINARY DEMO="--participants 5"'
+
+.PHONY: demo
+demo: ## a group call of three daemons on this machine, with synthetic voices
+	@scripts/setup build
+	$(CARGO) build --locked
+	$(TARGET_DIR)/debug/telecon demo $(DEMO)
+
+.PHONY: test
+test: ## formatting, lints and all tests
+	@scripts/setup test
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --locked
+
+.PHONY: install
+install: ## build a release and install it for this user (PREFIX=~/.local)
+	@case '$(PREFIX)' in /*) ;; *) echo "install: PREFIX must be an absolute path and not '$(PREFIX)'" >&2; exit 1 ;; esac
+	case '$(PREFIX)' in *[^A-Za-z0-9/._+@-]*)
+		echo "install: PREFIX may hold only letters, digits and /._+@-, since it becomes part of a systemd unit" >&2; exit 1 ;;
+	esac
+	binary='$(BINARY)'
+	if [ -z "$$binary" ]; then
+		scripts/setup build
+		$(CARGO) build --release --locked
+		binary='$(TARGET_DIR)/release/telecon'
+	fi
+	install -D -m 755 "$$binary" '$(DESTDIR)$(PREFIX)/bin/telecon'
+	install -d '$(DESTDIR)$(UNIT_DIR)'
+	sed 's|%h/.local/bin|$(PREFIX)/bin|' systemd/telecon.service > '$(DESTDIR)$(UNIT_DIR)/telecon.service'
+	chmod 644 '$(DESTDIR)$(UNIT_DIR)/telecon.service'
+	echo 'Installed $(DESTDIR)$(PREFIX)/bin/telecon and $(DESTDIR)$(UNIT_DIR)/telecon.service'
+	echo 'Start it with: systemctl --user daemon-reload && systemctl --user enable --now telecon'
+
+.PHONY: uninstall
+uninstall: ## remove what `make install` put in place; identity, contacts and configuration stay
+	@rm -f '$(DESTDIR)$(PREFIX)/bin/telecon' '$(DESTDIR)$(UNIT_DIR)/telecon.service'
+	echo 'Removed the binary and the unit. If it still runs: systemctl --user disable --now telecon'
+
+.PHONY: bench
+bench: ## measure memory, processor time and call set-up of a release build (docs/performance.md)
+	@scripts/setup test
+	$(CARGO) build --release --locked
+	scripts/bench '$(TARGET_DIR)/release/telecon'
+
+.PHONY: deny
+deny: ## licences, sources, advisories and doubled crates (needs cargo-deny)
+	@if ! $(CARGO) deny --version >/dev/null 2>&1; then
+		echo 'deny: install it with: cargo install --locked cargo-deny' >&2; exit 1
+	fi
+	$(CARGO) deny --locked check
