@@ -144,14 +144,14 @@ impl FreeSeal {
     /// Remembers a participant's join block; counts how it was met.
     fn learn(&mut self, from: &Did, call: CallId, instance: Instance, by_join: bool) {
         let Some(keys) = self.calls.get_mut(&call) else { return };
-        let mark = match keys.peers.get(from) {
-            Some(known) if *known >= instance => return,
-            Some(_) => Mark::NewerInstance,
-            None if by_join => Mark::MetByJoin,
-            None => Mark::MetByHello,
-        };
-        keys.peers.insert(from.clone(), instance);
-        self.ledger.borrow_mut().coverage.mark(mark);
+        let known = keys.peers.get(from).copied();
+        if known.is_none_or(|known| known < instance) {
+            keys.peers.insert(from.clone(), instance);
+        }
+        if known.is_none() {
+            let mark = if by_join { Mark::MetByJoin } else { Mark::MetByHello };
+            self.ledger.borrow_mut().coverage.mark(mark);
+        }
     }
 
     fn check_keys(&self, sealed: &Sealed) -> Result<(), Rejected> {
