@@ -124,7 +124,7 @@ impl World {
         let to = to.ok_or_else(|| format!("dialled {:?}", contact.peer_id))?;
         self.coverage.mark(Mark::Dialled);
         // In wild times half of the attempts meet a NAT or a firewall.
-        if !self.wild || self.agenda.chance.percent(50) {
+        if self.dialling && (!self.wild || self.agenda.chance.percent(50)) {
             let delay_us = self.agenda.chance.between(2_000, 200_000);
             self.agenda.after_us(delay_us, Happening::Linked { a: from, b: to });
         }

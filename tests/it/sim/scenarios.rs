@@ -209,9 +209,9 @@ fn an_offer_that_is_taken_back_rings_no_longer() {
 #[test]
 fn a_cancel_that_overtakes_its_offer_rings_nobody() {
     let mut stage = Stage::of(2);
-    stage.censor(|_, sealed| match sealed.outgoing.signal.body {
-        Body::Offer(_) => Fate::DelayMs(4_000),
-        _ => Fate::Pass,
+    stage.censor(|_, sealed| {
+        let late = matches!(sealed.outgoing.signal.body, Body::Offer(_));
+        if late { Fate::DelayMs(4_000) } else { Fate::Pass }
     });
     let call = stage.offer(0, &[1]);
     stage.pass(Duration::from_secs(1));
@@ -423,6 +423,33 @@ fn who_gave_each_other_up_meet_again() {
     });
     stage.world.heal();
     stage.until(10, "all hear each other", |stage| stage.all_hear_each_other(&[0, 1, 2], call));
+}
+
+#[test]
+fn whoever_is_in_the_call_forwards_for_two_who_are_not_linked() {
+    let mut stage = Stage::of(3);
+    // n1 and n2 see each other only through n0; nobody can dial anybody.
+    stage.world.network.set_links(&[(0, 1), (0, 2)]);
+    stage.world.dialling = false;
+    stage.call(0, &[1, 2]);
+    assert!(stage.world.coverage.count(Mark::Forwarded) > 0);
+    stage.settles();
+}
+
+#[test]
+fn whoever_is_not_in_the_call_forwards_nothing() {
+    let mut stage = Stage::of(3);
+    stage.world.network.set_links(&[(0, 1), (1, 2)]);
+    let call = stage.offer(0, &[2]);
+    stage.until(46, "unreachable", |stage| stage.ended(0, call) == Some(EndReason::Unreachable));
+    assert_eq!(stage.world.coverage.count(Mark::Forwarded), 0);
+}
+
+#[test]
+fn with_the_real_seal_three_people_hear_each_other() {
+    let mut stage = Stage::with(Setup { real_seal: true, ..Setup::calm(3) });
+    stage.call(0, &[1, 2]);
+    stage.settles();
 }
 
 #[test]

@@ -100,6 +100,8 @@ pub struct World {
     pub calls: Vec<CallId>,
     pub trace: Trace,
     pub censor: Option<Censor>,
+    /// Participants can dial each other.
+    pub dialling: bool,
     /// Users press and faults happen.
     pub wild: bool,
 }
@@ -121,6 +123,7 @@ impl World {
             calls: Vec::new(),
             trace,
             censor: None,
+            dialling: true,
             wild: true,
         };
         for ix in 0..count {
