@@ -6,14 +6,56 @@
 //!  speaker ◄── ring ──┘  mix ◄─ gain ◄─ decode, conceal ◄─ jitter buffer ◄─ rtrb slot ◄─ leg's own task reads RTP
 //! ```
 
-use std::time::Instant;
+mod backend;
+mod callback;
+mod codec;
+mod device;
+mod engine;
+mod file;
+mod jitter;
+mod mixer;
+mod port;
+mod remote;
+mod resample;
+mod stretch;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tone;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{JoinHandle, Thread},
+    time::Instant,
+};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::{
+    config,
+    proto::{id::LegId, io::AudioPlan},
+};
+
+pub use device::devices;
 
 /// Sample rate of everything inside: 48 kHz, mono, f32 in -1..=1.
 pub const SAMPLE_RATE_HZ: u32 = 48_000;
 /// One Opus frame: 20 ms.
 pub const FRAME_SAMPLES: usize = 960;
+
+/// What is mixed and moved at once inside: 10 ms.
+const BLOCK_SAMPLES: usize = 480;
+type Block = [f32; BLOCK_SAMPLES];
+/// Encoded frames that a slow leg may lag behind (320 ms); then it loses the oldest.
+const MICROPHONE_FRAMES: usize = 16;
+/// Packets between a leg's task and the audio thread (1.3 s); when full, new ones are dropped.
+const SLOTS: usize = 64;
+/// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
+const MAX_WAITING_LEGS: usize = 256;
 
 /// One encoded frame of the own microphone, shared by all legs.
 #[derive(Debug, Clone)]
@@ -35,4 +77,222 @@ pub struct ReceivedPacket {
     pub payload: Bytes,
     /// When it was read from the socket.
     pub arrival: Instant,
+}
+
+/// What the audio thread tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AudioEvent {
+    /// The first packet of that leg was decoded.
+    FirstAudio(LegId),
+    /// [`Audio::status`] has news.
+    Changed,
+}
+
+/// Where sound comes from and goes to, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AudioStatus {
+    /// `pulseaudio`, `alsa`, `file` or `null`; `none` when no sound system answers.
+    pub backend: String,
+    /// The capture device or file.
+    pub input: String,
+    /// The playback device or file.
+    pub output: String,
+    /// What does not work: cause and remedy in one sentence each.
+    pub problem: Option<String>,
+    /// `file` backend: unix time in µs at which sample 0 of the present pass of the input file was spoken.
+    pub input_started_unix_us: Option<u64>,
+    /// `file` backend: unix time in µs at which sample 0 of the output file was played. For a file that was continued, the
+    /// time at which sample 0 would have been played had there been no pause, so that the present stretch is right.
+    pub output_started_unix_us: Option<u64>,
+}
+
+/// The receiving side of one leg in figures.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct LegAudioStats {
+    /// Interarrival jitter (RFC 3550, §6.4.1).
+    pub jitter_ms: f64,
+    /// Packets of about the last ten seconds that never came.
+    pub loss_pct: f64,
+    /// Sound of about the last ten seconds that was made up; what FEC restored does not count.
+    pub concealed_pct: f64,
+    /// How long packets wait in the jitter buffer, smoothed.
+    pub jitter_buffer_ms: f64,
+    /// From a packet's arrival to the ear, as far as the sound system tells.
+    pub playout_delay_ms: f64,
+    /// RMS of about the last second, dBFS, -120 at least.
+    pub level_db: f64,
+}
+
+/// A sound device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// What to write into `[audio] input` or `output`.
+    pub name: String,
+    /// What people call it.
+    pub description: String,
+    /// `input` or `output`.
+    pub direction: String,
+    /// The sound system's default.
+    pub default: bool,
+}
+
+/// The handle to the audio thread. Dropping it closes all streams and files, and ends the thread.
+pub struct Audio {
+    shared: Arc<Shared>,
+    microphone: broadcast::Sender<EncodedFrame>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Audio {
+    /// Starts the audio thread. It never fails: [`Audio::status`] says what is wrong, and silence stands in for it.
+    ///
+    /// `events` is never waited for: what finds it full is sent later.
+    pub fn start(config: &config::Audio, events: mpsc::Sender<AudioEvent>) -> Self {
+        let shared = Arc::new(Shared::new(config));
+        let (microphone, _) = broadcast::channel(MICROPHONE_FRAMES);
+        let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
+        let run = move || {
+            let opener = port::Opener::new(config, backend::Waker::here());
+            engine::Engine::new(own, opener, sender, events).run();
+        };
+        let thread = std::thread::Builder::new().name("audio".into()).spawn(run);
+        if let Err(error) = &thread {
+            let problem = format!("there is no thread for audio ({error}); free some memory and restart telecon");
+            shared.board().status.problem = Some(problem);
+        }
+        Self { shared, microphone, thread: thread.ok() }
+    }
+
+    /// Sets what is to be captured and played; the latest plan holds. Never blocks.
+    pub fn apply(&self, plan: AudioPlan) {
+        self.shared.inbox().plan = plan;
+        self.wake();
+    }
+
+    /// The own voice, encoded once for all legs. A receiver that lags behind loses the oldest frames.
+    pub fn microphone(&self) -> broadcast::Receiver<EncodedFrame> {
+        self.microphone.subscribe()
+    }
+
+    /// Makes room for a leg's sound; what is pushed into the input is played while the plan says so.
+    pub fn add_leg(&self, id: LegId) -> LegInput {
+        let (slots, played) = rtrb::RingBuffer::new(SLOTS);
+        let mut inbox = self.shared.inbox();
+        if inbox.added.len() < MAX_WAITING_LEGS {
+            inbox.added.push((id, played));
+        } else {
+            tracing::error!("the audio thread takes no legs over; one will not be heard");
+        }
+        drop(inbox);
+        self.wake();
+        LegInput { slots }
+    }
+
+    /// Forgets a leg and its figures. One whose [`LegInput`] was dropped is forgotten as well, if later.
+    pub fn remove_leg(&self, id: LegId) {
+        let mut inbox = self.shared.inbox();
+        inbox.added.retain(|(added, _)| *added != id);
+        if inbox.removed.len() < MAX_WAITING_LEGS && !inbox.removed.contains(&id) {
+            inbox.removed.push(id);
+        }
+        drop(inbox);
+        self.shared.board().legs.remove(&id);
+        self.wake();
+    }
+
+    /// Where sound comes from and goes to. Never blocks.
+    pub fn status(&self) -> AudioStatus {
+        self.shared.board().status.clone()
+    }
+
+    /// Figures of every leg, renewed four times a second while something plays. Never blocks.
+    pub fn leg_stats(&self) -> BTreeMap<LegId, LegAudioStats> {
+        self.shared.board().legs.clone()
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            Thread::unpark(thread.thread());
+        }
+    }
+}
+
+impl Drop for Audio {
+    fn drop(&mut self) {
+        self.shared.inbox().stop = true;
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            // It waits for nothing but itself; a panic there has been reported already.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Where a leg's task puts what it receives.
+pub struct LegInput {
+    slots: rtrb::Producer<ReceivedPacket>,
+}
+
+impl LegInput {
+    /// An input and what comes out of it, for tests of legs.
+    #[cfg(test)]
+    pub(crate) fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
+        let (slots, played) = rtrb::RingBuffer::new(packets);
+        (Self { slots }, played)
+    }
+
+    /// Hands a packet to the audio thread. Never blocks; when the thread lags 64 packets behind, the packet is dropped.
+    pub fn push(&mut self, packet: ReceivedPacket) {
+        // Full: as if it had been lost on the way.
+        drop(self.slots.push(packet));
+    }
+}
+
+/// What callers and the audio thread share. Both locks are held for a copy only, and never by a callback.
+struct Shared {
+    epoch: Instant,
+    inbox: Mutex<Inbox>,
+    board: Mutex<Board>,
+}
+
+/// What callers left for the thread. A mailbox rather than a channel: the latest plan must arrive whatever else waits.
+#[derive(Default)]
+struct Inbox {
+    plan: AudioPlan,
+    added: Vec<(LegId, rtrb::Consumer<ReceivedPacket>)>,
+    removed: Vec<LegId>,
+    stop: bool,
+}
+
+/// What the thread shows.
+struct Board {
+    status: AudioStatus,
+    legs: BTreeMap<LegId, LegAudioStats>,
+}
+
+impl Shared {
+    fn new(config: &config::Audio) -> Self {
+        let (backend, input, output) = match config.backend {
+            config::Backend::File => ("file", config.input_file.clone(), config.output_file.clone()),
+            config::Backend::Null => ("null", "silence".into(), "nowhere".into()),
+            config::Backend::Auto | config::Backend::Pipewire | config::Backend::Pulseaudio | config::Backend::Alsa => {
+                ("none", config.input.clone(), config.output.clone())
+            }
+        };
+        let status = AudioStatus { backend: backend.into(), input, output, ..AudioStatus::default() };
+        Self {
+            epoch: Instant::now(),
+            inbox: Mutex::default(),
+            board: Mutex::new(Board { status, legs: BTreeMap::new() }),
+        }
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        // Nobody panics while holding it, and every state of it is a right one.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -1,1 +1,107 @@
-//! (see the crate's map)
+//! The command line: verbs become requests to the daemon, answers become text. All printing of the program is here.
+//!
+//! `args` is what can be typed, `exit` what scripts can rely on, `show` how answers look, `text` what keeps a stranger's
+//! words from steering the terminal. Nothing here decides anything about calls.
+
+use std::{ffi::OsString, path::Path, process::ExitCode};
+
+use clap::Parser;
+use serde_json::Value;
+
+use crate::{client::Client, config::Paths, control::wire::Method};
+
+mod args;
+mod exit;
+mod follow;
+mod local;
+mod show;
+mod text;
+
+use args::{Args, ConfigVerb, ContactVerb, Verb};
+use exit::CliError;
+use text::Printer;
+
+/// Runs the program with the process's own arguments.
+pub fn main() -> ExitCode {
+    ExitCode::from(run(std::env::args_os().collect()))
+}
+
+fn run(arguments: Vec<OsString>) -> u8 {
+    let args = match Args::try_parse_from(arguments) {
+        Ok(args) => args,
+        Err(error) => return exit::usage(&error),
+    };
+    match carry_out(args) {
+        Ok(()) => exit::DONE,
+        Err(error) => exit::report(&error),
+    }
+}
+
+fn carry_out(args: Args) -> Result<(), CliError> {
+    let home = args.home.filter(|home| !home.as_os_str().is_empty());
+    let paths = Paths::resolve(home.as_deref())?;
+    let printer = Printer::new(args.json);
+    match args.verb {
+        Verb::Daemon { config } => local::daemon(paths, config),
+        Verb::Demo { participants, seconds } => local::demo(participants, seconds, printer),
+        Verb::Config { verb: ConfigVerb::Check } => local::config_check(&paths.config_file, printer),
+        Verb::Config { verb: ConfigVerb::Show } => local::config_show(&paths.config_file, printer),
+        Verb::Config { verb: ConfigVerb::Default } => local::config_default(printer),
+        verb => local::block_on(ask(verb, paths, printer))?,
+    }
+}
+
+/// The verbs that talk to the daemon.
+async fn ask(verb: Verb, paths: Paths, mut printer: Printer) -> Result<(), CliError> {
+    let socket = paths.socket.as_path();
+    match verb {
+        Verb::Call { who, wait: true } => return follow::call(socket, who, printer).await,
+        Verb::Watch { since } => return follow::watch(socket, since, printer).await,
+        Verb::Devices => return devices(&paths.config_file, socket, printer).await,
+        verb => {
+            let Some((method, show)) = request(verb) else { return Ok(()) };
+            let answer = Client::connect(socket).await?.request(method, None).await?;
+            printer.answer(&answer, show)
+        }
+    }
+}
+
+/// How an answer looks to people.
+type Show = fn(&Value) -> String;
+
+/// What a verb asks, and how the answer is shown. `None`: the verb is no single request.
+fn request(verb: Verb) -> Option<(Method, Show)> {
+    Some(match verb {
+        Verb::Id => (Method::IdentityShow {}, show::identity),
+        Verb::Connect { address } => (Method::NetConnect { address }, show::connected),
+        Verb::Call { who, wait: _ } => (Method::CallOffer { who }, show::call_id),
+        Verb::Accept { call } => (Method::CallAccept { call }, show::accepted),
+        Verb::Reject { call } => (Method::CallReject { call, reason: None }, show::rejected),
+        Verb::Hangup { call } => (Method::CallHangup { call }, show::hung_up),
+        Verb::Calls => (Method::CallList {}, show::calls),
+        Verb::Status => (Method::DaemonStatus {}, show::status),
+        Verb::Stats => (Method::MediaStats {}, show::stats),
+        Verb::Mute => (Method::MediaMute {}, show::media),
+        Verb::Unmute => (Method::MediaUnmute {}, show::media),
+        Verb::Deafen => (Method::MediaDeafen {}, show::media),
+        Verb::Undeafen => (Method::MediaUndeafen {}, show::media),
+        Verb::Contacts { verb: ContactVerb::List } => (Method::ContactList {}, show::contacts),
+        Verb::Contacts { verb: ContactVerb::Add { did, name, address } } => {
+            (Method::ContactAdd { did, name, address }, show::added)
+        }
+        Verb::Contacts { verb: ContactVerb::Remove { who } } => (Method::ContactRemove { who }, show::removed),
+        Verb::Daemon { .. } | Verb::Demo { .. } | Verb::Devices | Verb::Watch { .. } | Verb::Config { .. } => {
+            return None;
+        }
+    })
+}
+
+/// Asks the daemon, which may run in another environment; without one, looks itself.
+async fn devices(config_file: &Path, socket: &Path, mut printer: Printer) -> Result<(), CliError> {
+    let answer = match Client::connect(socket).await {
+        Ok(mut client) => client.request(Method::AudioDevices {}, None).await?,
+        Err(crate::client::ClientError::NotRunning { .. }) => local::devices(config_file)?,
+        Err(error) => return Err(error.into()),
+    };
+    printer.answer(&answer, show::devices)
+}

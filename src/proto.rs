@@ -15,3 +15,4 @@ mod outbox;
 pub mod seal;
 mod seen;
 pub mod signal;
+pub mod wire;

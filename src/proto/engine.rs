@@ -174,6 +174,7 @@ impl Engine {
 
     /// Does whatever has become due, and tells what has changed.
     fn settle(&mut self, now: Instant) {
+        self.outbox.expire(now);
         let calls: Vec<CallId> = self.calls.keys().copied().collect();
         for call in calls {
             self.settle_call(call, now);
@@ -200,13 +201,15 @@ impl Engine {
                 self.settle_company(id, now);
                 self.say_hello(id, now);
             }
-            Phase::Ended { until, .. } => {
-                if until <= now || !self.outbox.any(|outgoing| outgoing.signal.call == id) {
-                    return self.forget_call(id);
-                }
-            }
+            Phase::Ended { .. } => {}
         }
         self.show_changes(id);
+        // It may have ended just now.
+        if let Some(Call { phase: Phase::Ended { until, .. }, .. }) = self.calls.get(&id)
+            && (*until <= now || !self.outbox.any(|outgoing| outgoing.signal.call == id))
+        {
+            self.forget_call(id);
+        }
     }
 
     fn expire_invitations(&mut self, id: CallId, now: Instant) {

@@ -50,6 +50,15 @@ impl Did {
         Self { text: text.into(), key }
     }
 
+    /// The DID of an Ed25519 public key's 32 bytes.
+    ///
+    /// # Errors
+    /// [`DidError::Key`] when they are no point of the curve, or one of small order, for which anybody could sign.
+    pub fn from_bytes(key: &[u8; 32]) -> Result<Self, DidError> {
+        let key = VerifyingKey::from_bytes(key).map_err(|_| DidError::Key)?;
+        if key.is_weak() { Err(DidError::Key) } else { Ok(Self::from_key(key)) }
+    }
+
     /// The DID's text, `did:key:z6Mk…`.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -71,12 +80,7 @@ impl FromStr for Did {
         }
         let (_, bytes) = multibase::decode(encoded).map_err(|_| DidError::Encoding)?;
         let key = bytes.strip_prefix(&ED25519_PUB).ok_or(DidError::KeyType)?;
-        let key: [u8; 32] = key.try_into().map_err(|_| DidError::Key)?;
-        let key = VerifyingKey::from_bytes(&key).map_err(|_| DidError::Key)?;
-        if key.is_weak() {
-            return Err(DidError::Key);
-        }
-        let did = Self::from_key(key);
+        let did = Self::from_bytes(key.try_into().map_err(|_| DidError::Key)?)?;
         if did.as_str() == text { Ok(did) } else { Err(DidError::Encoding) }
     }
 }

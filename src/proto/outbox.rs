@@ -70,12 +70,17 @@ impl Outbox {
         });
     }
 
-    /// The next signal that is due; its repetition is scheduled.
-    pub fn poll(&mut self, now: Instant) -> Option<Outgoing> {
+    /// Drops what has had its time.
+    pub fn expire(&mut self, now: Instant) {
         self.entries.retain(|entry| match entry.persistence {
             Persistence::Until(end) => now < end,
             Persistence::UntilAcked => true,
         });
+    }
+
+    /// The next signal that is due; its repetition is scheduled.
+    pub fn poll(&mut self, now: Instant) -> Option<Outgoing> {
+        self.expire(now);
         let entry = self.entries.iter_mut().filter(|entry| entry.next_at <= now).min_by_key(|entry| entry.next_at)?;
         entry.repeated = entry.sent_at.is_some();
         entry.sent_at = Some(now);
@@ -87,9 +92,13 @@ impl Outbox {
         Some(entry.outgoing.clone())
     }
 
-    /// When [`Self::poll`] has something again.
+    /// When [`Self::expire`] or [`Self::poll`] has something again.
     pub fn deadline(&self) -> Option<Instant> {
-        self.entries.iter().map(|entry| entry.next_at).min()
+        let due = |entry: &Entry| match entry.persistence {
+            Persistence::Until(end) => entry.next_at.min(end),
+            Persistence::UntilAcked => entry.next_at,
+        };
+        self.entries.iter().map(due).min()
     }
 
     /// `from` says that it has `id`. Returns what was acknowledged, the first time.

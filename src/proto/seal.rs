@@ -1,6 +1,20 @@
 //! Sealing: signals become bytes that only the right people can read or make, and bytes become verified signals.
 //!
-//! This file is the boundary; what stands behind it is `seal/…` (the real construction) or the simulator's stand-in.
+//! This file is the boundary; what stands behind it is [`Sealer`] (the real construction) or the simulator's stand-in.
+
+mod block;
+mod broadcast;
+mod call;
+mod envelope;
+mod gate;
+mod keys;
+mod pairwise;
+mod replay;
+mod sealer;
+#[cfg(test)]
+mod tests;
+
+pub use sealer::Sealer;
 
 use super::{
     id::{CallId, Did, Instance},
@@ -59,4 +73,13 @@ pub enum Rejected {
     /// A major version that this node does not speak.
     #[error("unknown_version")]
     UnknownVersion,
+}
+
+impl From<super::wire::WireError> for Rejected {
+    fn from(error: super::wire::WireError) -> Self {
+        match error {
+            super::wire::WireError::Malformed => Self::Malformed,
+            super::wire::WireError::Version => Self::UnknownVersion,
+        }
+    }
 }

@@ -2,4 +2,5 @@
 
 mod demo;
 mod install;
+mod sim;
 mod tidy;

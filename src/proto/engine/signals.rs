@@ -195,7 +195,12 @@ impl Engine {
         if let Some(id) = id {
             self.acknowledge(call, from, Sealing::Envelope, id);
         }
-        self.heard_of(call, from, presence, now);
+        if self.heard_of(call, from, presence, now)
+            && from > &self.config.did
+            && let Some(known) = self.calls.get_mut(&call)
+        {
+            known.hello.open(now.mono);
+        }
     }
 
     /// Another device of this DID is in the call.
@@ -211,19 +216,21 @@ impl Engine {
         }
     }
 
-    fn heard_of(&mut self, call: CallId, from: &Did, presence: signal::Presence, now: Now) {
-        let Some(known) = self.calls.get_mut(&call) else { return };
+    /// A participant is in the call; true if this device, which is in it too, had not met that stay yet.
+    fn heard_of(&mut self, call: CallId, from: &Did, presence: signal::Presence, now: Now) -> bool {
+        let Some(known) = self.calls.get_mut(&call) else { return false };
         let phase = known.phase;
-        let Some(member) = known.members.get_mut(from) else { return };
+        let Some(member) = known.members.get_mut(from) else { return false };
         if member.left.is_some_and(|left| presence.instance <= left) {
-            return;
+            return false;
         }
         match &mut member.presence {
             Presence::In(peer) if peer.instance == presence.instance => {
                 peer.contact = presence.contact.or(peer.contact.take());
-                return self.heard_state(call, from, presence.state);
+                self.heard_state(call, from, presence.state);
+                return false;
             }
-            Presence::In(peer) if peer.instance > presence.instance => return,
+            Presence::In(peer) if peer.instance > presence.instance => return false,
             _ => {}
         }
         if let Phase::Ended { instance, .. } = phase {
@@ -231,11 +238,11 @@ impl Engine {
             if let Some(leave) = instance.map(Body::Leave) {
                 self.post(call, from, Sealing::Pairwise, leave, Persistence::UntilAcked, now.mono);
             }
-            return;
+            return false;
         }
         self.stop_leg(call, from, now.mono);
-        let Some(known) = self.calls.get_mut(&call) else { return };
-        let Some(member) = known.members.get_mut(from) else { return };
+        let Some(known) = self.calls.get_mut(&call) else { return false };
+        let Some(member) = known.members.get_mut(from) else { return false };
         member.presence = Presence::In(Box::new(Peer {
             instance: presence.instance,
             state: presence.state,
@@ -249,14 +256,11 @@ impl Engine {
             to_it && !matches!(outgoing.signal.body, Body::Join(_))
         });
         self.show_media(call, from);
-        if matches!(phase, Phase::Joined { .. }) {
+        let joined = matches!(phase, Phase::Joined { .. });
+        if joined {
             self.meet(call, from, now.mono);
-            if from > &self.config.did
-                && let Some(known) = self.calls.get_mut(&call)
-            {
-                known.hello.open(now.mono);
-            }
         }
+        joined
     }
 
     fn heard_state(&mut self, call: CallId, from: &Did, state: MediaState) {

@@ -1,0 +1,444 @@
+//! Sound cards, through cpal: finding, opening, and what the engine sees of an open one.
+//!
+//! PulseAudio's protocol comes first (PipeWire speaks it, too), then ALSA. `PULSE_SERVER` is honoured in its
+//! `unix:/path` form, which is all that cpal's client speaks. Opening may take seconds: never on the audio thread.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use cpal::{
+    BufferSize, ErrorKind, FromSample, HostId, Sample, SampleFormat, SizedSample, StreamConfig, SupportedBufferSize,
+    traits::{DeviceTrait, HostTrait, StreamTrait},
+};
+
+use super::{
+    BLOCK_SAMPLES, Block, Device, SAMPLE_RATE_HZ,
+    backend::{Capture, Playback, Waker},
+    callback::{Gauge, InputEnd, OutputEnd},
+    port::{Attempt, Opened, named},
+    resample::{Inward, Outward},
+};
+use crate::config::{self, Backend};
+
+/// What `status` says of `backend = "pipewire"`.
+pub const NO_PIPEWIRE: &str = "this build has no native PipeWire backend, so PulseAudio's protocol is used instead; set \
+                               [audio] backend = \"auto\" to be rid of this message";
+/// A sound server that does not answer for so long is treated as absent.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Rings hold this share of a second (200 ms).
+const RING_SHARE: u32 = 5;
+/// A backlog of captured sound above this many blocks is skipped, so that the delay does not stay.
+const MAX_BACKLOG_BLOCKS: usize = 8;
+/// The output ring follows the device's requests of the last one to two of these.
+const PERIOD_WINDOW: Duration = Duration::from_secs(1);
+
+/// What a look-around found.
+pub struct Probe {
+    pub backend: String,
+    pub input: String,
+    pub output: String,
+    pub problem: Option<String>,
+}
+
+/// Finds, but does not open, what the configuration names.
+pub fn probe(config: &config::Audio) -> Probe {
+    let host = match host(config.backend) {
+        Ok(host) => host,
+        Err(why) => {
+            let (input, output) = (config.input.clone(), config.output.clone());
+            return Probe { backend: "none".into(), input, output, problem: Some(why) };
+        }
+    };
+    let mut problems = Vec::from_iter((config.backend == Backend::Pipewire).then(|| NO_PIPEWIRE.to_owned()));
+    let mut find = |direction: Direction, wanted: &str| match find(&host, direction, wanted) {
+        Ok(device) => name(&device),
+        Err(why) => {
+            problems.push(why);
+            wanted.to_owned()
+        }
+    };
+    let input = find(Direction::Input, &config.input);
+    let output = find(Direction::Output, &config.output);
+    let problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
+    Probe { backend: backend_name(&host).into(), input, output, problem }
+}
+
+/// The devices of the configured sound system; none when it does not answer. May take seconds.
+pub fn devices(config: &config::Audio) -> Vec<Device> {
+    let found = |direction: &str, name: &str, description: &str, default| Device {
+        name: name.to_owned(),
+        description: description.to_owned(),
+        direction: direction.to_owned(),
+        default,
+    };
+    match config.backend {
+        Backend::File => {
+            return vec![
+                found("input", &config.input_file, "a WAV file that is spoken", true),
+                found("output", &config.output_file, "a WAV file of what is heard", true),
+            ];
+        }
+        Backend::Null => return vec![found("input", "silence", "", true), found("output", "nowhere", "", true)],
+        Backend::Auto | Backend::Pipewire | Backend::Pulseaudio | Backend::Alsa => {}
+    }
+    let Ok(host) = host(config.backend) else { return Vec::new() };
+    let mut all = Vec::new();
+    for direction in [Direction::Input, Direction::Output] {
+        let default = direction.default_of(&host).map(|device| name(&device));
+        for device in direction.devices_of(&host) {
+            let name = name(&device);
+            let default = default.as_ref() == Some(&name);
+            all.push(found(direction.word(), &name, &description(&device), default));
+        }
+    }
+    all
+}
+
+/// Opens the configured microphone.
+pub fn open_input(config: &config::Audio, waker: Waker) -> Attempt<dyn Capture> {
+    let (host, device, name) = locate(config, Direction::Input, &config.input)?;
+    let fail = |why: String| format!("the microphone {name} does not open ({why}); see `telecon devices`");
+    let chosen = Chosen::of(&device, Direction::Input).map_err(fail)?;
+    let rate_hz = chosen.config.sample_rate;
+    let (producer, consumer) = rtrb::RingBuffer::new((rate_hz / RING_SHARE) as usize);
+    let broken = Broken::new(waker.clone(), format!("the microphone {name}"));
+    let end =
+        InputEnd { ring: producer, channels: chosen.config.channels.into(), waker, wake_at: (rate_hz / 100) as usize };
+    let stream = match chosen.format {
+        SampleFormat::I16 => input_stream::<i16>(&device, chosen.config, end, broken.clone()),
+        SampleFormat::I32 => input_stream::<i32>(&device, chosen.config, end, broken.clone()),
+        _ => input_stream::<f32>(&device, chosen.config, end, broken.clone()),
+    };
+    let stream = stream.map_err(|error| fail(error.to_string()))?;
+    stream.play().map_err(|error| fail(error.to_string()))?;
+    let resampler = Inward::new(rate_hz).map_err(fail)?;
+    let opened = Opened { backend: backend_name(&host).into(), device: name };
+    Ok((Box::new(DeviceInput { _stream: stream, ring: consumer, resampler, broken }), opened))
+}
+
+/// Opens the configured speaker.
+pub fn open_output(config: &config::Audio, waker: Waker) -> Attempt<dyn Playback> {
+    let (host, device, name) = locate(config, Direction::Output, &config.output)?;
+    let fail = |why: String| format!("the speaker {name} does not open ({why}); see `telecon devices`");
+    let chosen = Chosen::of(&device, Direction::Output).map_err(fail)?;
+    let rate_hz = chosen.config.sample_rate;
+    let (producer, consumer) = rtrb::RingBuffer::new((rate_hz / RING_SHARE) as usize);
+    let broken = Broken::new(waker.clone(), format!("the speaker {name}"));
+    let gauge = Arc::new(Gauge::default());
+    let channels = chosen.config.channels.into();
+    let end = OutputEnd { ring: consumer, channels, waker, gauge: gauge.clone(), primed: false };
+    let stream = match chosen.format {
+        SampleFormat::I16 => output_stream::<i16>(&device, chosen.config, end, broken.clone()),
+        SampleFormat::I32 => output_stream::<i32>(&device, chosen.config, end, broken.clone()),
+        _ => output_stream::<f32>(&device, chosen.config, end, broken.clone()),
+    };
+    let stream = stream.map_err(|error| fail(error.to_string()))?;
+    stream.play().map_err(|error| fail(error.to_string()))?;
+    let resampler = Outward::new(rate_hz).map_err(fail)?;
+    let opened = named(backend_name(&host), &name);
+    let output = DeviceOutput {
+        _stream: stream,
+        ring: producer,
+        resampler,
+        gauge,
+        rate_hz,
+        periods: [(rate_hz / 100) as usize; 2],
+        window_ends: Instant::now() + PERIOD_WINDOW,
+        broken,
+    };
+    Ok((Box::new(output), opened))
+}
+
+struct DeviceInput {
+    _stream: cpal::Stream,
+    ring: rtrb::Consumer<f32>,
+    resampler: Inward,
+    broken: Arc<Broken>,
+}
+
+impl Capture for DeviceInput {
+    fn read(&mut self, block: &mut Block, _now: Instant) -> bool {
+        let (ready, needs) = (self.ring.slots(), self.resampler.needs());
+        if ready < needs {
+            return false;
+        }
+        if ready > MAX_BACKLOG_BLOCKS * needs
+            && let Ok(old) = self.ring.read_chunk(ready - 2 * needs)
+        {
+            old.commit_all();
+        }
+        let ring = &mut self.ring;
+        self.resampler.block(block, |room| {
+            let (_, _missing) = ring.pop_partial_slice(room);
+        });
+        true
+    }
+
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    fn broken(&mut self) -> Option<String> {
+        self.broken.take()
+    }
+}
+
+struct DeviceOutput {
+    _stream: cpal::Stream,
+    ring: rtrb::Producer<f32>,
+    resampler: Outward,
+    gauge: Arc<Gauge>,
+    rate_hz: u32,
+    /// Largest request of this window and of the one before, in device samples.
+    periods: [usize; 2],
+    window_ends: Instant,
+    broken: Arc<Broken>,
+}
+
+impl DeviceOutput {
+    fn filled(&self) -> usize {
+        self.ring.buffer().capacity() - self.ring.slots()
+    }
+}
+
+impl Playback for DeviceOutput {
+    fn wants(&mut self, now: Instant) -> bool {
+        let asked = self.gauge.period.swap(0, Relaxed).min(self.ring.buffer().capacity() / 2);
+        self.periods[0] = self.periods[0].max(asked);
+        if now >= self.window_ends {
+            self.periods = [asked, self.periods[0]];
+            self.window_ends = now + PERIOD_WINDOW;
+        }
+        // One request's worth waits for the next callback, no more: what waits here is heard late.
+        self.filled() < self.periods[0].max(self.periods[1])
+    }
+
+    fn play(&mut self, block: &Block) {
+        // Full: the device has stopped asking, and what is lost is not missed.
+        let (_, _lost) = self.ring.push_partial_slice(self.resampler.device_samples(block));
+    }
+
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
+    fn delay_ms(&self) -> f64 {
+        let device_ms = f64::from(self.gauge.delay_us.load(Relaxed)) / 1000.0;
+        device_ms + self.filled() as f64 * 1000.0 / f64::from(self.rate_hz)
+    }
+
+    fn broken(&mut self) -> Option<String> {
+        self.broken.take()
+    }
+}
+
+/// What a stream's error callback leaves for the audio thread. Errors are not real-time: a lock is fine there.
+struct Broken {
+    what: String,
+    why: Mutex<Option<String>>,
+    waker: Waker,
+}
+
+impl Broken {
+    fn new(waker: Waker, what: String) -> Arc<Self> {
+        Arc::new(Self { what, why: Mutex::default(), waker })
+    }
+
+    fn report(&self, error: &cpal::Error) {
+        match error.kind() {
+            // The stream goes on.
+            ErrorKind::Xrun | ErrorKind::DeviceChanged | ErrorKind::RealtimeDenied => {
+                tracing::debug!(%error, what = self.what, "audio stream");
+            }
+            _ => {
+                let why = format!("{} stopped ({error}); it is tried again every few seconds", self.what);
+                *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                self.waker.wake();
+            }
+        }
+    }
+
+    fn take(&self) -> Option<String> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn input_stream<T: SizedSample>(
+    device: &cpal::Device,
+    config: StreamConfig,
+    mut end: InputEnd,
+    broken: Arc<Broken>,
+) -> Result<cpal::Stream, cpal::Error>
+where
+    f32: FromSample<T>,
+{
+    device.build_input_stream::<T, _, _>(
+        config,
+        move |data, _| end.captured(data),
+        move |error| broken.report(&error),
+        Some(PATIENCE),
+    )
+}
+
+fn output_stream<T: SizedSample + Sample + FromSample<f32>>(
+    device: &cpal::Device,
+    config: StreamConfig,
+    mut end: OutputEnd,
+    broken: Arc<Broken>,
+) -> Result<cpal::Stream, cpal::Error> {
+    device.build_output_stream::<T, _, _>(
+        config,
+        move |data, info| {
+            let stamp = info.timestamp();
+            let delay = stamp.playback.saturating_duration_since(stamp.callback);
+            end.wanted(data, u32::try_from(delay.as_micros()).unwrap_or(u32::MAX));
+        },
+        move |error| broken.report(&error),
+        Some(PATIENCE),
+    )
+}
+
+/// How a device is opened.
+struct Chosen {
+    config: StreamConfig,
+    format: SampleFormat,
+}
+
+impl Chosen {
+    /// 48 kHz mono float where the device (or its server) converts, its own default otherwise; 10 ms periods.
+    fn of(device: &cpal::Device, direction: Direction) -> Result<Self, String> {
+        let supported = direction.configs_of(device)?;
+        let wanted = supported.iter().find(|range| {
+            let rates = range.min_sample_rate()..=range.max_sample_rate();
+            range.channels() == 1 && range.sample_format() == SampleFormat::F32 && rates.contains(&SAMPLE_RATE_HZ)
+        });
+        let config = match wanted {
+            Some(range) => (*range).with_sample_rate(SAMPLE_RATE_HZ),
+            None => direction.default_config_of(device)?,
+        };
+        let format = match config.sample_format() {
+            format @ (SampleFormat::F32 | SampleFormat::I16 | SampleFormat::I32) => format,
+            // ALSA's plug layer and PulseAudio convert floats.
+            _ => SampleFormat::F32,
+        };
+        let rate_hz = config.sample_rate();
+        let period = rate_hz * BLOCK_SAMPLES as u32 / SAMPLE_RATE_HZ;
+        let period = match config.buffer_size() {
+            SupportedBufferSize::Range { min, max } => period.clamp(*min, (*max).max(*min)),
+            SupportedBufferSize::Unknown => period,
+        };
+        // Never the default size: PulseAudio would hold two seconds.
+        let buffer_size = BufferSize::Fixed(period);
+        Ok(Self { config: StreamConfig { channels: config.channels(), sample_rate: rate_hz, buffer_size }, format })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Input,
+    Output,
+}
+
+impl Direction {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        }
+    }
+
+    fn default_of(self, host: &cpal::Host) -> Option<cpal::Device> {
+        match self {
+            Self::Input => host.default_input_device(),
+            Self::Output => host.default_output_device(),
+        }
+    }
+
+    fn devices_of(self, host: &cpal::Host) -> Vec<cpal::Device> {
+        match self {
+            Self::Input => host.input_devices().map(Vec::from_iter).unwrap_or_default(),
+            Self::Output => host.output_devices().map(Vec::from_iter).unwrap_or_default(),
+        }
+    }
+
+    fn configs_of(self, device: &cpal::Device) -> Result<Vec<cpal::SupportedStreamConfigRange>, String> {
+        match self {
+            Self::Input => device.supported_input_configs().map(Vec::from_iter),
+            Self::Output => device.supported_output_configs().map(Vec::from_iter),
+        }
+        .map_err(|error| error.to_string())
+    }
+
+    fn default_config_of(self, device: &cpal::Device) -> Result<cpal::SupportedStreamConfig, String> {
+        match self {
+            Self::Input => device.default_input_config(),
+            Self::Output => device.default_output_config(),
+        }
+        .map_err(|error| error.to_string())
+    }
+}
+
+fn locate(
+    config: &config::Audio,
+    direction: Direction,
+    wanted: &str,
+) -> Result<(cpal::Host, cpal::Device, String), String> {
+    let host = host(config.backend)?;
+    let device = find(&host, direction, wanted)?;
+    let name = name(&device);
+    Ok((host, device, name))
+}
+
+/// The sound system that the configuration asks for.
+fn host(backend: Backend) -> Result<cpal::Host, String> {
+    let pulse = || {
+        cpal::host_from_id(HostId::PulseAudio).map_err(|error| {
+            format!("no PulseAudio or PipeWire server answers ({error}); start one, or set [audio] backend to \"alsa\"")
+        })
+    };
+    let alsa = || {
+        cpal::host_from_id(HostId::Alsa)
+            .map_err(|error| format!("there is no sound system ({error}); install PipeWire, PulseAudio or ALSA"))
+    };
+    match backend {
+        Backend::Pulseaudio => pulse(),
+        Backend::Alsa => alsa(),
+        Backend::Auto | Backend::Pipewire | Backend::File | Backend::Null => pulse().or_else(|_| alsa()),
+    }
+}
+
+fn backend_name(host: &cpal::Host) -> &'static str {
+    match host.id() {
+        HostId::PulseAudio => "pulseaudio",
+        HostId::Alsa => "alsa",
+    }
+}
+
+/// `default`, or the device whose name or description it is.
+fn find(host: &cpal::Host, direction: Direction, wanted: &str) -> Result<cpal::Device, String> {
+    let what = match direction {
+        Direction::Input => "microphone",
+        Direction::Output => "speaker",
+    };
+    if wanted.is_empty() || wanted == "default" {
+        return direction.default_of(host).ok_or_else(|| format!("there is no {what}; plug one in"));
+    }
+    direction
+        .devices_of(host)
+        .into_iter()
+        .find(|device| name(device) == wanted || description(device) == wanted)
+        .ok_or_else(|| {
+            let key = direction.word();
+            format!("there is no {what} called {wanted:?}; set [audio] {key} to a name from `telecon devices`")
+        })
+}
+
+fn name(device: &cpal::Device) -> String {
+    device.id().map_or_else(|_| description(device), |id| id.id().to_owned())
+}
+
+fn description(device: &cpal::Device) -> String {
+    device.description().map_or_else(|_| "unnamed".into(), |description| description.name().to_owned())
+}

@@ -1,0 +1,258 @@
+//! The audio thread: opens and closes what the plan asks for, encodes the microphone, mixes the legs.
+//!
+//! It sleeps until a callback, a command or its own next deadline wakes it; with an empty plan it sleeps for ever.
+//! It never waits for a device: those are opened and closed by threads of their own ([`super::port`]).
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{broadcast, mpsc};
+
+use super::{
+    AudioEvent, BLOCK_SAMPLES, Block, EncodedFrame, FRAME_SAMPLES, LegAudioStats, SAMPLE_RATE_HZ, Shared,
+    backend::{Nowhere, Silence},
+    codec::Encoder,
+    mixer::{self, Limiter},
+    port::{Opener, Port},
+    remote::Remote,
+    tone::RingTone,
+};
+use crate::proto::{id::LegId, io::AudioPlan};
+
+/// Figures for `leg_stats` and `status` are renewed so often while something plays.
+const REPORT: Duration = Duration::from_millis(250);
+/// Longest sleep while something is open: a callback that does not come is noticed.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+
+/// All that the audio thread owns.
+pub struct Engine {
+    shared: Arc<Shared>,
+    events: mpsc::Sender<AudioEvent>,
+    /// Events that found the channel full; bounded by the legs, sent again at the next turn.
+    unsent: Vec<AudioEvent>,
+    plan: AudioPlan,
+    opener: Opener,
+    input: Port<dyn super::backend::Capture>,
+    output: Port<dyn super::backend::Playback>,
+    uplink: Uplink,
+    legs: BTreeMap<LegId, Remote>,
+    limiter: Limiter,
+    tone: RingTone,
+    report_at: Instant,
+}
+
+impl Engine {
+    pub fn new(
+        shared: Arc<Shared>,
+        opener: Opener,
+        microphone: broadcast::Sender<EncodedFrame>,
+        events: mpsc::Sender<AudioEvent>,
+    ) -> Self {
+        Self {
+            shared,
+            events,
+            unsent: Vec::new(),
+            plan: AudioPlan::default(),
+            opener,
+            input: Port::new(|| Box::new(Silence::new())),
+            output: Port::new(|| Box::new(Nowhere::new())),
+            uplink: Uplink::new(microphone),
+            legs: BTreeMap::new(),
+            limiter: Limiter::default(),
+            tone: RingTone::default(),
+            report_at: Instant::now(),
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub fn run(mut self) {
+        while self.take_commands() {
+            let now = Instant::now();
+            self.drive_ports(now);
+            self.capture(now);
+            self.playback(now);
+            self.report(now);
+            match self.wake_at(now) {
+                Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
+                None => std::thread::park(),
+            }
+        }
+    }
+
+    /// Takes over what callers left; false when the thread should end.
+    fn take_commands(&mut self) -> bool {
+        let mut inbox = self.shared.inbox();
+        if inbox.stop {
+            return false;
+        }
+        self.plan = inbox.plan;
+        for (id, slots) in inbox.added.drain(..) {
+            self.legs.insert(id, Remote::new(slots, self.shared.epoch));
+        }
+        for id in inbox.removed.drain(..) {
+            self.legs.remove(&id);
+        }
+        drop(inbox);
+        self.tone.ring(self.plan.ring);
+        true
+    }
+
+    /// Opens, closes and retries; tells when that changed the status.
+    fn drive_ports(&mut self, now: Instant) {
+        let input = self.plan.microphone;
+        let output = self.plan.playback || self.plan.ring || (self.tone.sounds() && self.output.is_open());
+        let mut changed = self.opener.take_probe(&self.shared);
+        let was_capturing = self.input.is_wanted();
+        changed |= self.input.drive(input, now, || self.opener.input());
+        changed |= self.output.drive(output, now, || self.opener.output());
+        if self.input.is_wanted() && !was_capturing {
+            self.uplink.begin(self.shared.epoch, now);
+        }
+        if changed {
+            self.publish_status();
+            self.emit(AudioEvent::Changed);
+        }
+    }
+
+    fn capture(&mut self, now: Instant) {
+        let Some(microphone) = self.input.active() else { return };
+        let mut block = [0.0; BLOCK_SAMPLES];
+        while microphone.read(&mut block, now) {
+            self.uplink.add(&block, self.plan.muted);
+        }
+    }
+
+    fn playback(&mut self, now: Instant) {
+        for leg in self.legs.values_mut() {
+            leg.receive();
+        }
+        while self.output.active().is_some_and(|speaker| speaker.wants(now)) {
+            let block = self.mix(now);
+            if let Some(speaker) = self.output.active() {
+                speaker.play(&block);
+            }
+        }
+    }
+
+    fn mix(&mut self, now: Instant) -> Block {
+        let mut sum = [0.0; BLOCK_SAMPLES];
+        if self.plan.playback {
+            for (id, leg) in &mut self.legs {
+                let mut started = false;
+                if let Some(block) = leg.block(now, &mut started) {
+                    mixer::add(&mut sum, &block);
+                }
+                if started {
+                    self.unsent.push(AudioEvent::FirstAudio(*id));
+                }
+            }
+        }
+        if self.plan.deafened {
+            sum.fill(0.0);
+        }
+        self.tone.add_to(&mut sum);
+        self.limiter.apply(&mut sum);
+        sum
+    }
+
+    fn report(&mut self, now: Instant) {
+        let unsent = std::mem::take(&mut self.unsent);
+        unsent.into_iter().for_each(|event| self.emit(event));
+        if now < self.report_at || (!self.input.is_wanted() && !self.output.is_wanted()) {
+            return;
+        }
+        self.report_at = now + REPORT;
+        self.legs.retain(|_, leg| !leg.is_abandoned());
+        let output_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
+        let stats: BTreeMap<LegId, LegAudioStats> =
+            self.legs.iter().map(|(id, leg)| (*id, leg.stats(output_ms))).collect();
+        self.shared.board().legs = stats;
+        self.publish_status();
+    }
+
+    fn publish_status(&mut self) {
+        let problems: Vec<String> =
+            [self.opener.problem(), self.output.problem(), self.input.problem()].into_iter().flatten().collect();
+        let input_started = self.input.active().and_then(|microphone| microphone.started_unix_us());
+        let output_started = self.output.active().and_then(|speaker| speaker.started_unix_us());
+        let names = (self.input.name(), self.output.name());
+        let mut board = self.shared.board();
+        let status = &mut board.status;
+        status.problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
+        // The last pass's times stay readable after the call.
+        status.input_started_unix_us = input_started.or(status.input_started_unix_us);
+        status.output_started_unix_us = output_started.or(status.output_started_unix_us);
+        if let Some(opened) = names.0 {
+            status.backend = opened.backend;
+            status.input = opened.device;
+        }
+        if let Some(opened) = names.1 {
+            status.backend = opened.backend;
+            status.output = opened.device;
+        }
+    }
+
+    fn emit(&mut self, event: AudioEvent) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event)
+            && !self.unsent.contains(&event)
+        {
+            self.unsent.push(event);
+        }
+    }
+
+    /// When there is something to do again without being woken.
+    fn wake_at(&mut self, now: Instant) -> Option<Instant> {
+        let input = self.input.due(|microphone| microphone.due());
+        let output = self.output.due(|speaker| speaker.due());
+        let retry = (!self.unsent.is_empty()).then_some(now + LONGEST_SLEEP);
+        let alive = (self.input.is_wanted() || self.output.is_wanted()).then_some(now + LONGEST_SLEEP);
+        [input, output, retry, alive].into_iter().flatten().min()
+    }
+}
+
+/// From the microphone's blocks to encoded frames.
+struct Uplink {
+    encoder: Option<Encoder>,
+    frame: [f32; FRAME_SAMPLES],
+    filled: usize,
+    timestamp: u32,
+    microphone: broadcast::Sender<EncodedFrame>,
+}
+
+impl Uplink {
+    fn new(microphone: broadcast::Sender<EncodedFrame>) -> Self {
+        Self { encoder: None, frame: [0.0; FRAME_SAMPLES], filled: 0, timestamp: 0, microphone }
+    }
+
+    /// The microphone opens: timestamps go on by the time that passed, so that the pause is seen as one.
+    fn begin(&mut self, epoch: Instant, now: Instant) {
+        let elapsed_us = now.saturating_duration_since(epoch).as_micros();
+        self.timestamp = (elapsed_us * u128::from(SAMPLE_RATE_HZ) / 1_000_000) as u32;
+        self.filled = 0;
+        self.encoder = Encoder::new().inspect_err(|error| tracing::error!(%error, "no memory for Opus")).ok();
+    }
+
+    /// Adds 10 ms; every second block completes a frame. A muted frame is silence as a whole.
+    fn add(&mut self, block: &Block, muted: bool) {
+        self.frame[self.filled..self.filled + BLOCK_SAMPLES].copy_from_slice(block);
+        self.filled += BLOCK_SAMPLES;
+        if self.filled < FRAME_SAMPLES {
+            return;
+        }
+        self.filled = 0;
+        if muted {
+            self.frame.fill(0.0);
+        }
+        let timestamp = self.timestamp;
+        self.timestamp = timestamp.wrapping_add(FRAME_SAMPLES as u32);
+        let Some(encoder) = &mut self.encoder else { return };
+        match encoder.encode(&self.frame) {
+            // An error says that no leg listens, which is no fault.
+            Ok(payload) => drop(self.microphone.send(EncodedFrame { payload, timestamp })),
+            Err(error) => tracing::warn!(%error, "a frame was not encoded"),
+        }
+    }
+}

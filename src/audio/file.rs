@@ -1,0 +1,242 @@
+//! The `file` backend: a WAV is spoken into the call, a WAV is written of what the speaker would play.
+//!
+//! Both are paced by the monotonic clock. The clip is held in memory (five minutes of it at most).
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use super::{
+    BLOCK_SAMPLES, Block, SAMPLE_RATE_HZ,
+    backend::{BLOCK, Capture, Pace, Playback, unix_us},
+    resample::resample_whole,
+};
+
+/// What is kept of a clip: five minutes at most.
+const MAX_CLIP_SECONDS: usize = 5 * 60;
+/// Blocks between two writes: the header is right again every 200 ms.
+const BLOCKS_A_WRITE: usize = 20;
+const HEADER_BYTES: usize = 44;
+/// Six hours; a WAV's lengths are 32 bits of bytes.
+const MAX_OUTPUT_SAMPLES: u64 = 6 * 3600 * SAMPLE_RATE_HZ as u64;
+const SAMPLES_A_SECOND: u64 = SAMPLE_RATE_HZ as u64;
+
+/// A clip, 48 kHz mono, at least one sample.
+pub type Clip = Arc<[i16]>;
+
+/// Reads a WAV of any rate and channel count. The error is a sentence for the user.
+pub fn read_clip(path: &Path) -> Result<Clip, String> {
+    let fail = |why: &dyn std::fmt::Display| {
+        format!("the file {} of [audio] input_file cannot be spoken ({why}); name a readable WAV file", path.display())
+    };
+    let mut reader = hound::WavReader::open(path).map_err(|error| fail(&error))?;
+    let spec = reader.spec();
+    let rate = spec.sample_rate as usize;
+    let channels = usize::from(spec.channels);
+    if !(8_000..=384_000).contains(&rate) || !(1..=32).contains(&channels) {
+        return Err(fail(&format_args!("{rate} Hz, {channels} channels")));
+    }
+    let most = MAX_CLIP_SECONDS * rate * channels;
+    let samples: Result<Vec<f32>, hound::Error> = match spec.sample_format {
+        hound::SampleFormat::Float => reader.samples::<f32>().take(most).collect(),
+        hound::SampleFormat::Int => {
+            let scale = 1.0 / (1_i64 << (spec.bits_per_sample.clamp(1, 32) - 1)) as f32;
+            reader.samples::<i32>().take(most).map(|sample| sample.map(|sample| sample as f32 * scale)).collect()
+        }
+    };
+    let samples = samples.map_err(|error| fail(&error))?;
+    let mono: Vec<f32> =
+        samples.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() / channels as f32).collect();
+    let clip = resample_whole(&mono, rate).map_err(|error| fail(&error))?;
+    if clip.is_empty() {
+        return Err(fail(&"it holds no sound"));
+    }
+    Ok(clip.into_iter().map(to_pcm).collect())
+}
+
+/// Speaks a clip, looped.
+pub struct FileInput {
+    clip: Clip,
+    at: usize,
+    pace: Pace,
+    /// When the present pass of the clip began.
+    started_unix_us: u64,
+}
+
+impl FileInput {
+    /// Begins with the clip's first sample, now.
+    pub fn new(clip: Clip) -> Self {
+        Self { clip, at: 0, pace: Pace::new(Instant::now() + BLOCK), started_unix_us: unix_us() }
+    }
+
+    fn advance(&mut self, samples: u64) {
+        let length = self.clip.len() as u64;
+        let at = self.at as u64 + samples;
+        let passes = at / length;
+        // Longer than u64 / 1e6 samples no process lives.
+        self.started_unix_us += passes * length * 1_000_000 / SAMPLES_A_SECOND;
+        self.at = (at % length) as usize;
+    }
+}
+
+impl Capture for FileInput {
+    fn read(&mut self, block: &mut Block, now: Instant) -> bool {
+        let skipped = self.pace.catch_up(now);
+        self.advance(skipped * BLOCK_SAMPLES as u64);
+        if !self.pace.tick(now) {
+            return false;
+        }
+        for (sample, at) in block.iter_mut().zip(self.at..) {
+            *sample = f32::from(self.clip[at % self.clip.len()]) / 32768.0;
+        }
+        self.advance(BLOCK_SAMPLES as u64);
+        true
+    }
+
+    fn due(&self) -> Option<Instant> {
+        Some(self.pace.due())
+    }
+
+    fn started_unix_us(&self) -> Option<u64> {
+        Some(self.started_unix_us)
+    }
+}
+
+/// Writes what would be played: 48 kHz, mono, 16 bit, valid at any moment but for the last 200 ms.
+pub struct FileOutput {
+    file: File,
+    path: PathBuf,
+    samples: u64,
+    pending: Vec<u8>,
+    pace: Pace,
+    started_unix_us: u64,
+    broken: Option<String>,
+}
+
+impl FileOutput {
+    /// Opens or makes the file. One that telecon wrote before is continued, anything else is refused, so that no
+    /// recording is ever lost. The error is a sentence for the user.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let fail = |why: &dyn std::fmt::Display| {
+            format!(
+                "the file {} of [audio] output_file cannot be written ({why}); name another file or remove it",
+                path.display()
+            )
+        };
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let mut file = options.map_err(|error| fail(&error))?;
+        let length = file.metadata().map_err(|error| fail(&error))?.len();
+        let mut samples = 0;
+        if length > 0 {
+            let mut found = [0; HEADER_BYTES];
+            file.read_exact(&mut found).map_err(|error| fail(&error))?;
+            if !same_format(&found) {
+                return Err(fail(&"it exists and is no 48 kHz mono 16-bit WAV of telecon's"));
+            }
+            // What the header has not yet counted was recorded too.
+            samples = (length - HEADER_BYTES as u64) / 2;
+        }
+        let mut output = Self {
+            file,
+            path: path.to_owned(),
+            samples,
+            pending: Vec::with_capacity(BLOCKS_A_WRITE * BLOCK_SAMPLES * 2),
+            pace: Pace::new(Instant::now()),
+            started_unix_us: unix_us().saturating_sub(samples * 1_000_000 / SAMPLES_A_SECOND),
+            broken: None,
+        };
+        output.write().map_err(|error| fail(&error))?;
+        Ok(output)
+    }
+
+    fn write(&mut self) -> std::io::Result<()> {
+        let written = self.samples - self.pending.len() as u64 / 2;
+        self.file.seek(SeekFrom::Start(HEADER_BYTES as u64 + 2 * written))?;
+        self.file.write_all(&self.pending)?;
+        self.pending.clear();
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(&header(self.samples))
+    }
+
+    fn flush(&mut self) {
+        if let Err(error) = self.write() {
+            self.pending.clear();
+            self.broken = Some(format!(
+                "writing {} failed ({error}); make room or name another [audio] output_file",
+                self.path.display()
+            ));
+        }
+    }
+}
+
+impl Playback for FileOutput {
+    fn wants(&mut self, now: Instant) -> bool {
+        self.pace.tick(now)
+    }
+
+    fn play(&mut self, block: &Block) {
+        if self.samples >= MAX_OUTPUT_SAMPLES {
+            self.broken =
+                Some(format!("{} holds six hours and is full; name another [audio] output_file", self.path.display()));
+            return;
+        }
+        self.pending.extend(block.iter().flat_map(|sample| to_pcm(*sample).to_le_bytes()));
+        self.samples += BLOCK_SAMPLES as u64;
+        if self.pending.len() >= BLOCKS_A_WRITE * BLOCK_SAMPLES * 2 {
+            self.flush();
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        Some(self.pace.due())
+    }
+
+    fn started_unix_us(&self) -> Option<u64> {
+        Some(self.started_unix_us)
+    }
+
+    fn broken(&mut self) -> Option<String> {
+        self.broken.take()
+    }
+}
+
+impl Drop for FileOutput {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+fn to_pcm(sample: f32) -> i16 {
+    (sample * 32767.0).round().clamp(-32768.0, 32767.0) as i16
+}
+
+/// A canonical WAV header (RIFF, `fmt ` of PCM, `data`).
+fn header(samples: u64) -> [u8; HEADER_BYTES] {
+    let data_bytes = u32::try_from(samples * 2).unwrap_or(u32::MAX - 36);
+    let mut bytes = Vec::with_capacity(HEADER_BYTES);
+    bytes.extend(b"RIFF");
+    bytes.extend((data_bytes + 36).to_le_bytes());
+    bytes.extend(b"WAVEfmt ");
+    bytes.extend(16_u32.to_le_bytes());
+    bytes.extend(1_u16.to_le_bytes()); // PCM
+    bytes.extend(1_u16.to_le_bytes()); // mono
+    bytes.extend(SAMPLE_RATE_HZ.to_le_bytes());
+    bytes.extend((SAMPLE_RATE_HZ * 2).to_le_bytes()); // bytes a second
+    bytes.extend(2_u16.to_le_bytes()); // bytes a sample
+    bytes.extend(16_u16.to_le_bytes()); // bits a sample
+    bytes.extend(b"data");
+    bytes.extend(data_bytes.to_le_bytes());
+    let mut header = [0; HEADER_BYTES];
+    header.copy_from_slice(&bytes);
+    header
+}
+
+/// All of the header but its two lengths.
+fn same_format(found: &[u8; HEADER_BYTES]) -> bool {
+    let own = header(0);
+    found[..4] == own[..4] && found[8..40] == own[8..40]
+}

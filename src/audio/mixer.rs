@@ -1,0 +1,116 @@
+//! Adds up what is heard and keeps it within the scale; measures levels.
+
+use super::Block;
+
+/// Peaks above this are turned down.
+const CEILING: f32 = 0.95;
+/// How much of the way back to full gain is gone in one block of 10 ms.
+const RELEASE: f32 = 0.05;
+/// What the level of a silent leg reads, dBFS.
+pub const FLOOR_DB: f64 = -120.0;
+/// Weight of one block of 10 ms in the level: about a second of memory.
+const LEVEL_WEIGHT: f64 = 0.01;
+
+/// Turns the sum down as soon as it peaks and slowly up again; what still sticks out is clipped.
+pub struct Limiter {
+    gain: f32,
+}
+
+impl Default for Limiter {
+    fn default() -> Self {
+        Self { gain: 1.0 }
+    }
+}
+
+impl Limiter {
+    /// Limits the block in place to -1..=1.
+    pub fn apply(&mut self, block: &mut Block) {
+        let peak = block.iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
+        let wanted = if peak > CEILING { CEILING / peak } else { 1.0 };
+        let before = self.gain;
+        self.gain = if wanted < before { wanted } else { before + (wanted - before) * RELEASE };
+        if before == 1.0 && self.gain == 1.0 {
+            return;
+        }
+        let step = (self.gain - before) / block.len() as f32;
+        let mut gain = before;
+        for sample in block.iter_mut() {
+            gain += step;
+            *sample = (*sample * gain).clamp(-1.0, 1.0);
+        }
+        if self.gain > 0.999 {
+            self.gain = 1.0;
+        }
+    }
+}
+
+/// Adds `sound` to `sum`.
+pub fn add(sum: &mut Block, sound: &Block) {
+    for (sum, sample) in sum.iter_mut().zip(sound) {
+        *sum += sample;
+    }
+}
+
+/// The level of about the last second.
+#[derive(Default)]
+pub struct Meter {
+    mean_square: f64,
+}
+
+impl Meter {
+    /// Takes a block in; `None` is silence.
+    pub fn add(&mut self, block: Option<&Block>) {
+        let energy = block.map_or(0.0, |block| block.iter().map(|sample| sample * sample).sum::<f32>());
+        let mean_square = f64::from(energy) / super::BLOCK_SAMPLES as f64;
+        self.mean_square += (mean_square - self.mean_square) * LEVEL_WEIGHT;
+    }
+
+    /// RMS in dBFS, [`FLOOR_DB`] at least.
+    pub fn level_db(&self) -> f64 {
+        (10.0 * self.mean_square.max(1e-30).log10()).max(FLOOR_DB)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audio::BLOCK_SAMPLES;
+
+    fn tone(amplitude: f32) -> Block {
+        std::array::from_fn(|at| amplitude * (at as f32 * 0.1).sin())
+    }
+
+    #[test]
+    fn a_sum_of_loud_voices_stays_within_the_scale_and_recovers() {
+        let mut limiter = Limiter::default();
+        for _ in 0..50 {
+            let mut sum = [0.0; BLOCK_SAMPLES];
+            (0..4).for_each(|_| add(&mut sum, &tone(0.9)));
+            limiter.apply(&mut sum);
+            assert!(sum.iter().all(|sample| sample.abs() <= 1.0));
+        }
+        let mut last = tone(0.5);
+        for _ in 0..300 {
+            last = tone(0.5);
+            limiter.apply(&mut last);
+        }
+        assert_eq!(last, tone(0.5), "full gain again after three seconds");
+    }
+
+    #[test]
+    fn a_single_voice_is_not_touched() {
+        let (mut limiter, mut block) = (Limiter::default(), tone(0.9));
+        limiter.apply(&mut block);
+        assert_eq!(block, tone(0.9));
+    }
+
+    #[test]
+    fn the_level_is_that_of_the_last_second_and_has_a_floor() {
+        let mut meter = Meter::default();
+        assert!(meter.level_db() <= FLOOR_DB);
+        (0..500).for_each(|_| meter.add(Some(&[0.1; BLOCK_SAMPLES])));
+        assert!((meter.level_db() + 20.0).abs() < 0.1, "{}", meter.level_db());
+        (0..500).for_each(|_| meter.add(None));
+        assert!(meter.level_db() < -35.0);
+    }
+}

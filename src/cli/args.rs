@@ -1,0 +1,175 @@
+//! What can be typed. Each verb's help ends with an example; the program's help begins with some.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "Examples:
+  telecon demo                              hear a group call of three daemons on this machine
+  telecon daemon                            run the daemon (or: systemctl --user start telecon)
+  telecon id                                what to give to friends
+  telecon contacts add did:key:z6Mk… bob    remember a friend
+  telecon call bob carol --wait             call them, and wait until somebody is there
+  telecon accept                            take the call that rings
+";
+
+/// Peer-to-peer voice calls
+#[derive(Debug, Parser)]
+#[command(name = "telecon", version, before_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Args {
+    /// Keep all files below DIR: another identity, or a test
+    #[arg(long, global = true, value_name = "DIR", env = "TELECON_HOME", hide_env_values = true)]
+    pub home: Option<PathBuf>,
+    /// Print JSON, for scripts
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub enum Verb {
+    /// Run the daemon in the foreground
+    #[command(after_help = "Example: telecon daemon --config ~/quiet.toml")]
+    Daemon {
+        /// Read this file instead of the usual one
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Hold a real group call of several daemons on this machine
+    #[command(after_help = "Example: telecon demo --participants 3 --seconds 10")]
+    Demo {
+        /// How many daemons take part
+        #[arg(long, value_name = "N", default_value_t = 3)]
+        participants: usize,
+        /// How long they talk
+        #[arg(long, value_name = "S", default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Show the own DID, peer id and addresses, to give to others
+    #[command(after_help = "Example: telecon id --json")]
+    Id,
+    /// Dial a peer now
+    #[command(after_help = "Example: telecon connect /ip4/192.0.2.7/udp/4001/quic-v1")]
+    Connect {
+        /// Where it listens
+        #[arg(value_name = "MULTIADDR")]
+        address: String,
+    },
+    /// Offer a call and print its id
+    #[command(after_help = "Example: telecon call bob did:key:z6Mk… --wait\n\n\
+        With --wait the exit code is 0 when somebody is there, 10 declined, 11 no answer, 12 busy, 13 unreachable,\n\
+        14 media failed. Ctrl-C ends the waiting, not the call.")]
+    Call {
+        /// DIDs or names of contacts
+        #[arg(required = true, value_name = "WHO")]
+        who: Vec<String>,
+        /// Follow the call until it is joined or over
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Take a ringing call
+    #[command(after_help = "Example: telecon accept 0b1e")]
+    Accept {
+        /// Id or its beginning; may be left out when only one call rings
+        call: Option<String>,
+    },
+    /// Refuse a ringing call
+    #[command(after_help = "Example: telecon reject")]
+    Reject {
+        /// Id or its beginning; may be left out when only one call rings
+        call: Option<String>,
+    },
+    /// Leave a call, or take an offer back
+    #[command(after_help = "Example: telecon hangup")]
+    Hangup {
+        /// Id or its beginning; may be left out when only one call can be meant
+        call: Option<String>,
+    },
+    /// List all calls
+    #[command(after_help = "Example: telecon calls")]
+    Calls,
+    /// Show the daemon's state
+    #[command(after_help = "Example: telecon status --json")]
+    Status,
+    /// Show how well each participant is heard
+    #[command(after_help = "Example: telecon stats")]
+    Stats,
+    /// Switch the microphone off
+    #[command(after_help = "Example: telecon mute")]
+    Mute,
+    /// Switch the microphone on
+    #[command(after_help = "Example: telecon unmute")]
+    Unmute,
+    /// Switch the speaker off
+    #[command(after_help = "Example: telecon deafen")]
+    Deafen,
+    /// Switch the speaker on
+    #[command(after_help = "Example: telecon undeafen")]
+    Undeafen,
+    /// List microphones and speakers
+    #[command(after_help = "Example: telecon devices")]
+    Devices,
+    /// List, add and remove contacts
+    #[command(after_help = "Example: telecon contacts list")]
+    Contacts {
+        #[command(subcommand)]
+        verb: ContactVerb,
+    },
+    /// Print events as they happen
+    #[command(after_help = "Example: telecon watch --since 120 --json")]
+    Watch {
+        /// Begin with the kept events after this one
+        #[arg(long, value_name = "SEQ")]
+        since: Option<u64>,
+    },
+    /// Check or print the configuration
+    #[command(after_help = "Example: telecon config check")]
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub enum ContactVerb {
+    /// List all contacts
+    #[command(after_help = "Example: telecon contacts list")]
+    List,
+    /// Add a contact, or change it
+    #[command(
+        after_help = "Example: telecon contacts add did:key:z6Mk… bob --address /dns4/bob.example/udp/4001/quic-v1"
+    )]
+    Add {
+        /// Its DID
+        did: String,
+        /// What to call it here
+        name: String,
+        /// Where it can be dialled
+        #[arg(long, value_name = "MULTIADDR")]
+        address: Option<String>,
+    },
+    /// Remove a contact
+    #[command(after_help = "Example: telecon contacts remove bob")]
+    Remove {
+        /// Name or DID
+        who: String,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub enum ConfigVerb {
+    /// Say what is wrong in the configuration file, and which keys have no effect yet
+    #[command(after_help = "Example: telecon config check")]
+    Check,
+    /// Print what a daemon that starts now would use
+    #[command(after_help = "Example: telecon config show --json")]
+    Show,
+    /// Print the commented defaults
+    #[command(after_help = "Example: telecon config default > ~/.config/telecon/telecon.toml")]
+    Default,
+}
+
+#[cfg(test)]
+#[path = "args/tests.rs"]
+mod tests;

@@ -1,0 +1,182 @@
+//! The verbs that go on: a call that is followed until it is joined or over, and the stream of events.
+
+use std::{collections::BTreeSet, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Client, ClientError},
+    control::wire::Method,
+};
+
+use super::{
+    exit::{self, CliError},
+    show::{self, Names},
+    text::{self, Printer},
+};
+
+/// `telecon call WHO… --wait`: watches before it calls, so that no event is missed.
+pub async fn call(socket: &Path, who: Vec<String>, mut printer: Printer) -> Result<(), CliError> {
+    let mut watch = Client::connect(socket).await?.watch(None).await?;
+    let mut client = Client::connect(socket).await?;
+    let names = Names::of(&client.request(Method::ContactList {}, None).await?);
+    let offered = client.request(Method::CallOffer { who }, None).await?;
+    printer.answer(&offered, show::call_id)?;
+    let mut follow = Follow::new(&offered);
+    while let Some(event) = watch.next().await {
+        let event = event?;
+        let Some(step) = follow.step(&event) else { continue };
+        if printer.is_json() {
+            printer.print(&text::json_line(&event))?;
+        } else {
+            printer.print(&show::step(&event, &names))?;
+        }
+        match step {
+            Step::On => {}
+            Step::Joined => return Ok(()),
+            Step::Over(code) => return Err(CliError::new(code, show::over(&event))),
+        }
+    }
+    Err(gone())
+}
+
+/// `telecon watch`
+pub async fn watch(socket: &Path, since: Option<u64>, mut printer: Printer) -> Result<(), CliError> {
+    let mut client = Client::connect(socket).await?;
+    let names = Names::of(&client.request(Method::ContactList {}, None).await?);
+    let mut watch = client.watch(since).await?;
+    if printer.is_json() {
+        let snapshot = watch.snapshot.take();
+        let line = json!({ "event": "snapshot", "seq": snapshot["seq"], "snapshot": snapshot });
+        printer.print(&text::json_line(&line))?;
+    }
+    while let Some(event) = watch.next().await {
+        let event = event?;
+        let line = if printer.is_json() { text::json_line(&event) } else { show::event(&event, &names) };
+        printer.print(&line)?;
+    }
+    Err(gone())
+}
+
+fn gone() -> CliError {
+    let error = CliError::from(ClientError::Closed);
+    CliError { code: exit::NOT_RUNNING, ..error }
+}
+
+/// What an event means for a call that is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    On,
+    Joined,
+    Over(u8),
+}
+
+/// One's own offer, until somebody is there or it is over.
+struct Follow {
+    call: String,
+    invitees: BTreeSet<String>,
+    /// Both called each other, and the other call goes on; its id is known from its first event.
+    superseded: bool,
+}
+
+impl Follow {
+    fn new(offered: &Value) -> Self {
+        let call = offered["call"].as_str().unwrap_or_default().to_owned();
+        Self { call, invitees: BTreeSet::new(), superseded: false }
+    }
+
+    /// `None`: not about this call.
+    fn step(&mut self, event: &Value) -> Option<Step> {
+        let call = event["call"].as_str()?;
+        let did = event["did"].as_str().unwrap_or_default();
+        if self.superseded && call != self.call && self.invitees.contains(did) {
+            call.clone_into(&mut self.call);
+            self.superseded = false;
+        }
+        if call != self.call {
+            return None;
+        }
+        match event["event"].as_str()? {
+            "call_offered" => {
+                let invitees = event["invitees"].as_array().into_iter().flatten();
+                self.invitees = invitees.filter_map(|did| did.as_str().map(String::from)).collect();
+                Some(Step::On)
+            }
+            "participant_changed" if event["state"] == "joined" => Some(Step::Joined),
+            "participant_changed" => Some(Step::On),
+            "call_ended" if event["reason"] == "superseded" => {
+                self.superseded = true;
+                Some(Step::On)
+            }
+            "call_ended" => Some(Step::Over(code_of(event["reason"].as_str().unwrap_or_default()))),
+            _ => Some(Step::On),
+        }
+    }
+}
+
+/// The exit code for a call that ended before anybody was there.
+fn code_of(reason: &str) -> u8 {
+    match reason {
+        "declined" => exit::DECLINED,
+        "busy" => exit::BUSY,
+        "unreachable" => exit::UNREACHABLE,
+        "gone" | "empty" => exit::MEDIA_FAILED,
+        "stopped" | "answered_elsewhere" => exit::TRY_AGAIN,
+        _ => exit::NO_ANSWER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follow() -> Follow {
+        let mut follow = Follow::new(&json!({ "call": "c1" }));
+        let offered = json!({ "event": "call_offered", "call": "c1", "invitees": ["did:a", "did:b"] });
+        assert_eq!(follow.step(&offered), Some(Step::On));
+        follow
+    }
+
+    #[test]
+    fn a_call_is_joined_when_the_first_participant_is_heard() {
+        let mut follow = follow();
+        for (state, step) in [("ringing", Step::On), ("connecting", Step::On), ("joined", Step::Joined)] {
+            let event = json!({ "event": "participant_changed", "call": "c1", "did": "did:a", "state": state });
+            assert_eq!(follow.step(&event), Some(step));
+        }
+    }
+
+    #[test]
+    fn other_calls_are_not_followed() {
+        let event = json!({ "event": "call_ended", "call": "c2", "reason": "declined" });
+        assert_eq!(follow().step(&event), None);
+    }
+
+    #[test]
+    fn every_end_has_its_exit_code() {
+        for (reason, code) in [
+            ("declined", 10),
+            ("no_answer", 11),
+            ("hung_up", 11),
+            ("busy", 12),
+            ("unreachable", 13),
+            ("gone", 14),
+            ("empty", 14),
+            ("stopped", 75),
+        ] {
+            let event = json!({ "event": "call_ended", "call": "c1", "reason": reason });
+            assert_eq!(follow().step(&event), Some(Step::Over(code)), "{reason}");
+        }
+    }
+
+    #[test]
+    fn after_glare_the_other_call_is_followed() {
+        let mut follow = follow();
+        let ended = json!({ "event": "call_ended", "call": "c1", "reason": "superseded" });
+        assert_eq!(follow.step(&ended), Some(Step::On));
+        let stranger = json!({ "event": "participant_changed", "call": "c3", "did": "did:x", "state": "joined" });
+        assert_eq!(follow.step(&stranger), None);
+        let joined = json!({ "event": "participant_changed", "call": "c2", "did": "did:a", "state": "joined" });
+        assert_eq!(follow.step(&joined), Some(Step::Joined));
+    }
+}

@@ -1,0 +1,167 @@
+//! The verbs that need no daemon, or are one: configuration, devices, `daemon`, `demo`; and the log of the latter two.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    audio,
+    config::{self, Config, ConfigError, Paths},
+    daemon,
+    demo::{self, Progress},
+};
+
+use super::{
+    exit::{self, CliError},
+    text::{self, Printer},
+};
+
+/// What is logged when nobody says otherwise.
+const LOG: &str = "warn,telecon=info";
+/// What the demo logs: its progress is shown in another way.
+const DEMO_LOG: &str = "warn";
+
+/// Runs a request to its end.
+pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, CliError> {
+    Ok(runtime(&mut tokio::runtime::Builder::new_current_thread())?.block_on(work))
+}
+
+fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, CliError> {
+    let built = builder.enable_all().build();
+    built.map_err(|error| CliError::new(exit::FAILED, format!("the program cannot start its event loop: {error}")))
+}
+
+/// `telecon daemon`
+pub fn daemon(mut paths: Paths, config: Option<PathBuf>) -> Result<(), CliError> {
+    if let Some(file) = config {
+        if !file.exists() {
+            return Err(ConfigError::Missing { file }.into());
+        }
+        paths.config_file = file;
+    }
+    let config = Config::load(&paths.config_file)?;
+    start_log(LOG)?;
+    let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
+    Ok(runtime.block_on(daemon::run(paths, config))?)
+}
+
+/// `telecon demo`
+pub fn demo(participants: usize, seconds: u64, mut printer: Printer) -> Result<(), CliError> {
+    start_log(DEMO_LOG)?;
+    let failed = |error: demo::DemoError| CliError::new(error.exit_code(), error.to_string());
+    let options = demo::Options::new(participants, seconds).map_err(failed)?;
+    let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
+    let report = runtime.block_on(demo::run(&options, show_progress)).map_err(failed)?;
+    let json = serde_json::to_value(&report);
+    let json = json.map_err(|error| CliError::new(exit::FAILED, format!("the report has no JSON form: {error}")))?;
+    if printer.is_json() {
+        printer.print(&text::json_line(&json))?;
+    } else {
+        printer.print(&text::safe_lines(&demo::table::table(&report)))?;
+    }
+    match report.ok {
+        true => Ok(()),
+        false => Err(CliError::new(exit::MEDIA_FAILED, "not everybody heard everybody; the table says who")),
+    }
+}
+
+/// On stderr, so that stdout holds nothing but the result. On a terminal the seconds count up in place.
+fn show_progress(progress: Progress) {
+    let mut stderr = io::stderr().lock();
+    let _gone = match progress {
+        Progress::Step(step) => writeln!(stderr, "{}", text::safe(&step)),
+        Progress::Listening { elapsed_s, total_s } if stderr.is_terminal() => {
+            let end = if elapsed_s == total_s { "\n" } else { "" };
+            write!(stderr, "\r  {elapsed_s} of {total_s} s{end}")
+        }
+        Progress::Listening { .. } => Ok(()),
+    };
+}
+
+/// To stderr, in colours on a terminal only. `TELECON_LOG`, then `RUST_LOG`, as in the tracing crate's `EnvFilter`.
+fn start_log(otherwise: &str) -> Result<(), CliError> {
+    let asked = ["TELECON_LOG", "RUST_LOG"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|filter| !filter.is_empty()).map(|filter| (*name, filter)));
+    let filter = match asked {
+        None => EnvFilter::new(otherwise),
+        Some((name, filter)) => EnvFilter::try_new(&filter).map_err(|error| {
+            let message = format!("{name}={filter} is no log filter ({error}); write it like info or telecon=debug");
+            CliError::new(exit::BAD_CONFIG, message)
+        })?,
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    log.with_ansi(io::stderr().is_terminal()).try_init().map_err(|error| CliError::new(exit::FAILED, error.to_string()))
+}
+
+/// `audio.devices` as the daemon would answer.
+pub fn devices(config_file: &Path) -> Result<Value, CliError> {
+    let config = Config::load(config_file)?;
+    Ok(json!({ "devices": audio::devices(&config.audio) }))
+}
+
+/// `telecon config check`
+pub fn config_check(file: &Path, mut printer: Printer) -> Result<(), CliError> {
+    let checked = match Config::check(file) {
+        Ok(checked) => checked,
+        Err(error) => {
+            if printer.is_json() {
+                printer.print(&text::json_line(&json!({ "ok": false, "file": file, "mistakes": mistakes(&error) })))?;
+            }
+            return Err(error.into());
+        }
+    };
+    if printer.is_json() {
+        let idle = checked.idle.iter().map(|idle| json!({ "line": idle.line, "key": idle.key }));
+        let answer = json!({ "ok": true, "file": file, "no_effect": idle.collect::<Vec<_>>() });
+        return printer.print(&text::json_line(&answer));
+    }
+    let verdict = if file.exists() { "is right" } else { "does not exist; the defaults are used" };
+    printer.print(&text::safe_lines(&format!("{} {verdict}", file.display())))?;
+    for idle in &checked.idle {
+        let line = format!("{}:{}: {} has no effect yet", file.display(), idle.line, idle.key);
+        printer.print(&text::safe_lines(&line))?;
+    }
+    Ok(())
+}
+
+fn mistakes(error: &ConfigError) -> Vec<Value> {
+    match error {
+        ConfigError::Mistakes(mistakes) => mistakes
+            .iter()
+            .map(|one| json!({ "line": one.line, "key": one.key, "cause": one.cause, "remedy": one.remedy }))
+            .collect(),
+        ConfigError::Unreadable { .. } | ConfigError::Missing { .. } => vec![json!({ "cause": error.to_string() })],
+    }
+}
+
+/// `telecon config show`: without the TURN servers' passwords, since what is shown ends up in bug reports.
+pub fn config_show(file: &Path, printer: Printer) -> Result<(), CliError> {
+    let mut config = Config::load(file)?;
+    for server in config.network.ice_servers.iter_mut().filter(|server| !server.credential.is_empty()) {
+        server.credential = "(hidden)".into();
+    }
+    let toml = toml::to_string(&config);
+    let toml =
+        toml.map_err(|error| CliError::new(exit::FAILED, format!("the configuration has no text form: {error}")))?;
+    print_config(&config, &toml, printer)
+}
+
+/// `telecon config default`
+pub fn config_default(printer: Printer) -> Result<(), CliError> {
+    print_config(&Config::default(), config::DEFAULT_TOML, printer)
+}
+
+fn print_config(config: &Config, toml: &str, mut printer: Printer) -> Result<(), CliError> {
+    if !printer.is_json() {
+        return printer.print(&text::safe_lines(toml));
+    }
+    let json = serde_json::to_value(config);
+    let json =
+        json.map_err(|error| CliError::new(exit::FAILED, format!("the configuration has no JSON form: {error}")))?;
+    printer.print(&text::json_line(&json))
+}

@@ -1,0 +1,170 @@
+//! Events get their number here, go into the database, and reach everyone who watches.
+//!
+//! The last [`RECENT`] stay in memory; older ones are read from the database beside the loop. When the disk fails, numbers go on and
+//! watchers lose nothing; only replays older than memory have a gap, and numbers may repeat after a restart.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::sync::broadcast;
+use tracing::error;
+
+use crate::{
+    control::wire::EventRecord,
+    proto::io::Event,
+    store::{self, Store, StoreError},
+};
+
+/// Events in memory; a client that was gone for a short while is served from here.
+const RECENT: usize = 512;
+/// Events that a watcher may be behind before it is told `lagged`.
+const LIVE: usize = 1024;
+
+/// Numbers, keeps and tells events.
+#[derive(Debug)]
+pub(super) struct Journal {
+    last_seq: u64,
+    recent: VecDeque<Arc<EventRecord>>,
+    live: broadcast::Sender<Arc<EventRecord>>,
+    /// The database does not take events; told once.
+    failing: bool,
+}
+
+/// What a watcher has missed.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    /// Still to be read from the database.
+    stored: Option<Stored>,
+    /// From memory.
+    recent: Vec<Arc<EventRecord>>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    database: PathBuf,
+    after: u64,
+    before: u64,
+}
+
+impl Journal {
+    /// Goes on where the database ends.
+    pub(super) fn new(store: &Store) -> Result<Self, StoreError> {
+        let last_seq = store.last_seq()?;
+        Ok(Self { last_seq, recent: VecDeque::new(), live: broadcast::Sender::new(LIVE), failing: false })
+    }
+
+    /// The number of the latest event; 0 before the first.
+    pub(super) fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// Numbers the event, stores it and tells all watchers.
+    pub(super) fn append(&mut self, store: &mut Store, event: Event, time_ms: u64) {
+        self.last_seq += 1;
+        let record = Arc::new(EventRecord { seq: self.last_seq, time_ms, event });
+        match store.append_event(&record) {
+            Ok(()) => self.failing = false,
+            Err(error) if !self.failing => {
+                self.failing = true;
+                error!(%error, "events cannot be stored; calls go on");
+            }
+            Err(_) => {}
+        }
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(record.clone());
+        // Nobody watches: nobody is told.
+        let _watchers = self.live.send(record);
+    }
+
+    /// Events from now on.
+    pub(super) fn watch(&self) -> broadcast::Receiver<Arc<EventRecord>> {
+        self.live.subscribe()
+    }
+
+    /// What happened after `since`, up to now.
+    pub(super) fn replay(&self, since: u64, database: &Path) -> Replay {
+        let before = self.recent.front().map_or(self.last_seq + 1, |first| first.seq);
+        let missing = since.saturating_add(1) < before;
+        let stored = missing.then(|| Stored { database: database.to_owned(), after: since, before });
+        let recent = self.recent.iter().filter(|record| record.seq > since).cloned().collect();
+        Replay { stored, recent }
+    }
+}
+
+impl Replay {
+    /// Whether [`Self::collect`] reads the disk.
+    pub(super) fn is_slow(&self) -> bool {
+        self.stored.is_some()
+    }
+
+    /// The events, oldest first. May read the disk: not on the loop.
+    pub(super) fn collect(self) -> Result<Vec<Arc<EventRecord>>, StoreError> {
+        let Some(stored) = self.stored else { return Ok(self.recent) };
+        let mut all = store::read_events(&stored.database, stored.after, stored.before)?;
+        all.extend(self.recent);
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn media_changed(muted: bool) -> Event {
+        Event::MediaChanged { muted, deafened: false }
+    }
+
+    fn seqs(replay: Replay) -> Vec<u64> {
+        replay.collect().unwrap().iter().map(|record| record.seq).collect()
+    }
+
+    #[test]
+    fn a_watcher_that_comes_back_gets_every_event_once_from_disk_and_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut journal = Journal::new(&store).unwrap();
+        let count = RECENT as u64 + 40;
+        for at in 0..count {
+            journal.append(&mut store, media_changed(at.is_multiple_of(2)), at);
+        }
+        for since in [0, 1, 39, 40, 41, count - 1, count, count + 7] {
+            let replay = journal.replay(since, store.path());
+            assert_eq!(replay.is_slow(), since < 40, "since {since}");
+            assert_eq!(seqs(replay), (since + 1..=count).collect::<Vec<_>>(), "since {since}");
+        }
+    }
+
+    #[test]
+    fn numbers_go_on_after_a_restart_and_old_events_are_still_replayed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut journal = Journal::new(&store).unwrap();
+        journal.append(&mut store, media_changed(true), 5);
+        drop((store, journal));
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut journal = Journal::new(&store).unwrap();
+        let mut live = journal.watch();
+        journal.append(&mut store, media_changed(false), 6);
+        assert_eq!(live.try_recv().unwrap().seq, 2);
+        assert_eq!(seqs(journal.replay(0, store.path())), [1, 2]);
+    }
+
+    #[test]
+    fn numbers_grow_and_watchers_are_told_when_the_disk_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut journal = Journal::new(&store).unwrap();
+        store.break_for_tests();
+        let mut live = journal.watch();
+        journal.append(&mut store, media_changed(true), 5);
+        journal.append(&mut store, media_changed(false), 6);
+        assert!(journal.failing);
+        assert_eq!([live.try_recv().unwrap().seq, live.try_recv().unwrap().seq], [1, 2]);
+        assert_eq!(seqs(journal.replay(0, store.path())), [1, 2]);
+    }
+}

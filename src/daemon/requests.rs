@@ -1,0 +1,323 @@
+//! What clients ask: control methods become requests to the core, or are answered from what the loop owns.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::{
+    sync::{OwnedSemaphorePermit, oneshot},
+    task,
+};
+use tracing::error;
+
+use super::{
+    Daemon,
+    idempotency::Answer,
+    resolve::{self, Verb, failure, shown},
+    views,
+};
+use crate::{
+    audio,
+    control::wire::{Command, Failure, Method, Subscription},
+    proto::{
+        io::{Now, Reply, Request, RequestError},
+        signal::DeclineReason,
+    },
+    store::{Contact, ContactError, StoreError, contacts::parse_address},
+};
+
+type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// What everybody hears while the daemon stops.
+pub(super) fn stopping() -> Failure {
+    failure("stopping", "the daemon is stopping; start it again, then ask again")
+}
+
+impl Daemon {
+    /// Does one command and answers it. An answer whose client is gone is dropped; what was done stays done.
+    pub(super) fn command(&mut self, command: Command, now: Now) {
+        match command {
+            Command::Call { method: Method::DaemonStop {}, reply, .. } => {
+                self.stop(now);
+                let _client_gone = reply.send(Ok(json!({ "stopping": true })));
+            }
+            Command::Call { reply, .. } if self.stopping.is_some() => drop(reply.send(Err(stopping()))),
+            Command::Watch { reply, .. } if self.stopping.is_some() => drop(reply.send(Err(stopping()))),
+            Command::Call { method: Method::NetConnect { address }, reply, .. } => self.connect(&address, reply),
+            Command::Call { method: Method::AudioDevices {}, reply, .. } => self.devices(reply),
+            Command::Call { method, request_key, reply } => {
+                let answer = self.answer_once(method, request_key, now);
+                // The events and the audio plan that belong to the answer come before it.
+                self.carry_out(now);
+                let _client_gone = reply.send(answer);
+            }
+            Command::Watch { since, reply } => self.watch(since, reply),
+        }
+    }
+
+    /// The same key again gets the first answer, for requests that change something.
+    fn answer_once(&mut self, method: Method, request_key: Option<String>, now: Now) -> Answer {
+        let Some(key) = request_key.filter(|_| changes_something(&method)) else { return self.answer(method, now) };
+        if let Some(answer) = self.answers.first(&key, &method) {
+            return answer;
+        }
+        let answer = self.answer(method.clone(), now);
+        self.answers.keep(key, &method, answer.clone());
+        answer
+    }
+
+    fn answer(&mut self, method: Method, now: Now) -> Answer {
+        match method {
+            Method::DaemonStatus {} => Ok(self.status()),
+            Method::IdentityShow {} => {
+                let net = self.net.status();
+                Ok(json!({ "did": self.did, "peer_id": net.peer_id.to_string(), "listen": net.listen }))
+            }
+            Method::CallOffer { who } => self.offer(&who, now),
+            Method::CallAccept { call } => self.accept(call.as_deref(), now),
+            Method::CallReject { call, reason } => self.reject(call.as_deref(), reason.as_deref(), now),
+            Method::CallHangup { call } => self.hangup(call.as_deref(), now),
+            Method::CallList {} => {
+                let calls = self.node.calls();
+                let calls: Vec<_> = calls.iter().map(|view| views::call(view, &self.contacts)).collect();
+                Ok(json!({ "calls": calls }))
+            }
+            Method::CallShow { call } => {
+                let calls = self.node.calls();
+                let view = resolve::call(call.as_deref(), Verb::Show, &calls)?;
+                Ok(views::call(view, &self.contacts))
+            }
+            Method::MediaMute {} => self.media(Request::Mute(true), now),
+            Method::MediaUnmute {} => self.media(Request::Mute(false), now),
+            Method::MediaDeafen {} => self.media(Request::Deafen(true), now),
+            Method::MediaUndeafen {} => self.media(Request::Deafen(false), now),
+            Method::MediaStats {} => Ok(self.stats()),
+            Method::ContactList {} => Ok(json!({ "contacts": self.contacts })),
+            Method::ContactAdd { did, name, address } => self.add_contact(&did, &name, address.as_deref(), now),
+            Method::ContactRemove { who } => self.remove_contact(&who, now),
+            Method::NetPeers {} => {
+                let peers: Vec<_> = self.net.status().peers.iter().map(views::peer).collect();
+                Ok(json!({ "peers": peers }))
+            }
+            Method::ConfigShow {} => self.config(),
+            // `command` has these.
+            Method::DaemonStop {} | Method::NetConnect { .. } | Method::AudioDevices {} => Err(stopping()),
+        }
+    }
+
+    fn offer(&mut self, who: &[String], now: Now) -> Answer {
+        let invitees = resolve::invitees(who, &self.did, &self.contacts)?;
+        match self.ask(Request::Offer { invitees: invitees.clone() }, now)? {
+            Reply::Offered(call) => Ok(json!({ "call": call, "invitees": invitees })),
+            Reply::Done => Ok(json!({ "invitees": invitees })),
+        }
+    }
+
+    fn accept(&mut self, call: Option<&str>, now: Now) -> Answer {
+        let call = resolve::call(call, Verb::Accept, &self.node.calls())?.call;
+        self.ask(Request::Accept(call), now)?;
+        Ok(json!({ "call": call }))
+    }
+
+    fn reject(&mut self, call: Option<&str>, reason: Option<&str>, now: Now) -> Answer {
+        let reason = match reason {
+            None | Some("declined") => DeclineReason::Declined,
+            Some("busy") => DeclineReason::Busy,
+            Some(other) => {
+                let message = format!("{} is no reason; say declined or busy", shown(other));
+                return Err(failure("bad_reason", message));
+            }
+        };
+        let call = resolve::call(call, Verb::Reject, &self.node.calls())?.call;
+        self.ask(Request::Reject(call, reason), now)?;
+        Ok(json!({ "call": call }))
+    }
+
+    /// Hanging up a call that still rings refuses it.
+    fn hangup(&mut self, call: Option<&str>, now: Now) -> Answer {
+        let call = resolve::call(call, Verb::Hangup, &self.node.calls())?.call;
+        self.ask(Request::Hangup(call), now)?;
+        Ok(json!({ "call": call }))
+    }
+
+    fn media(&mut self, request: Request, now: Now) -> Answer {
+        self.ask(request, now)?;
+        Ok(json!({ "muted": self.node.muted(), "deafened": self.node.deafened() }))
+    }
+
+    fn add_contact(&mut self, did: &str, name: &str, address: Option<&str>, now: Now) -> Answer {
+        let did = resolve::did(did)?;
+        if did == self.did {
+            return Err(failure("own_did", "that is your own DID; add the DIDs of others"));
+        }
+        let name = name.parse().map_err(refused)?;
+        let address = address.map(parse_address).transpose().map_err(refused)?;
+        let stored = self.store.put_contact(&Contact { did, name, address }).map_err(refused)?;
+        self.reload_contacts(now)?;
+        Ok(json!(stored))
+    }
+
+    fn remove_contact(&mut self, who: &str, now: Now) -> Answer {
+        let did = resolve::person(who, &self.contacts)?;
+        if !self.store.remove_contact(&did).map_err(store_failed)? {
+            return Err(failure("unknown_contact", "no contact has that DID; `telecon contacts list` shows all"));
+        }
+        self.reload_contacts(now)?;
+        Ok(json!({ "removed": did }))
+    }
+
+    fn reload_contacts(&mut self, now: Now) -> Result<(), Failure> {
+        self.contacts = self.store.contacts().map_err(store_failed)?;
+        self.contacts_changed(now);
+        Ok(())
+    }
+
+    fn ask(&mut self, request: Request, now: Now) -> Result<Reply, Failure> {
+        self.node.handle_request(request, now).map_err(|error| not_done(&error))
+    }
+
+    fn status(&self) -> Value {
+        views::status(&views::Status {
+            did: &self.did,
+            uptime_s: self.started.elapsed().as_secs(),
+            net: &self.net.status(),
+            calls: &self.node.calls(),
+            contacts: &self.contacts,
+            muted: self.node.muted(),
+            deafened: self.node.deafened(),
+            stopping: self.stopping.is_some(),
+            audio: &self.audio.status(),
+            seq: self.journal.last_seq(),
+        })
+    }
+
+    fn stats(&self) -> Value {
+        let heard = self.audio.leg_stats();
+        let calls = self.node.calls();
+        let pairs = calls.iter().flat_map(|call| call.participants.iter().map(move |other| (call, other)));
+        let legs = pairs.filter_map(|(call, other)| {
+            let id = other.leg?;
+            let audio = heard.get(&id).cloned().unwrap_or_default();
+            Some(views::leg(other, call, &self.legs.get(&id)?.stats(), &audio, &self.contacts))
+        });
+        views::stats(legs.collect(), self.node.rejected().iter())
+    }
+
+    /// The configuration in force, without the TURN servers' passwords: answers end up in bug reports.
+    fn config(&self) -> Answer {
+        let mut config = self.config.clone();
+        for server in &mut config.network.ice_servers {
+            if !server.credential.is_empty() {
+                server.credential = "(hidden)".into();
+            }
+        }
+        serde_json::to_value(config)
+            .map_err(|error| failure("internal", format!("the configuration has no JSON form: {error}")))
+    }
+
+    fn connect(&self, address: &str, reply: ReplyTo<Value>) {
+        let parsed = parse_address(address).map_err(refused);
+        let (address, permit) = match parsed.and_then(|address| Ok((address, self.permit()?))) {
+            Ok(both) => both,
+            Err(failure) => return drop(reply.send(Err(failure))),
+        };
+        let dialled = self.net.connect(address);
+        task::spawn(async move {
+            let answer = match dialled.await {
+                Ok(peer) => Ok(json!({ "peer_id": peer.to_string() })),
+                Err(error) => Err(failure("unreachable", error.to_string())),
+            };
+            let _client_gone = reply.send(answer);
+            drop(permit);
+        });
+    }
+
+    fn devices(&self, reply: ReplyTo<Value>) {
+        let permit = match self.permit() {
+            Ok(permit) => permit,
+            Err(failure) => return drop(reply.send(Err(failure))),
+        };
+        let config = self.config.audio.clone();
+        task::spawn_blocking(move || {
+            let _client_gone = reply.send(Ok(json!({ "devices": audio::devices(&config) })));
+            drop(permit);
+        });
+    }
+
+    /// Subscribes at once, so that nothing falls between the replay and what is live; a long replay is read beside the loop.
+    fn watch(&self, since: Option<u64>, reply: ReplyTo<Subscription>) {
+        let (snapshot, live) = (self.status(), self.journal.watch());
+        let replay = since.map(|since| self.journal.replay(since, self.store.path())).unwrap_or_default();
+        let permit = match replay.is_slow().then(|| self.permit()).transpose() {
+            Ok(permit) => permit,
+            Err(failure) => return drop(reply.send(Err(failure))),
+        };
+        let send = move || {
+            let subscription = replay.collect().map(|replay| Subscription { snapshot, replay, live });
+            reply.send(subscription.map_err(store_failed))
+        };
+        match permit {
+            Some(permit) => drop(task::spawn_blocking(move || (send(), permit))),
+            None => drop(send()),
+        }
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        let permit = Arc::clone(&self.tasks).try_acquire_owned();
+        permit.map_err(|_| failure("try_again", "too many slow requests are under way; try again in a moment"))
+    }
+}
+
+/// The requests that honour `request_key`. Dialling again and stopping again do no harm, and are not remembered.
+fn changes_something(method: &Method) -> bool {
+    match method {
+        Method::CallOffer { .. }
+        | Method::CallAccept { .. }
+        | Method::CallReject { .. }
+        | Method::CallHangup { .. }
+        | Method::MediaMute {}
+        | Method::MediaUnmute {}
+        | Method::MediaDeafen {}
+        | Method::MediaUndeafen {}
+        | Method::ContactAdd { .. }
+        | Method::ContactRemove { .. } => true,
+        Method::DaemonStatus {}
+        | Method::DaemonStop {}
+        | Method::IdentityShow {}
+        | Method::CallList {}
+        | Method::CallShow { .. }
+        | Method::MediaStats {}
+        | Method::AudioDevices {}
+        | Method::ContactList {}
+        | Method::NetPeers {}
+        | Method::NetConnect { .. }
+        | Method::ConfigShow {} => false,
+    }
+}
+
+fn not_done(error: &RequestError) -> Failure {
+    let (code, remedy) = match error {
+        RequestError::NoSuchCall => ("no_such_call", "`telecon calls` lists them"),
+        RequestError::NotRinging => ("not_ringing", "`telecon calls` tells its state"),
+        RequestError::InACall => ("in_a_call", "hang it up first"),
+        RequestError::BadInvitees => ("bad_invitees", "name them by DID or contact name"),
+        RequestError::TooManyCalls => ("too_many_calls", "accept or reject one first"),
+        RequestError::Stopping => return stopping(),
+    };
+    failure(code, format!("{error}; {remedy}"))
+}
+
+fn refused(error: ContactError) -> Failure {
+    let code = match error {
+        ContactError::Name => "bad_name",
+        ContactError::Address => "bad_address",
+        ContactError::Taken { .. } => "contact_exists",
+        ContactError::TooMany => "too_many_contacts",
+        ContactError::Store(error) => return store_failed(error),
+    };
+    failure(code, error.to_string())
+}
+
+fn store_failed(error: StoreError) -> Failure {
+    error!(%error, "a request failed");
+    failure("store_failed", error.to_string())
+}

@@ -1,0 +1,231 @@
+//! What a user typed becomes what was meant: DIDs and contact names become DIDs, call ids and their prefixes become calls.
+//!
+//! Every failure is one sentence with a remedy and a stable code. What the user typed is shown back escaped and shortened.
+
+use std::fmt::Write;
+
+use crate::{
+    control::wire::Failure,
+    proto::{
+        id::{CallId, Did},
+        io::{CallState, CallView},
+    },
+    store::{Contact, ContactName},
+};
+
+/// Longest piece of a user's text in an answer, in characters.
+const MAX_SHOWN_CHARS: usize = 64;
+
+/// A failure from its stable word and its sentence.
+pub(super) fn failure(code: &str, message: impl Into<String>) -> Failure {
+    Failure { code: code.into(), message: message.into() }
+}
+
+/// A user's text in quotes, escaped and shortened.
+pub(super) fn shown(text: &str) -> String {
+    let mut shown = String::from("\"");
+    for c in text.chars().take(MAX_SHOWN_CHARS) {
+        if c == '"' { shown.push(c) } else { shown.extend(c.escape_debug()) }
+    }
+    shown.push_str(if text.chars().nth(MAX_SHOWN_CHARS).is_some() { "…\"" } else { "\"" });
+    shown
+}
+
+/// Whom a call invites: without doubles, in the order given, never the own DID.
+pub(super) fn invitees(who: &[String], own: &Did, contacts: &[Contact]) -> Result<Vec<Did>, Failure> {
+    let mut all = Vec::new();
+    for text in who {
+        let did = person(text, contacts)?;
+        if did == *own {
+            return Err(failure("bad_invitees", "that is your own DID; name somebody else to call"));
+        }
+        if !all.contains(&did) {
+            all.push(did);
+        }
+    }
+    if all.is_empty() {
+        return Err(failure("bad_invitees", "nobody to call; name a DID or a contact"));
+    }
+    Ok(all)
+}
+
+/// One person: a DID, or the name of a contact in any case.
+pub(super) fn person(text: &str, contacts: &[Contact]) -> Result<Did, Failure> {
+    let text = text.trim();
+    if text.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("did:")) {
+        return did(text);
+    }
+    let folded = text.to_lowercase();
+    if let Some(contact) = contacts.iter().find(|contact| contact.name.folded() == folded) {
+        return Ok(contact.did.clone());
+    }
+    let mut message = format!("no contact is called {}", shown(text));
+    match nearest(&folded, contacts) {
+        // Writing to a String cannot fail.
+        Some(name) => drop(write!(message, "; did you mean {name}?")),
+        None => message.push_str("; add one with `telecon contacts add DID NAME`, or give a DID"),
+    }
+    Err(failure("unknown_contact", message))
+}
+
+/// A DID that can be called.
+pub(super) fn did(text: &str) -> Result<Did, Failure> {
+    let parsed = text.trim().parse::<Did>();
+    parsed.map_err(|error| failure("bad_did", format!("{} is no DID that can be called: {error}", shown(text))))
+}
+
+fn nearest<'a>(folded: &str, contacts: &'a [Contact]) -> Option<&'a ContactName> {
+    let patience = (folded.chars().count() / 3).clamp(1, 3);
+    let distances =
+        contacts.iter().map(|contact| (strsim::damerau_levenshtein(folded, &contact.name.folded()), &contact.name));
+    distances.filter(|(distance, _)| *distance <= patience).min().map(|(_, name)| name)
+}
+
+/// What the user wants with the call, which tells what an omitted id can mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    /// Take one that rings.
+    Accept,
+    /// Refuse one that rings.
+    Reject,
+    /// Leave the active one, take an offer back, or refuse the only one that rings.
+    Hangup,
+    /// Look at one.
+    Show,
+}
+
+/// The call that is meant: by its id, a unique prefix of it, or as the only one that the verb fits.
+pub(super) fn call<'a>(text: Option<&str>, verb: Verb, calls: &'a [CallView]) -> Result<&'a CallView, Failure> {
+    let Some(text) = text else { return only(verb, calls) };
+    let prefix = text.trim().to_ascii_lowercase();
+    let found: Vec<_> = calls.iter().filter(|call| !prefix.is_empty() && has_prefix(call.call, &prefix)).collect();
+    match found[..] {
+        [call] => Ok(call),
+        [] => Err(failure("no_such_call", format!("there is no call {}; `telecon calls` lists them", shown(text)))),
+        [..] => {
+            let fitting: Vec<_> = found.iter().copied().filter(|call| verb.fits(call.state)).collect();
+            if let [call] = fitting[..] { Ok(call) } else { Err(ambiguous(&found)) }
+        }
+    }
+}
+
+fn only(verb: Verb, calls: &[CallView]) -> Result<&CallView, Failure> {
+    let fitting: Vec<_> = calls.iter().filter(|call| verb.fits(call.state)).collect();
+    let fitting = if fitting.is_empty() && verb == Verb::Hangup { calls.iter().collect() } else { fitting };
+    match fitting[..] {
+        [call] => Ok(call),
+        [] => Err(failure("no_such_call", verb.nothing())),
+        [..] => Err(ambiguous(&fitting)),
+    }
+}
+
+fn has_prefix(call: CallId, prefix: &str) -> bool {
+    call.to_string().starts_with(prefix)
+}
+
+fn ambiguous(calls: &[&CallView]) -> Failure {
+    let ids: Vec<_> = calls.iter().take(4).map(|call| call.call.to_string()).collect();
+    let more = if calls.len() > ids.len() { ", …" } else { "" };
+    failure("ambiguous_call", format!("more than one call can be meant; name one of {}{more}", ids.join(", ")))
+}
+
+impl Verb {
+    fn fits(self, state: CallState) -> bool {
+        match (self, state) {
+            (Self::Accept | Self::Reject, CallState::Incoming) | (Self::Show, _) => true,
+            (Self::Hangup, CallState::Active | CallState::Outgoing) => true,
+            (Self::Accept | Self::Reject, CallState::Active | CallState::Outgoing) => false,
+            (Self::Hangup, CallState::Incoming) => false,
+        }
+    }
+
+    fn nothing(self) -> &'static str {
+        match self {
+            Self::Accept => "no call is ringing, so there is nothing to accept",
+            Self::Reject => "no call is ringing, so there is nothing to reject",
+            Self::Hangup => "there is no call to hang up",
+            Self::Show => "there is no call; make one with `telecon call WHO`",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::views::samples::{call_view, contact, did_of};
+
+    fn code<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
+        result.unwrap_err().code
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn names_in_any_case_and_dids_become_invitees_without_doubles() {
+        let (own, bob, carol) = (did_of(1), did_of(2), did_of(3));
+        let contacts = [contact(2, "Bob"), contact(3, "Änne")];
+        let who = texts(&["bob", carol.as_str(), "BOB ", "änne"]);
+        assert_eq!(invitees(&who, &own, &contacts), Ok(vec![bob, carol]));
+    }
+
+    #[test]
+    fn the_own_did_and_nobody_are_refused() {
+        let own = did_of(1);
+        assert_eq!(code(invitees(&texts(&[own.as_str()]), &own, &[])), "bad_invitees");
+        assert_eq!(code(invitees(&texts(&["me"]), &own, &[contact(1, "me")])), "bad_invitees");
+        assert_eq!(code(invitees(&[], &own, &[])), "bad_invitees");
+    }
+
+    #[test]
+    fn an_unknown_name_suggests_the_nearest_one_only_when_it_is_near() {
+        let contacts = [contact(2, "Robert"), contact(3, "Carol")];
+        let near = person("Robret", &contacts).unwrap_err();
+        assert_eq!(near.code, "unknown_contact");
+        assert!(near.message.contains("did you mean Robert?"), "{near}");
+        let far = person("x", &contacts).unwrap_err();
+        assert!(far.message.contains("telecon contacts add"), "{far}");
+    }
+
+    #[test]
+    fn a_broken_did_is_told_with_its_cause_and_without_raw_control_characters() {
+        assert_eq!(code(person("did:web:example.org", &[])), "bad_did");
+        let hostile = format!("did:key:\u{1b}[31m{}", "x".repeat(500));
+        let refused = person(&hostile, &[]).unwrap_err();
+        assert!(!refused.message.contains('\u{1b}') && refused.message.len() < 300, "{refused:?}");
+    }
+
+    #[test]
+    fn an_omitted_call_is_the_only_one_that_the_verb_fits() {
+        let calls = [call_view(0x11, CallState::Active), call_view(0x22, CallState::Incoming)];
+        assert_eq!(call(None, Verb::Accept, &calls).unwrap().call, calls[1].call);
+        assert_eq!(call(None, Verb::Reject, &calls).unwrap().call, calls[1].call);
+        assert_eq!(call(None, Verb::Hangup, &calls).unwrap().call, calls[0].call);
+        assert_eq!(code(call(None, Verb::Show, &calls)), "ambiguous_call");
+        assert_eq!(code(call(None, Verb::Accept, &calls[..1])), "no_such_call");
+        assert_eq!(call(None, Verb::Hangup, &calls[1..]).unwrap().call, calls[1].call);
+        assert_eq!(code(call(None, Verb::Hangup, &[])), "no_such_call");
+        let two = [call_view(0x11, CallState::Incoming), call_view(0x22, CallState::Incoming)];
+        assert_eq!(code(call(None, Verb::Accept, &two)), "ambiguous_call");
+        assert_eq!(code(call(None, Verb::Hangup, &two)), "ambiguous_call");
+    }
+
+    #[test]
+    fn a_prefix_must_be_unique_among_the_calls_that_the_verb_fits() {
+        let calls = [call_view(0x11, CallState::Active), call_view(0x12, CallState::Incoming)];
+        assert_eq!(call(Some("11"), Verb::Show, &calls).unwrap().call, calls[0].call);
+        assert_eq!(call(Some("1"), Verb::Accept, &calls).unwrap().call, calls[1].call);
+        assert_eq!(code(call(Some("1"), Verb::Show, &calls)), "ambiguous_call");
+        let full = calls[1].call.to_string().to_uppercase();
+        assert_eq!(call(Some(&full), Verb::Hangup, &calls).unwrap().call, calls[1].call);
+    }
+
+    #[test]
+    fn an_empty_or_unknown_id_means_no_call_even_when_there_is_only_one() {
+        let calls = [call_view(0x11, CallState::Active)];
+        for text in ["", "  ", "2", "zz", "11111111-1111-1111-1111-1111111111111"] {
+            assert_eq!(code(call(Some(text), Verb::Hangup, &calls)), "no_such_call", "{text:?}");
+        }
+    }
+}

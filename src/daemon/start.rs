@@ -1,0 +1,110 @@
+//! Builds what the loop owns, in the order in which others can rely on it: identity, socket, database, network, sound, core.
+//!
+//! The socket comes as early as the greeting's DID allows: clients that are early wait in its queue instead of failing.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use libp2p::Multiaddr;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{Answers, Daemon, DaemonError, Doors, Journal, MAX_TASKS, now};
+use crate::{
+    audio::Audio,
+    config::{self, Config, Paths},
+    control::server::{self, Greeting},
+    identity::Identity,
+    leg::IceConfig,
+    net::{self, NetConfig},
+    proto::{
+        engine::{Engine, EngineConfig},
+        id::{DeviceId, Did},
+        node::Node,
+        seal::Sealer,
+    },
+    store::Store,
+};
+
+/// Commands of all clients that wait for the loop.
+const COMMANDS: usize = 64;
+/// Reports of the audio thread; a leg has one first packet.
+const AUDIO_EVENTS: usize = 128;
+/// Reports of all legs.
+const LEG_EVENTS: usize = 256;
+
+/// Must be called inside the runtime.
+pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), DaemonError> {
+    let net_addresses = [("listen", &config.network.listen), ("peers", &config.network.peers)];
+    let [listen, peers] = net_addresses.map(|(key, texts)| addresses(key, texts));
+    let (listen, peers) = (listen?, peers?);
+    let identity = Identity::load_or_create(&paths.state_dir)?;
+    let (commands_in, commands) = mpsc::channel(COMMANDS);
+    let greeting = Greeting { did: identity.did.clone() };
+    let server = server::serve(&paths.socket, greeting, commands_in)?;
+    let store = Store::open(&paths.state_dir)?;
+    let contacts = store.contacts()?;
+    let seen = store.seen(now().unix_ms)?;
+    let journal = Journal::new(&store)?;
+
+    let net_config = NetConfig { keypair: identity.node_key, listen, peers, mdns: config.network.mdns };
+    let (net, net_events) = net::start(net_config)?;
+    let (audio_events_in, audio_events) = mpsc::channel(AUDIO_EVENTS);
+    let audio = Audio::start(&config.audio, audio_events_in);
+    let (leg_events_in, leg_events) = mpsc::channel(LEG_EVENTS);
+
+    let engine_config = engine_config(&identity.did, identity.device, &config.call);
+    let known = contacts.iter().map(|contact| contact.did.clone()).collect();
+    let engine = Engine::new(engine_config, rand::random(), known, seen);
+    let sealer = Sealer::new(identity.signing, identity.did.clone(), identity.device, rand::random());
+    let mut daemon = Daemon {
+        did: identity.did,
+        node: Node::new(engine, sealer),
+        net,
+        audio,
+        store,
+        contacts,
+        journal,
+        answers: Answers::default(),
+        legs: BTreeMap::new(),
+        leg_events: leg_events_in,
+        ice: Arc::new(ice_config(&config.network)),
+        tasks: Arc::new(Semaphore::new(MAX_TASKS)),
+        forgetful: false,
+        started: Instant::now(),
+        timer_rests_until: Instant::now(),
+        stopping: None,
+        config,
+    };
+    daemon.contacts_changed(now());
+    daemon.announce_addresses(now());
+    let doors = Doors { commands, audio: audio_events, legs: leg_events, net: net_events, server };
+    Ok((daemon, doors))
+}
+
+fn addresses(key: &'static str, texts: &[String]) -> Result<Vec<Multiaddr>, DaemonError> {
+    let parse = |text: &String| text.parse().map_err(|_| DaemonError::Address { key, text: text.clone() });
+    texts.iter().map(parse).collect()
+}
+
+fn engine_config(did: &Did, device: DeviceId, call: &config::Call) -> EngineConfig {
+    EngineConfig {
+        did: did.clone(),
+        device,
+        ring: Duration::from_secs(call.ring_seconds.into()),
+        grace: Duration::from_secs(call.grace_seconds.into()),
+        reconnect: Duration::from_secs(call.reconnect_seconds.into()),
+        auto_accept: call.auto_accept,
+        who_may_ring: call.who_may_ring,
+    }
+}
+
+fn ice_config(network: &config::Network) -> IceConfig {
+    IceConfig {
+        servers: network.ice_servers.clone(),
+        interfaces: network.ice_interfaces.clone(),
+        relay_only: network.ice_relay_only,
+    }
+}

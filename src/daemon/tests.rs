@@ -1,0 +1,198 @@
+//! The daemon as its clients meet it: a real one in a directory of its own, on the loopback, without sound.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use super::{views::samples::did_of, *};
+use crate::{
+    config::Backend,
+    control::wire::{Failure, Method, Subscription},
+};
+
+struct Home {
+    _dir: TempDir,
+    daemon: Daemon,
+    _doors: Doors,
+}
+
+fn paths(dir: &TempDir) -> Paths {
+    Paths::resolve(Some(dir.path())).unwrap()
+}
+
+fn quiet() -> Config {
+    let mut config = Config::default();
+    config.network.listen = vec!["/ip4/127.0.0.1/tcp/0".into()];
+    config.network.mdns = false;
+    config.audio.backend = Backend::Null;
+    config
+}
+
+fn home() -> Home {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, doors) = start::start(&paths(&dir), quiet()).unwrap();
+    Home { _dir: dir, daemon, _doors: doors }
+}
+
+impl Home {
+    async fn ask_with(&mut self, method: Value, request_key: Option<&str>) -> Result<Value, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let method: Method = serde_json::from_value(method).unwrap();
+        self.daemon.command(Command::Call { method, request_key: request_key.map(String::from), reply }, now());
+        answer.await.unwrap()
+    }
+
+    async fn ask(&mut self, method: Value) -> Result<Value, Failure> {
+        self.ask_with(method, None).await
+    }
+
+    async fn watch(&mut self, since: Option<u64>) -> Result<Subscription, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.daemon.command(Command::Watch { since, reply }, now());
+        answer.await.unwrap()
+    }
+
+    /// All that a refused request must leave alone.
+    async fn state(&mut self) -> [Value; 2] {
+        let mut status = self.ask(method("daemon.status", json!({}))).await.unwrap();
+        status["uptime_s"] = Value::Null;
+        status["listen"] = Value::Null;
+        [status, self.ask(method("contact.list", json!({}))).await.unwrap()]
+    }
+}
+
+fn method(name: &str, params: Value) -> Value {
+    json!({ "method": name, "params": params })
+}
+
+fn offer(who: &[&str]) -> Value {
+    method("call.offer", json!({ "who": who }))
+}
+
+#[tokio::test]
+async fn a_double_click_makes_one_call() {
+    let mut home = home();
+    let bob = did_of(2);
+    let first = home.ask_with(offer(&[bob.as_str()]), Some("click")).await.unwrap();
+    assert_eq!(home.ask_with(offer(&[bob.as_str()]), Some("click")).await.unwrap(), first);
+    let calls = home.ask(method("call.list", json!({}))).await.unwrap();
+    assert_eq!(calls["calls"].as_array().unwrap().len(), 1);
+    let other = home.ask_with(offer(&[bob.as_str()]), Some("another click")).await.unwrap_err();
+    assert_eq!(other.code, "in_a_call");
+}
+
+#[tokio::test]
+async fn a_refused_request_has_its_stable_code_and_changes_nothing() {
+    let mut home = home();
+    let (own, bob) = (home.daemon.did.to_string(), did_of(2).to_string());
+    home.ask(method("contact.add", json!({ "did": bob, "name": "Bob" }))).await.unwrap();
+    let before = home.state().await;
+    let refused = [
+        (offer(&["bop"]), "unknown_contact"),
+        (offer(&["did:key:zNonsense"]), "bad_did"),
+        (offer(&[&own]), "bad_invitees"),
+        (offer(&[]), "bad_invitees"),
+        (method("call.accept", json!({})), "no_such_call"),
+        (method("call.reject", json!({ "reason": "bored" })), "bad_reason"),
+        (method("call.hangup", json!({ "call": "0b1e" })), "no_such_call"),
+        (method("call.show", json!({})), "no_such_call"),
+        (method("contact.add", json!({ "did": own, "name": "me" })), "own_did"),
+        (method("contact.add", json!({ "did": "x", "name": "x" })), "bad_did"),
+        (method("contact.add", json!({ "did": did_of(3), "name": "BOB" })), "contact_exists"),
+        (method("contact.add", json!({ "did": did_of(3), "name": "a\tb" })), "bad_name"),
+        (method("contact.add", json!({ "did": did_of(3), "name": "c", "address": "10.0.0.1" })), "bad_address"),
+        (method("contact.remove", json!({ "who": did_of(3) })), "unknown_contact"),
+        (method("net.connect", json!({ "address": "nowhere" })), "bad_address"),
+    ];
+    for (request, code) in refused {
+        let failure = home.ask(request.clone()).await.unwrap_err();
+        assert_eq!(failure.code, code, "{request}: {failure}");
+        assert!(failure.message.len() > 20, "{request}: {failure}");
+    }
+    assert_eq!(home.state().await, before);
+}
+
+#[tokio::test]
+async fn a_contact_can_be_called_by_name_and_is_shown_with_it() {
+    let mut home = home();
+    let bob = did_of(2).to_string();
+    home.ask(method("contact.add", json!({ "did": bob, "name": "Bob" }))).await.unwrap();
+    let offered = home.ask(offer(&["bob"])).await.unwrap();
+    let shown = home.ask(method("call.show", json!({ "call": offered["call"] }))).await.unwrap();
+    assert_eq!(shown["participants"][0]["name"], "Bob");
+    let status = home.ask(method("daemon.status", json!({}))).await.unwrap();
+    assert_eq!(status["active_call"], shown);
+    home.ask(method("contact.remove", json!({ "who": "BOB" }))).await.unwrap();
+    let shown = home.ask(method("call.show", json!({}))).await.unwrap();
+    assert_eq!((&shown["participants"][0]["name"], &shown["participants"][0]["did"]), (&Value::Null, &json!(bob)));
+}
+
+#[tokio::test]
+async fn a_watcher_gets_the_snapshot_then_what_it_missed_then_what_comes() {
+    let mut home = home();
+    home.ask(method("media.mute", json!({}))).await.unwrap();
+    home.ask(method("media.deafen", json!({}))).await.unwrap();
+    let mut watch = home.watch(Some(1)).await.unwrap();
+    assert_eq!((&watch.snapshot["seq"], &watch.snapshot["muted"]), (&json!(2), &json!(true)));
+    assert_eq!(watch.replay.iter().map(|record| record.seq).collect::<Vec<_>>(), [2]);
+    home.ask(method("media.unmute", json!({}))).await.unwrap();
+    assert_eq!(watch.live.try_recv().unwrap().seq, 3);
+    assert!(home.watch(None).await.unwrap().replay.is_empty());
+}
+
+#[tokio::test]
+async fn while_the_daemon_stops_everybody_is_told_so() {
+    let mut home = home();
+    home.ask(method("daemon.stop", json!({}))).await.unwrap();
+    for request in [offer(&[did_of(2).as_str()]), method("daemon.status", json!({}))] {
+        assert_eq!(home.ask(request).await.unwrap_err().code, "stopping");
+    }
+    assert_eq!(home.watch(None).await.unwrap_err().code, "stopping");
+    home.ask(method("daemon.stop", json!({}))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_daemon_on_the_same_socket_is_refused() {
+    let home = home();
+    let Err(error) = start::start(&paths(&home._dir), quiet()) else { panic!("two daemons on one socket") };
+    assert!(matches!(error, DaemonError::Serve(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_address_in_the_configuration_names_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = quiet();
+    config.network.peers = vec!["192.0.2.7:4001".into()];
+    let Err(error) = start::start(&paths(&dir), config) else { panic!("started with a wrong address") };
+    assert!(error.to_string().contains("[network] peers: \"192.0.2.7:4001\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_turn_password_is_never_shown() {
+    let mut home = home();
+    let server = crate::config::IceServer { credential: "hunter2".into(), ..Default::default() };
+    home.daemon.config.network.ice_servers.push(server);
+    let shown = home.ask(method("config.show", json!({}))).await.unwrap().to_string();
+    assert!(!shown.contains("hunter2") && shown.contains("ice_servers"), "{shown}");
+}
+
+#[tokio::test]
+async fn the_daemon_ends_in_time_when_asked_and_takes_its_socket_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = paths(&dir);
+    let socket = paths.socket.clone();
+    let running = tokio::spawn(run(paths, quiet()));
+    let mut client = loop {
+        match crate::client::Client::connect(&socket).await {
+            Ok(client) => break client,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    client.request(Method::CallOffer { who: vec![did_of(2).to_string()] }, None).await.unwrap();
+    client.request(Method::DaemonStop {}, None).await.unwrap();
+    // Nobody acknowledges the Cancel, so the outbox has its whole second.
+    tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap().unwrap();
+    assert!(!socket.exists());
+}

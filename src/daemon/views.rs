@@ -1,0 +1,245 @@
+//! What clients see, as JSON: the fields of `docs` and `CONTROL.md`, with the names of contacts beside their DIDs.
+//!
+//! Pure: state in, JSON out.
+
+use serde_json::{Value, json};
+
+use crate::{
+    audio::{AudioStatus, LegAudioStats},
+    leg::LegStats,
+    net::{NetStatus, PeerInfo},
+    proto::{
+        id::Did,
+        io::{CallState, CallView, ParticipantView},
+        seal::Rejected,
+    },
+    store::Contact,
+};
+
+/// All that `status` tells.
+pub(super) struct Status<'a> {
+    pub did: &'a Did,
+    pub uptime_s: u64,
+    pub net: &'a NetStatus,
+    pub calls: &'a [CallView],
+    pub contacts: &'a [Contact],
+    pub muted: bool,
+    pub deafened: bool,
+    pub stopping: bool,
+    pub audio: &'a AudioStatus,
+    pub seq: u64,
+}
+
+/// `daemon.status`, and the snapshot of `events.watch`.
+pub(super) fn status(from: &Status<'_>) -> Value {
+    let mut calls = from.calls.iter();
+    let active = calls.find(|view| view.state != CallState::Incoming);
+    let pending = from.calls.iter().filter(|view| view.state == CallState::Incoming);
+    json!({
+        "did": from.did,
+        "peer_id": from.net.peer_id.to_string(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": from.uptime_s,
+        "listen": from.net.listen,
+        "peers": from.net.peers.len(),
+        "active_call": active.map(|view| call(view, from.contacts)),
+        "pending": pending.map(|view| call(view, from.contacts)).collect::<Vec<_>>(),
+        "muted": from.muted,
+        "deafened": from.deafened,
+        "stopping": from.stopping,
+        "audio": from.audio,
+        "seq": from.seq,
+    })
+}
+
+/// `call.show`
+pub(super) fn call(view: &CallView, contacts: &[Contact]) -> Value {
+    let participants: Vec<_> = view.participants.iter().map(|other| participant(other, contacts)).collect();
+    json!({
+        "call": view.call,
+        "state": view.state,
+        "from": view.from,
+        "from_name": name(&view.from, contacts),
+        "participants": participants,
+    })
+}
+
+fn participant(view: &ParticipantView, contacts: &[Contact]) -> Value {
+    json!({
+        "did": view.did,
+        "name": name(&view.did, contacts),
+        "state": view.state,
+        "muted": view.muted,
+        "deafened": view.deafened,
+        "connected_ms": view.setup.first_audio,
+        "setup": view.setup,
+    })
+}
+
+/// One leg of `media.stats`.
+pub(super) fn leg(
+    other: &ParticipantView,
+    of: &CallView,
+    leg: &LegStats,
+    audio: &LegAudioStats,
+    contacts: &[Contact],
+) -> Value {
+    json!({
+        "call": of.call,
+        "did": other.did,
+        "name": name(&other.did, contacts),
+        "state": other.state,
+        "rtt_ms": leg.rtt_ms,
+        "jitter_ms": audio.jitter_ms,
+        "loss_pct": audio.loss_pct,
+        "concealed_pct": audio.concealed_pct,
+        "jitter_buffer_ms": audio.jitter_buffer_ms,
+        "playout_delay_ms": audio.playout_delay_ms,
+        "sent_kbps": leg.sent_kbps,
+        "recv_kbps": leg.recv_kbps,
+        "packets_sent": leg.packets_sent,
+        "packets_received": leg.packets_received,
+        "level_db": audio.level_db,
+        "connected_ms": other.setup.first_audio,
+        "setup": other.setup,
+    })
+}
+
+/// `media.stats`
+pub(super) fn stats<'a>(legs: Vec<Value>, rejected: impl Iterator<Item = (&'a Rejected, &'a u64)>) -> Value {
+    let rejected: serde_json::Map<_, _> =
+        rejected.map(|(reason, count)| (reason.to_string(), Value::from(*count))).collect();
+    json!({ "legs": legs, "rejected": rejected })
+}
+
+/// One entry of `net.peers`.
+pub(super) fn peer(info: &PeerInfo) -> Value {
+    json!({ "peer_id": info.peer_id.to_string(), "address": info.address, "rtt_ms": info.rtt_ms })
+}
+
+fn name<'a>(did: &Did, contacts: &'a [Contact]) -> Option<&'a str> {
+    contacts.iter().find(|contact| contact.did == *did).map(|contact| contact.name.as_str())
+}
+
+#[cfg(test)]
+pub(super) mod samples {
+    use ed25519_dalek::SigningKey;
+
+    use super::*;
+    use crate::proto::{
+        id::{CallId, LegId},
+        io::{ParticipantState, Setup},
+    };
+
+    pub fn did_of(seed: u8) -> Did {
+        Did::from_key(SigningKey::from_bytes(&[seed; 32]).verifying_key())
+    }
+
+    pub fn contact(seed: u8, name: &str) -> Contact {
+        Contact { did: did_of(seed), name: name.parse().unwrap(), address: None }
+    }
+
+    pub fn call_view(byte: u8, state: CallState) -> CallView {
+        let setup =
+            Setup { signalled: Some(3), ice_connected: Some(20), dtls_connected: Some(41), first_audio: Some(66) };
+        let other = ParticipantView {
+            did: did_of(2),
+            state: ParticipantState::Joined,
+            muted: false,
+            deafened: true,
+            leg: Some(LegId(1)),
+            setup,
+        };
+        CallView { call: CallId::from_bytes([byte; 16]), state, from: did_of(2), participants: vec![other] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::PeerId;
+
+    use super::{samples::*, *};
+
+    fn keys(value: &Value) -> Vec<&str> {
+        value.as_object().unwrap().keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn a_call_shows_names_beside_dids_and_no_internal_ids() {
+        let shown = call(&call_view(0x11, CallState::Active), &[contact(2, "Bob")]);
+        assert_eq!(shown["state"], "active");
+        assert_eq!(shown["from_name"], "Bob");
+        let other = &shown["participants"][0];
+        assert_eq!(
+            (&other["name"], &other["state"], &other["deafened"]),
+            (&"Bob".into(), &"joined".into(), &true.into())
+        );
+        assert_eq!((&other["connected_ms"], &other["setup"]["signalled"]), (&66.into(), &3.into()));
+        assert!(other.get("leg").is_none());
+        assert_eq!(call(&call_view(0x11, CallState::Active), &[])["participants"][0]["name"], Value::Null);
+    }
+
+    #[test]
+    fn status_has_every_promised_field_and_tells_ringing_from_active() {
+        let net = NetStatus {
+            peer_id: PeerId::random(),
+            listen: vec!["/ip4/127.0.0.1/tcp/4001".parse().unwrap()],
+            peers: Vec::new(),
+        };
+        let calls = [call_view(0x11, CallState::Incoming), call_view(0x22, CallState::Outgoing)];
+        let audio = AudioStatus {
+            backend: "null".into(),
+            input: "silence".into(),
+            output: "nothing".into(),
+            problem: None,
+            input_started_unix_us: None,
+            output_started_unix_us: None,
+        };
+        let did = did_of(1);
+        let from = Status {
+            did: &did,
+            uptime_s: 7,
+            net: &net,
+            calls: &calls,
+            contacts: &[],
+            muted: true,
+            deafened: false,
+            stopping: false,
+            audio: &audio,
+            seq: 9,
+        };
+        let shown = status(&from);
+        let promised = "did peer_id version uptime_s listen peers active_call pending muted deafened audio seq";
+        for field in promised.split(' ') {
+            assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");
+        }
+        assert_eq!(shown["active_call"]["state"], "outgoing");
+        assert_eq!(shown["pending"].as_array().unwrap().len(), 1);
+        assert_eq!((&shown["peers"], &shown["listen"][0]), (&0.into(), &"/ip4/127.0.0.1/tcp/4001".into()));
+        for field in ["backend", "input", "output"] {
+            assert!(shown["audio"].get(field).is_some(), "audio.{field}");
+        }
+    }
+
+    #[test]
+    fn a_leg_has_every_promised_figure() {
+        let view = call_view(0x11, CallState::Active);
+        let audio = LegAudioStats { level_db: f64::NEG_INFINITY, ..LegAudioStats::default() };
+        let shown = leg(&view.participants[0], &view, &LegStats::default(), &audio, &[]);
+        let promised = "did state rtt_ms jitter_ms loss_pct concealed_pct jitter_buffer_ms playout_delay_ms sent_kbps \
+                        recv_kbps level_db connected_ms setup";
+        for field in promised.split_whitespace() {
+            assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");
+        }
+        assert_eq!(keys(&shown["setup"]).len(), 4);
+        assert_eq!(shown["level_db"], Value::Null, "silence is no number in JSON");
+        assert_eq!(shown["connected_ms"], 66);
+    }
+
+    #[test]
+    fn rejections_are_counted_by_their_stable_words() {
+        let rejected = std::collections::BTreeMap::from([(Rejected::BadSignature, 2), (Rejected::Replayed, 1)]);
+        let shown = stats(Vec::new(), rejected.iter());
+        assert_eq!(shown, json!({ "legs": [], "rejected": { "bad_signature": 2, "replayed": 1 } }));
+    }
+}

@@ -1,0 +1,469 @@
+//! One attempt, from the first description to the last packet: the leg's own task.
+
+use std::{
+    collections::VecDeque,
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt as _;
+use rtc::{peer_connection::configuration::media_engine::MIME_TYPE_OPUS, rtp};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    sync::{broadcast, mpsc, watch},
+    time::{MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use webrtc::{
+    media_stream::{
+        track_local::TrackLocal as _,
+        track_remote::{TrackRemote, TrackRemoteEvent},
+    },
+    peer_connection::{
+        RTCIceCandidateInit, RTCIceConnectionState, RTCPeerConnectionState, RTCSessionDescription, StatsSelector,
+    },
+};
+
+use super::{
+    CLOSE_LIMIT, IceConfig, LegRuntime, LegStats,
+    connection::{self, BuildError, Connection, Happened},
+    description::{self, BadDescription, Fingerprint},
+    rtp::{RtpNumbers, wire_bytes},
+    statistics::Meter,
+};
+use crate::{
+    audio::{EncodedFrame, LegInput, ReceivedPacket},
+    proto::{
+        id::LegId,
+        io::{LegCommand, LegEvent, Role},
+        signal::{Sdp, SdpKind},
+    },
+};
+
+/// Events of the connection that wait for the task.
+const REPORTS: usize = 256;
+/// Remote candidates an attempt, early ones included; what comes beyond is counted and dropped.
+const MAX_REMOTE_CANDIDATES: usize = 64;
+/// Own candidates an attempt.
+const MAX_LOCAL_CANDIDATES: usize = 64;
+/// Candidates in one [`LegEvent::Candidates`].
+const BATCH: usize = 16;
+/// How long a batch waits for more while gathering goes on: host candidates come within one millisecond.
+const BATCH_WAIT: Duration = Duration::from_millis(10);
+/// From the remote description on. A failed DTLS handshake may never report itself; the engine retries much earlier.
+const CONNECT_LIMIT: Duration = Duration::from_secs(8);
+/// Longest Opus payload that is taken (RFC 6716, §3.4: 1275 bytes a frame).
+const MAX_PAYLOAD_BYTES: usize = 1500;
+const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What [`super::spawn`] was given.
+pub(super) struct Setup {
+    pub(super) id: LegId,
+    pub(super) role: Role,
+    pub(super) ice: Arc<IceConfig>,
+    pub(super) microphone: broadcast::Receiver<EncodedFrame>,
+    pub(super) speaker: LegInput,
+    pub(super) events: mpsc::Sender<(LegId, LegEvent)>,
+    pub(super) inbox: mpsc::Receiver<LegCommand>,
+    pub(super) publish: watch::Sender<LegStats>,
+    pub(super) closing: CancellationToken,
+}
+
+/// Why the attempt is lost. Holds no text of the peer, so that it can be logged.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Description(#[from] BadDescription),
+    #[error("the peer's description is of the wrong kind")]
+    WrongKind,
+    #[error("the WebRTC library refused to {0}")]
+    Refused(&'static str),
+    #[error("the peer's certificate is not the sealed one")]
+    WrongCertificate,
+    #[error("Opus was not negotiated")]
+    NoOpus,
+    #[error("no connection in time")]
+    TooLate,
+    #[error("ICE or DTLS failed")]
+    Transport,
+    #[error("the connection's driver ended")]
+    DriverEnded,
+}
+
+/// Carries out one attempt until it is closed (`Ok`) or lost.
+pub(super) async fn run(setup: Setup, runtime: Arc<LegRuntime>) -> Result<(), Failure> {
+    let (happened, reports) = mpsc::channel(REPORTS);
+    let numbers = RtpNumbers::random();
+    let built = tokio::select! {
+        biased;
+        () = setup.closing.cancelled() => return Ok(()),
+        built = connection::build(&setup.ice, numbers.ssrc(), Arc::clone(&runtime), happened) => built?,
+    };
+    let peer = Arc::clone(&built.peer);
+    let result = Attempt::new(built, numbers, setup.role)
+        .drive(Doors {
+            id: setup.id,
+            inbox: setup.inbox,
+            reports,
+            microphone: setup.microphone,
+            speaker: setup.speaker,
+            events: setup.events,
+            publish: setup.publish,
+            closing: setup.closing,
+            runtime,
+        })
+        .await;
+    if timeout(CLOSE_LIMIT, peer.close()).await.is_err() {
+        tracing::warn!(leg = setup.id.0, "a connection did not close in time");
+    }
+    result
+}
+
+/// Everything that the task waits on.
+struct Doors {
+    id: LegId,
+    inbox: mpsc::Receiver<LegCommand>,
+    reports: mpsc::Receiver<Happened>,
+    microphone: broadcast::Receiver<EncodedFrame>,
+    speaker: LegInput,
+    events: mpsc::Sender<(LegId, LegEvent)>,
+    publish: watch::Sender<LegStats>,
+    closing: CancellationToken,
+    runtime: Arc<LegRuntime>,
+}
+
+/// The state of one attempt.
+struct Attempt {
+    connection: Connection,
+    role: Role,
+    numbers: RtpNumbers,
+    meter: Meter,
+    /// Events that the daemon has not taken yet. Bounded: there is one of each kind, candidates are bounded, and
+    /// `Disconnected` and `Recovered` cancel each other.
+    outbox: VecDeque<LegEvent>,
+    batch: Vec<String>,
+    batch_due: Option<tokio::time::Instant>,
+    local_candidates: usize,
+    remote_candidates: usize,
+    /// Candidates that came before the description.
+    early: Vec<String>,
+    /// The fingerprint that was sealed with the peer's description, once that was accepted.
+    sealed: Option<Fingerprint>,
+    connect_due: Option<tokio::time::Instant>,
+    ice_was_connected: bool,
+    disconnected: bool,
+    incoming: Option<Arc<dyn TrackRemote>>,
+    /// Set when the peer's certificate was found to be the sealed one: only then audio flows, with this payload type.
+    verified: Option<u8>,
+}
+
+impl Attempt {
+    fn new(connection: Connection, numbers: RtpNumbers, role: Role) -> Self {
+        Self {
+            connection,
+            role,
+            numbers,
+            meter: Meter::new(Instant::now()),
+            outbox: VecDeque::new(),
+            batch: Vec::new(),
+            batch_due: None,
+            local_candidates: 0,
+            remote_candidates: 0,
+            early: Vec::new(),
+            sealed: None,
+            connect_due: None,
+            ice_was_connected: false,
+            disconnected: false,
+            incoming: None,
+            verified: None,
+        }
+    }
+
+    async fn drive(mut self, mut doors: Doors) -> Result<(), Failure> {
+        if self.role == Role::Initiator {
+            self.offer().await?;
+        }
+        let mut ticker = interval(STATISTICS_INTERVAL);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut microphone_open = true;
+        loop {
+            tokio::select! {
+                biased;
+                () = doors.closing.cancelled() => return Ok(()),
+                () = doors.runtime.stopped() => return Err(Failure::DriverEnded),
+                permit = doors.events.reserve(), if !self.outbox.is_empty() => {
+                    // Nobody is left to be told when the daemon's loop is gone.
+                    let Ok(permit) = permit else { return Ok(()) };
+                    if let Some(event) = self.outbox.pop_front() {
+                        permit.send((doors.id, event));
+                    }
+                }
+                Some(command) = doors.inbox.recv() => self.on_command(command).await?,
+                Some(happened) = doors.reports.recv() => {
+                    if self.on_report(happened).await? {
+                        // What was spoken before is not sent late.
+                        doors.microphone = doors.microphone.resubscribe();
+                        ticker.reset();
+                    }
+                }
+                () = due(self.batch_due) => self.flush(),
+                () = due(self.connect_due) => return Err(Failure::TooLate),
+                event = next_event(self.incoming.as_ref()), if self.verified.is_some() => {
+                    self.on_track_event(event, &mut doors.speaker);
+                }
+                frame = doors.microphone.recv(), if self.verified.is_some() && microphone_open => {
+                    microphone_open = self.on_frame(frame)?;
+                }
+                _ = ticker.tick(), if self.verified.is_some() => {
+                    let now = Instant::now();
+                    let report = self.connection.peer.get_stats(now, StatsSelector::None).await;
+                    doors.publish.send_replace(self.meter.publish(now, &report));
+                }
+            }
+        }
+    }
+
+    /// Makes the offer; it goes out before any candidate is known.
+    async fn offer(&mut self) -> Result<(), Failure> {
+        let offer = self.connection.peer.create_offer(None).await.map_err(|_| Failure::Refused("make an offer"))?;
+        self.describe(offer).await
+    }
+
+    /// Reports the own description and starts gathering.
+    async fn describe(&mut self, own: RTCSessionDescription) -> Result<(), Failure> {
+        let fingerprint = description::fingerprint(&own.sdp)?;
+        self.outbox.push_back(LegEvent::Description { sdp: own.sdp.clone(), fingerprint });
+        let set = self.connection.peer.set_local_description(own).await;
+        set.map_err(|_| Failure::Refused("take its own description"))
+    }
+
+    async fn on_command(&mut self, command: LegCommand) -> Result<(), Failure> {
+        match command {
+            LegCommand::Remote(sdp) => self.on_remote(sdp).await,
+            LegCommand::Candidates(ice) => {
+                for candidate in ice.candidates {
+                    self.on_candidate(candidate).await;
+                }
+                Ok(())
+            }
+            // `Leg::command` sends neither.
+            LegCommand::Open { .. } | LegCommand::Close => Ok(()),
+        }
+    }
+
+    /// Takes the peer's description, answers an offer, then tries the candidates that came early.
+    async fn on_remote(&mut self, sdp: Sdp) -> Result<(), Failure> {
+        if self.sealed.is_some() {
+            return Ok(()); // A leg is one attempt: what comes twice changes nothing.
+        }
+        let checked = description::check(&sdp.sdp, &sdp.fingerprint)?;
+        let description = match (self.role, sdp.kind) {
+            (Role::Initiator, SdpKind::Answer) => RTCSessionDescription::answer(checked.text),
+            (Role::Answerer, SdpKind::Offer) => RTCSessionDescription::offer(checked.text),
+            (Role::Initiator, SdpKind::Offer) | (Role::Answerer, SdpKind::Answer) => return Err(Failure::WrongKind),
+        };
+        let refused = |_| Failure::Refused("take the peer's description");
+        let peer = Arc::clone(&self.connection.peer);
+        peer.set_remote_description(description.map_err(refused)?).await.map_err(refused)?;
+        self.sealed = Some(sdp.fingerprint);
+        self.connect_due = Some(tokio::time::Instant::now() + CONNECT_LIMIT);
+        if self.role == Role::Answerer {
+            let answer = peer.create_answer(None).await.map_err(|_| Failure::Refused("make an answer"))?;
+            self.describe(answer).await?;
+        }
+        let early = std::mem::take(&mut self.early);
+        self.remote_candidates -= early.len();
+        for candidate in checked.candidates.into_iter().chain(early) {
+            self.on_candidate(candidate).await;
+        }
+        Ok(())
+    }
+
+    /// Tries a remote candidate, or keeps it until the description is there. A bad one is counted and dropped.
+    async fn on_candidate(&mut self, candidate: String) {
+        if self.remote_candidates == MAX_REMOTE_CANDIDATES || !description::is_usable_candidate(&candidate) {
+            self.meter.stats.candidates_ignored += 1;
+            return;
+        }
+        self.remote_candidates += 1;
+        if self.sealed.is_none() {
+            self.early.push(candidate);
+            return;
+        }
+        let init = RTCIceCandidateInit { candidate, sdp_mline_index: Some(0), ..Default::default() };
+        if self.connection.peer.add_ice_candidate(init).await.is_err() {
+            self.meter.stats.candidates_ignored += 1;
+        }
+    }
+
+    /// Takes in what the connection reports; true when audio may flow from now on.
+    async fn on_report(&mut self, happened: Happened) -> Result<bool, Failure> {
+        match happened {
+            Happened::Candidate(candidate) => self.on_local_candidate(candidate),
+            Happened::Gathered => self.flush(),
+            Happened::Ice(state) => self.on_ice(state)?,
+            Happened::Track(track) => {
+                self.incoming.get_or_insert(track);
+            }
+            Happened::Peer(RTCPeerConnectionState::Connected) if self.verified.is_none() => {
+                self.verified = Some(self.verify().await?);
+                self.connect_due = None;
+                self.outbox.push_back(LegEvent::Connected);
+                return Ok(true);
+            }
+            Happened::Peer(RTCPeerConnectionState::Failed | RTCPeerConnectionState::Closed) => {
+                return Err(Failure::Transport);
+            }
+            Happened::Peer(_) => {} // The library's enum is open; every other state is on the way to these.
+        }
+        Ok(false)
+    }
+
+    fn on_local_candidate(&mut self, candidate: String) {
+        // The last, empty one says only that gathering is over.
+        if self.local_candidates == MAX_LOCAL_CANDIDATES || !description::is_usable_candidate(&candidate) {
+            return;
+        }
+        self.local_candidates += 1;
+        self.batch.push(candidate);
+        if self.batch.len() == BATCH {
+            self.flush();
+        } else if self.batch_due.is_none() {
+            self.batch_due = Some(tokio::time::Instant::now() + BATCH_WAIT);
+        }
+    }
+
+    fn flush(&mut self) {
+        self.batch_due = None;
+        if !self.batch.is_empty() {
+            self.outbox.push_back(LegEvent::Candidates(std::mem::take(&mut self.batch)));
+        }
+    }
+
+    fn on_ice(&mut self, state: RTCIceConnectionState) -> Result<(), Failure> {
+        match state {
+            RTCIceConnectionState::Connected | RTCIceConnectionState::Completed => {
+                if !std::mem::replace(&mut self.ice_was_connected, true) {
+                    self.outbox.push_back(LegEvent::IceConnected);
+                }
+                self.set_disconnected(false);
+            }
+            RTCIceConnectionState::Disconnected if self.verified.is_some() => self.set_disconnected(true),
+            RTCIceConnectionState::Failed | RTCIceConnectionState::Closed => return Err(Failure::Transport),
+            _ => {} // The library's enum is open; every other state is on the way to these.
+        }
+        Ok(())
+    }
+
+    fn set_disconnected(&mut self, disconnected: bool) {
+        if std::mem::replace(&mut self.disconnected, disconnected) == disconnected {
+            return;
+        }
+        let (event, opposite) = if disconnected {
+            (LegEvent::Disconnected, LegEvent::Recovered)
+        } else {
+            (LegEvent::Recovered, LegEvent::Disconnected)
+        };
+        if self.outbox.back() == Some(&opposite) {
+            self.outbox.pop_back();
+        } else {
+            self.outbox.push_back(event);
+        }
+    }
+
+    /// Compares the certificate that was met with the sealed fingerprint (RFC 8122, §6.2); returns the payload type
+    /// that was negotiated for Opus.
+    async fn verify(&self) -> Result<u8, Failure> {
+        let sender = &self.connection.sender;
+        let transport = sender.transport().await.ok().flatten().ok_or(Failure::WrongCertificate)?;
+        let chain = transport.get_remote_certificates().await.map_err(|_| Failure::WrongCertificate)?;
+        if !is_sealed(&chain, self.sealed.as_ref()) {
+            return Err(Failure::WrongCertificate);
+        }
+        let parameters = sender.get_parameters().await.map_err(|_| Failure::NoOpus)?;
+        let mut codecs = parameters.rtp_parameters.codecs.iter();
+        let opus = codecs.find(|codec| codec.rtp_codec.mime_type.eq_ignore_ascii_case(MIME_TYPE_OPUS));
+        opus.map(|codec| codec.payload_type).ok_or(Failure::NoOpus)
+    }
+
+    /// Sends a frame; false when there is no microphone any more.
+    fn on_frame(&mut self, frame: Result<EncodedFrame, broadcast::error::RecvError>) -> Result<bool, Failure> {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(broadcast::error::RecvError::Lagged(frames)) => {
+                self.meter.stats.frames_dropped += frames;
+                return Ok(true);
+            }
+            Err(broadcast::error::RecvError::Closed) => return Ok(false),
+        };
+        let Some(payload_type) = self.verified else { return Ok(true) };
+        let bytes = wire_bytes(&frame.payload);
+        let packet = self.numbers.packet(payload_type, frame);
+        // Waits only while the driver has 256 packets to do; a frame that old is worth nothing.
+        match self.connection.track.write_rtp(packet).now_or_never() {
+            Some(Ok(())) => self.meter.sent(bytes),
+            Some(Err(_)) => return Err(Failure::DriverEnded),
+            None => self.meter.stats.frames_dropped += 1,
+        }
+        Ok(true)
+    }
+
+    fn on_track_event(&mut self, event: Option<TrackRemoteEvent>, speaker: &mut LegInput) {
+        match event {
+            Some(TrackRemoteEvent::OnRtpPacket(packet)) => self.on_packet(packet, speaker),
+            Some(_) => {} // Openings, mutes and RTCP: the library's own business.
+            None => self.incoming = None,
+        }
+    }
+
+    fn on_packet(&mut self, packet: rtp::Packet, speaker: &mut LegInput) {
+        let rtp::Packet { header, payload } = packet;
+        let fits = !payload.is_empty() && payload.len() <= MAX_PAYLOAD_BYTES;
+        if Some(header.payload_type) != self.verified || !fits {
+            self.meter.stats.packets_ignored += 1;
+            return;
+        }
+        self.meter.received(wire_bytes(&payload));
+        let (sequence, timestamp) = (header.sequence_number, header.timestamp);
+        speaker.push(ReceivedPacket { sequence, timestamp, payload, arrival: Instant::now() });
+    }
+}
+
+/// Whether the peer's own certificate, the first of its chain, is the one that was sealed.
+fn is_sealed(chain: &[Vec<u8>], sealed: Option<&Fingerprint>) -> bool {
+    let met = chain.first().map(|certificate| Fingerprint::from(Sha256::digest(certificate)));
+    met.is_some() && met.as_ref() == sealed
+}
+
+async fn due(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+async fn next_event(track: Option<&Arc<dyn TrackRemote>>) -> Option<TrackRemoteEvent> {
+    match track {
+        Some(track) => track.poll().await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_certificate_of_the_chain_counts_and_none_is_never_enough() {
+        let (one, two) = (b"one".to_vec(), b"two".to_vec());
+        let sealed = Fingerprint::from(Sha256::digest(b"one"));
+        assert!(is_sealed(&[one.clone(), two.clone()], Some(&sealed)));
+        assert!(!is_sealed(&[two, one.clone()], Some(&sealed)));
+        assert!(!is_sealed(&[], Some(&sealed)));
+        assert!(!is_sealed(&[one], None));
+        assert!(!is_sealed(&[], None));
+    }
+}

@@ -1,0 +1,55 @@
+//! The event log: what clients were told, kept so that one that comes back can be told again.
+
+use std::{path::Path, sync::Arc};
+
+use rusqlite::params;
+
+use super::{Store, StoreError, open};
+use crate::control::wire::EventRecord;
+
+/// Most events that are kept; the oldest go first.
+pub const KEPT_EVENTS: u64 = 10_000;
+
+impl Store {
+    /// The number of the latest event; 0 when there was none.
+    pub fn last_seq(&self) -> Result<u64, StoreError> {
+        let last = self.db.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get::<_, i64>(0));
+        last.map(|seq| u64::try_from(seq).unwrap_or(0)).map_err(|error| self.failed(error))
+    }
+
+    /// Appends an event and drops what is more than [`KEPT_EVENTS`] behind it.
+    pub fn append_event(&mut self, record: &EventRecord) -> Result<(), StoreError> {
+        let json = serde_json::to_string(&record.event)
+            .map_err(|error| self.failed(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
+        let mut write = || -> rusqlite::Result<()> {
+            let transaction = self.db.transaction()?;
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO events (seq, time_ms, json) VALUES (?1, ?2, ?3)")?
+                .execute(params![record.seq as i64, record.time_ms as i64, json])?;
+            transaction
+                .prepare_cached("DELETE FROM events WHERE seq <= ?1")?
+                .execute([record.seq.saturating_sub(KEPT_EVENTS) as i64])?;
+            transaction.commit()
+        };
+        write().map_err(|error| open::explain(&self.path, error))
+    }
+}
+
+/// Kept events with `after < seq < before`, oldest first, through a connection of their own: a long replay is read beside the
+/// daemon's loop, not on it. Events of a kind that this version does not know are left out.
+pub fn read_events(database: &Path, after: u64, before: u64) -> Result<Vec<Arc<EventRecord>>, StoreError> {
+    let db = open::open_to_read(database)?;
+    let read = || -> rusqlite::Result<Vec<(i64, i64, String)>> {
+        let mut query = db.prepare("SELECT seq, time_ms, json FROM events WHERE seq > ?1 AND seq < ?2 ORDER BY seq")?;
+        let bounds = [after, before].map(|seq| i64::try_from(seq).unwrap_or(i64::MAX));
+        let rows = query.query_map(bounds, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        rows.collect()
+    };
+    let rows = read().map_err(|error| open::explain(database, error))?;
+    let known = rows.into_iter().filter_map(|(seq, time_ms, json)| {
+        let (seq, time_ms) = (u64::try_from(seq).ok()?, u64::try_from(time_ms).ok()?);
+        let event = serde_json::from_str(&json).ok()?;
+        Some(Arc::new(EventRecord { seq, time_ms, event }))
+    });
+    Ok(known.collect())
+}

@@ -1,0 +1,110 @@
+//! What the runs exercised. A simulator that never loses a Hello proves nothing about lost Hellos.
+
+use std::fmt;
+
+macro_rules! marks {
+    ($($name:ident => $words:literal,)*) => {
+        /// Something worth having happened at least once in a suite of seeds.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mark { $($name,)* }
+
+        const MARKS: &[(Mark, &str)] = &[$((Mark::$name, $words),)*];
+    };
+}
+
+marks! {
+    Offer => "calls offered",
+    GroupOffer => "group calls offered",
+    Ring => "calls that rang",
+    StrangerRing => "strangers' calls that rang",
+    Accept => "calls accepted",
+    AutoAccept => "calls accepted by configuration",
+    Decline => "calls refused",
+    Cancel => "calls taken back before an answer",
+    RingTimeout => "calls missed",
+    NoAnswer => "offers without answer",
+    Unreachable => "offers that reached no device",
+    Declined => "offers that everybody refused",
+    Gone => "joins that met nobody",
+    Empty => "calls that everybody else left",
+    Leave => "calls left",
+    WrongRequest => "wrong requests refused",
+    SecondCall => "second calls refused while in one",
+    CrossingOffer => "crossing offers",
+    Glare => "crossing offers that became one call",
+    LostMessage => "transmissions lost",
+    LostHello => "Hellos lost",
+    MetByJoin => "participants first met by Join",
+    MetByHello => "participants first met by Hello",
+    NewerInstance => "instances replaced by newer ones",
+    AckedAgain => "duplicates acknowledged again",
+    Retransmission => "messages sent again",
+    Duplicate => "copies duplicated by the network",
+    Replayed => "replays rejected",
+    Tampered => "tampered copies rejected",
+    Forwarded => "messages forwarded by a third node",
+    Partition => "partitions",
+    Healed => "partitions healed",
+    Dialled => "participants dialled",
+    LegUp => "legs connected",
+    LegHung => "legs that hung",
+    LegFailed => "legs that failed",
+    LegLost => "legs that lost their network",
+    LegRecovered => "legs that recovered",
+    LegRepaired => "pairs connected again by a new leg",
+    FirstAudio => "first audio heard",
+    Reconnecting => "participants shown as reconnecting",
+    MediaState => "participants' mute and deafen shown",
+    Restart => "daemons killed and started again",
+    RestartInCall => "daemons killed in a call",
+    SettledCall => "calls that still stood at the end",
+    SettledPair => "pairs that heard each other at the end",
+}
+
+/// How often each [`Mark`] was made.
+#[derive(Debug, Clone)]
+pub struct Coverage {
+    counts: [u64; MARKS.len()],
+    pub seeds: u64,
+    pub steps: u64,
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self { counts: [0; MARKS.len()], seeds: 0, steps: 0 }
+    }
+}
+
+impl Coverage {
+    pub fn of_one_seed() -> Self {
+        Self { seeds: 1, ..Self::default() }
+    }
+
+    pub fn mark(&mut self, mark: Mark) {
+        self.counts[mark as usize] += 1;
+    }
+
+    pub fn count(&self, mark: Mark) -> u64 {
+        self.counts[mark as usize]
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        for (sum, count) in self.counts.iter_mut().zip(other.counts) {
+            *sum += count;
+        }
+        self.seeds += other.seeds;
+        self.steps += other.steps;
+    }
+
+    /// The marks that were never made, by their words.
+    pub fn missing(&self) -> Vec<&'static str> {
+        MARKS.iter().filter(|(mark, _)| self.count(*mark) == 0).map(|(_, words)| *words).collect()
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:>10} seeds\n{:>10} steps", self.seeds, self.steps)?;
+        MARKS.iter().try_for_each(|(mark, words)| writeln!(f, "{:>10} {words}", self.count(*mark)))
+    }
+}

@@ -1,0 +1,276 @@
+//! One mutation, then drain fully: carries a node's outputs out, as the daemon's loop does, and keeps the books.
+
+use telecon::proto::{
+    io::{CallState, EndReason, Event, LegCommand, Output, ParticipantState, Reply, Request, RequestError},
+    signal::{Body, Contact, MAX_SEALED_BYTES, Topic},
+};
+
+use super::{
+    coverage::Mark,
+    network::Sky,
+    oracle,
+    trace::describe,
+    users::{self, Sight, Verdict},
+    world::{Fate, Happening, NodeIx, World},
+};
+
+/// More outputs than this after one input is a loop.
+const MAX_OUTPUTS: usize = 4_000;
+
+impl World {
+    /// Carries out everything that the node wants, sets its timer, and lets the oracle look.
+    pub fn drain(&mut self, ix: NodeIx) -> Result<(), String> {
+        let mut outputs = 0;
+        let mut quiet = true;
+        while let Some(output) = self.nodes[ix].node.poll_output() {
+            outputs += 1;
+            if outputs > MAX_OUTPUTS {
+                return Err(format!("n{ix} has outputs without end"));
+            }
+            quiet &= matches!(output, Output::Publish(..));
+            self.carry_out(ix, output).map_err(|what| format!("n{ix}: {what}"))?;
+        }
+        if self.nodes[ix].node.poll_output().is_some() {
+            return Err(format!("n{ix} has outputs after it was drained"));
+        }
+        let wake_us = self.nodes[ix].node.poll_timeout().map(|at| self.agenda.at_us(at));
+        if wake_us != self.nodes[ix].wake_us {
+            self.nodes[ix].wake_us = wake_us;
+            if let Some(at_us) = wake_us {
+                // Stale or past timers come at once, and the wake must be found under the time it was asked for.
+                let at_us = at_us.max(self.agenda.now_us);
+                self.nodes[ix].wake_us = Some(at_us);
+                self.agenda.at(at_us, Happening::Wake { node: ix, at_us });
+            }
+        }
+        if let Some(offence) = self.ledger.borrow_mut().police.offence.take() {
+            return Err(format!("n{ix} sent something {offence}"));
+        }
+        // Looking is dearer than a step: where nothing but messages came out, every eighth step is enough.
+        if quiet && !self.coverage.steps.is_multiple_of(8) {
+            return Ok(());
+        }
+        oracle::check(self, ix).map_err(|what| format!("n{ix}: {what}"))
+    }
+
+    fn carry_out(&mut self, ix: NodeIx, output: Output) -> Result<(), String> {
+        if self.trace.is_on() {
+            self.trace_output(ix, &output);
+        }
+        match output {
+            Output::Subscribe(topic) => self.network.subscribe(ix, &topic, &mut self.agenda),
+            Output::Unsubscribe(topic) => self.network.unsubscribe(ix, &topic),
+            Output::Publish(topic, bytes) if bytes.len() > MAX_SEALED_BYTES => {
+                return Err(format!("{} bytes on {topic}", bytes.len()));
+            }
+            Output::Publish(topic, bytes) => self.censored(ix, topic, bytes),
+            Output::Dial(contact) => self.dial(ix, &contact)?,
+            Output::Leg(id, command) => {
+                if let LegCommand::Open { call, .. } = &command
+                    && !self.nodes[ix].consent.contains(call)
+                    && !oracle::consents_by_configuration(self, ix, *call)
+                {
+                    return Err("a leg without consent".into());
+                }
+                let mut sky = Sky { agenda: &mut self.agenda, coverage: &mut self.coverage };
+                self.legs.command(ix, id, &command, &self.dids, &mut sky)?;
+            }
+            Output::Audio(plan) => {
+                if plan == self.nodes[ix].plan {
+                    return Err(format!("the same audio plan twice: {plan:?}"));
+                }
+                self.nodes[ix].plan = plan;
+                self.carry_audio(ix);
+            }
+            Output::Remember(did, id) => {
+                if self.nodes[ix].seen.contains(&(did.clone(), id)) {
+                    return Err("an envelope that is already in the seen-set".into());
+                }
+                self.nodes[ix].seen.push((did, id));
+                self.nodes[ix].remembered += 1;
+            }
+            Output::Event(event) => self.event(ix, &event)?,
+        }
+        Ok(())
+    }
+
+    fn censored(&mut self, from: NodeIx, topic: Topic, bytes: Vec<u8>) {
+        let fate = match (&self.censor, self.ledger.borrow().read(&bytes)) {
+            (Some(censor), Some(sealed)) => censor(from, sealed),
+            (Some(_) | None, _) => Fate::Pass,
+        };
+        match fate {
+            Fate::Pass => self.publish(from, topic, bytes),
+            Fate::Drop => {}
+            Fate::DelayMs(delay_ms) => {
+                let message = Box::new((topic, bytes));
+                self.agenda.after_us(delay_ms * 1000, Happening::Publish { from, message });
+            }
+        }
+    }
+
+    pub fn publish(&mut self, from: NodeIx, topic: Topic, bytes: Vec<u8>) {
+        let hello = self
+            .ledger
+            .borrow()
+            .read(&bytes)
+            .is_some_and(|sealed| matches!(sealed.outgoing.signal.body, Body::Hello(_)));
+        let mut sky = Sky { agenda: &mut self.agenda, coverage: &mut self.coverage };
+        self.network.publish(from, topic, bytes, hello, &mut sky);
+    }
+
+    fn dial(&mut self, from: NodeIx, contact: &Contact) -> Result<(), String> {
+        let to = contact.peer_id.strip_prefix("sim-").and_then(|ix| ix.parse().ok());
+        let to = to.ok_or_else(|| format!("dialled {:?}", contact.peer_id))?;
+        self.coverage.mark(Mark::Dialled);
+        // In wild times half of the attempts meet a NAT or a firewall.
+        if !self.wild || self.agenda.chance.percent(50) {
+            let delay_us = self.agenda.chance.between(2_000, 200_000);
+            self.agenda.after_us(delay_us, Happening::Linked { a: from, b: to });
+        }
+        Ok(())
+    }
+
+    fn trace_output(&mut self, ix: NodeIx, output: &Output) {
+        let ledger = self.ledger.borrow();
+        let text = match output {
+            Output::Publish(topic, bytes) => {
+                format!("publishes {}", ledger.read(bytes).map_or_else(|| topic.to_string(), describe))
+            }
+            Output::Subscribe(_)
+            | Output::Unsubscribe(_)
+            | Output::Dial(_)
+            | Output::Leg(..)
+            | Output::Audio(_)
+            | Output::Remember(..)
+            | Output::Event(_) => format!("{output:?}"),
+        };
+        self.trace.line(self.agenda.now_us, || format!("n{ix} {text}"));
+    }
+
+    /// Keeps the books: consent, counts, and what must not be told.
+    fn event(&mut self, ix: NodeIx, event: &Event) -> Result<(), String> {
+        match event {
+            Event::CallOffered { invitees, .. } => {
+                self.coverage.mark(if invitees.len() > 1 { Mark::GroupOffer } else { Mark::Offer });
+            }
+            Event::CallRang { known, from, .. } => {
+                if std::mem::take(&mut self.nodes[ix].remembered) == 0 {
+                    return Err("it rang before the seen-set was written".into());
+                }
+                self.coverage.mark(if *known { Mark::Ring } else { Mark::StrangerRing });
+                let caller = self.dids.iter().position(|did| did == from);
+                let called_back = |view: &telecon::proto::io::CallView| {
+                    view.state == CallState::Outgoing && view.participants.iter().any(|other| other.did == *from)
+                };
+                if caller.is_some() && self.nodes[ix].node.calls().iter().any(called_back) {
+                    self.coverage.mark(Mark::CrossingOffer);
+                }
+            }
+            Event::CallJoined { call } => {
+                if !self.nodes[ix].consent.contains(call) {
+                    if std::mem::take(&mut self.nodes[ix].superseded) {
+                        self.coverage.mark(Mark::Glare);
+                    } else if oracle::consents_by_configuration(self, ix, *call) {
+                        self.coverage.mark(Mark::AutoAccept);
+                    } else {
+                        return Err("joined without consent".into());
+                    }
+                    self.nodes[ix].consent.insert(*call);
+                }
+            }
+            Event::CallEnded { call, reason } => {
+                self.nodes[ix].superseded = *reason == EndReason::Superseded && self.nodes[ix].consent.contains(call);
+                self.nodes[ix].consent.remove(call);
+                if let Some(mark) = mark_of(*reason) {
+                    self.coverage.mark(mark);
+                }
+            }
+            Event::ParticipantChanged { state, .. } => {
+                if *state == ParticipantState::Reconnecting {
+                    self.coverage.mark(Mark::Reconnecting);
+                }
+            }
+            Event::ParticipantMedia { .. } => self.coverage.mark(Mark::MediaState),
+            Event::MediaChanged { .. } => {}
+        }
+        Ok(())
+    }
+
+    pub fn press(&mut self, ix: NodeIx) -> Result<(), String> {
+        let Some(press_ms) = self.setup.press_ms.filter(|_| self.wild) else { return Ok(()) };
+        let delay_us = self.agenda.chance.between(1, 2_000 * press_ms);
+        self.agenda.after_us(delay_us, Happening::Press { node: ix });
+        if self.nodes[ix].down {
+            return Ok(());
+        }
+        let views = self.nodes[ix].node.calls();
+        let sight = Sight { own: &self.dids[ix], dids: &self.dids, views: &views, calls: &self.calls };
+        let Some(request) = users::press(&sight, &mut self.agenda.chance) else { return Ok(()) };
+        if self.agenda.chance.percent(10) {
+            // Twice: the second press meets whatever the first one made.
+            let _ = self.ask(ix, request.clone())?;
+        }
+        self.ask(ix, request).map(drop)
+    }
+
+    /// A user's request; the outer error is a violation, the inner one the engine's answer.
+    pub fn ask(&mut self, ix: NodeIx, request: Request) -> Result<Result<Reply, RequestError>, String> {
+        let views = self.nodes[ix].node.calls();
+        let sight = Sight { own: &self.dids[ix], dids: &self.dids, views: &views, calls: &self.calls };
+        let verdict = sight.verdict(&request);
+        if let Request::Accept(call) = &request {
+            self.nodes[ix].consent.insert(*call);
+        }
+        let now = self.agenda.now(self.nodes[ix].skew_ms);
+        let result = self.nodes[ix].node.handle_request(request.clone(), now);
+        self.coverage.steps += 1;
+        self.trace.line(self.agenda.now_us, || format!("n{ix} user: {request:?} -> {result:?}"));
+        match (&result, verdict) {
+            (Ok(_), Verdict::Refused) => return Err(format!("n{ix} did {request:?}")),
+            (Err(error), Verdict::Done) => return Err(format!("n{ix} refused {request:?}: {error}")),
+            (Err(error), Verdict::Refused | Verdict::Either) => {
+                let second = *error == RequestError::InACall;
+                self.coverage.mark(if second { Mark::SecondCall } else { Mark::WrongRequest });
+                if let Request::Accept(call) = &request
+                    && !views.iter().any(|view| view.call == *call && view.state != CallState::Incoming)
+                {
+                    self.nodes[ix].consent.remove(call);
+                }
+                let due = self.nodes[ix].wake_us.is_some_and(|at_us| at_us <= self.agenda.now_us);
+                let unchanged = self.nodes[ix].node.calls() == views;
+                let output = if due { None } else { self.nodes[ix].node.poll_output() };
+                if !due && (!unchanged || output.is_some()) {
+                    return Err(format!("n{ix} refused {request:?} and yet changed: {output:?}"));
+                }
+            }
+            (Ok(Reply::Offered(call)), _) => {
+                self.nodes[ix].consent.insert(*call);
+                self.calls.push(*call);
+            }
+            (Ok(Reply::Done), _) => {
+                if matches!(request, Request::Accept(_)) {
+                    self.coverage.mark(Mark::Accept);
+                }
+            }
+        }
+        self.drain(ix)?;
+        oracle::check(self, ix).map_err(|what| format!("n{ix}: {what}"))?;
+        Ok(result)
+    }
+}
+
+fn mark_of(reason: EndReason) -> Option<Mark> {
+    Some(match reason {
+        EndReason::HungUp => Mark::Leave,
+        EndReason::Rejected => Mark::Decline,
+        EndReason::Cancelled => Mark::Cancel,
+        EndReason::Missed => Mark::RingTimeout,
+        EndReason::Declined | EndReason::Busy => Mark::Declined,
+        EndReason::NoAnswer => Mark::NoAnswer,
+        EndReason::Unreachable => Mark::Unreachable,
+        EndReason::Gone => Mark::Gone,
+        EndReason::Empty => Mark::Empty,
+        EndReason::AnsweredElsewhere | EndReason::Superseded | EndReason::Stopped => return None,
+    })
+}

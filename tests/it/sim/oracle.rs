@@ -1,0 +1,159 @@
+//! What must be true: of one node after each step, of all nodes once the world has settled, and after everybody hung up.
+//!
+//! It compares what a node says of itself (views, audio plan) with what the world knows (legs, consent, subscriptions).
+
+use telecon::{
+    config::AutoAccept,
+    proto::{
+        id::CallId,
+        io::{CallState, CallView, ParticipantState, ParticipantView},
+        signal::{MAX_PARTICIPANTS, Topic},
+    },
+};
+
+use super::{
+    coverage::Mark,
+    legs::{SimLeg, Told},
+    world::{NodeIx, World},
+};
+
+/// libp2p allows 100 topics a peer by default; a call of everybody here needs far fewer.
+const MAX_SUBSCRIPTIONS: usize = 100;
+const MAX_CALLS: usize = 64;
+
+/// The configuration says yes for the user.
+pub fn consents_by_configuration(world: &World, ix: NodeIx, call: CallId) -> bool {
+    match world.setup.auto_accept {
+        AutoAccept::None => false,
+        AutoAccept::All => true,
+        AutoAccept::Contacts => {
+            let views = world.nodes[ix].node.calls();
+            let view = views.iter().find(|view| view.call == call);
+            view.is_some_and(|view| view.participants.iter().all(|other| world.nodes[ix].contacts.contains(&other.did)))
+        }
+    }
+}
+
+fn is_engaged(view: &CallView) -> bool {
+    matches!(view.state, CallState::Active | CallState::Outgoing)
+}
+
+fn is_in(participant: &ParticipantView) -> bool {
+    matches!(
+        participant.state,
+        ParticipantState::Connecting | ParticipantState::Joined | ParticipantState::Reconnecting
+    )
+}
+
+fn is_up(leg: &SimLeg) -> bool {
+    leg.told == Told::Up && !leg.closing
+}
+
+fn demand(truth: bool, what: &str) -> Result<(), String> {
+    if truth { Ok(()) } else { Err(what.to_string()) }
+}
+
+/// One node, after a step.
+pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
+    let views = world.nodes[ix].node.calls();
+    let (node, plan) = (&world.nodes[ix], world.nodes[ix].plan);
+    let engaged: Vec<&CallView> = views.iter().filter(|view| is_engaged(view)).collect();
+    demand(engaged.len() <= 1, "two active calls")?;
+    demand(engaged.iter().all(|view| node.consent.contains(&view.call)), "in a call without consent")?;
+    demand(
+        plan.ring == views.iter().any(|view| view.state == CallState::Incoming),
+        "ring is not: an incoming call rings",
+    )?;
+    demand((plan.muted, plan.deafened) == (node.node.muted(), node.node.deafened()), "the plan forgot mute or deafen")?;
+    let joined = engaged.iter().flat_map(|view| &view.participants).any(|p| p.state == ParticipantState::Joined);
+    demand(plan.microphone == joined, "microphone is not: consent and a joined leg up")?;
+    demand(views.len() <= MAX_CALLS, "too many calls")?;
+    demand(views.iter().all(|view| view.participants.len() < MAX_PARTICIPANTS), "too many participants")?;
+    demand(world.network.subscription_count(ix) <= MAX_SUBSCRIPTIONS, "too many topics")?;
+    demand(world.network.is_subscribed(ix, &Topic::Inbox(world.dids[ix].clone())), "the own inbox is not subscribed")?;
+    demand(!node.node.idle() || views.is_empty(), "idle with a call")?;
+    for view in &views {
+        demand(view.participants.iter().all(|p| p.did != world.dids[ix]), "oneself among the others")?;
+        for participant in view.participants.iter().filter(|p| p.state == ParticipantState::Joined) {
+            let leg = world.legs.of(ix).find(|leg| Some(leg.id) == participant.leg);
+            let fits = |leg: &SimLeg| is_up(leg) && leg.call == view.call && world.dids[leg.peer] == participant.did;
+            demand(leg.is_some_and(fits), "shown as joined without a leg that is up")?;
+        }
+    }
+    world.legs.of(ix).filter(|leg| !leg.closing).try_for_each(|leg| check_leg(world, leg, &engaged))
+}
+
+/// A leg is to somebody who is in a call that this node is in.
+fn check_leg(world: &World, leg: &SimLeg, engaged: &[&CallView]) -> Result<(), String> {
+    let to = &world.dids[leg.peer];
+    let view = engaged.iter().find(|view| view.call == leg.call);
+    let participant = view.and_then(|view| view.participants.iter().find(|participant| participant.did == *to));
+    let participant = participant.filter(|participant| is_in(participant));
+    let Some(participant) = participant else {
+        return Err(format!("{:?} to n{} who is not in the call", leg.id, leg.peer));
+    };
+    demand(participant.leg == Some(leg.id), "a leg that the view does not name")?;
+    demand(!is_up(leg) || participant.state == ParticipantState::Joined, "a leg is up and its participant not joined")
+}
+
+/// All nodes: in calm weather for long enough, nobody presses.
+pub fn settled(world: &mut World) -> Result<(), String> {
+    let views: Vec<Vec<CallView>> = world.nodes.iter().map(|node| node.node.calls()).collect();
+    let mut pairs = 0;
+    for (a, calls) in views.iter().enumerate() {
+        check(world, a).map_err(|what| format!("n{a}: {what}"))?;
+        demand(!calls.is_empty() || world.legs.of(a).next().is_none(), &format!("n{a} has no call and yet a leg"))?;
+        for view in calls {
+            demand(view.state == CallState::Active, &format!("n{a} is still {:?} in {}", view.state, view.call))?;
+            let company = view.participants.iter().any(|other| other.state == ParticipantState::Joined);
+            demand(company || world.setup.grace.is_zero(), &format!("n{a} is alone in {}", view.call))?;
+            for other in &view.participants {
+                pairs += usize::from(settled_pair(world, &views, (a, view), other)?);
+            }
+        }
+    }
+    let calls: usize = views.iter().map(Vec::len).sum();
+    (0..calls).for_each(|_| world.coverage.mark(Mark::SettledCall));
+    (0..pairs).for_each(|_| world.coverage.mark(Mark::SettledPair));
+    Ok(())
+}
+
+/// Both ends agree on whether `other` is in, and if so they hear each other.
+fn settled_pair(
+    world: &World,
+    views: &[Vec<CallView>],
+    (a, view): (NodeIx, &CallView),
+    other: &ParticipantView,
+) -> Result<bool, String> {
+    let Some(b) = world.dids.iter().position(|did| *did == other.did) else { return Err("a stranger".into()) };
+    let in_call = views[b].iter().any(|theirs| theirs.call == view.call && is_engaged(theirs));
+    let told = format!("n{a} shows n{b} as {:?} in {}", other.state, view.call);
+    if !in_call {
+        let over = !is_in(other) && !matches!(other.state, ParticipantState::Invited | ParticipantState::Ringing);
+        return demand(over, &format!("{told}, who is not in it")).map(|()| false);
+    }
+    if !world.network.carries(&Topic::Call(view.call), a, b) && !is_in(other) {
+        // No path of subscribers leads there: they cannot know.
+        return Ok(false);
+    }
+    demand(other.state == ParticipantState::Joined, &format!("{told}, who is in it"))?;
+    let leg = world.legs.of(a).find(|leg| Some(leg.id) == other.leg);
+    demand(leg.is_some_and(|leg| world.legs.connected(leg)), &format!("{told}, but they are not connected"))?;
+    demand(world.nodes[a].plan.microphone, &format!("n{a} has its microphone closed"))?;
+    Ok(true)
+}
+
+/// All nodes: long after everybody hung up.
+pub fn silent(world: &World) -> Result<(), String> {
+    for (ix, node) in world.nodes.iter().enumerate() {
+        let say = |what: &str| format!("n{ix} after everything: {what}");
+        demand(node.node.calls().is_empty(), &say("a call"))?;
+        demand(world.legs.of(ix).next().is_none(), &say("a leg"))?;
+        demand(!node.plan.ring && !node.plan.microphone && !node.plan.playback, &say("sound"))?;
+        demand(node.node.idle(), &say("not idle"))?;
+        demand(node.node.poll_timeout().is_none(), &say("a timer"))?;
+        let topics = world.network.subscriptions(ix);
+        demand(topics == [Topic::Inbox(world.dids[ix].clone())], &say(&format!("topics {topics:?}")))?;
+    }
+    Ok(())
+}

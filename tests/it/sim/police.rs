@@ -1,0 +1,156 @@
+//! Reads everything that nodes send and checks it against PROTOCOL.md: who may send what, where, when and how often.
+//!
+//! Only worlds with the stand-in seal have it; the real seal hides what travels.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use telecon::proto::{
+    id::{CallId, DeviceId, Did, Instance, MessageId},
+    io::Now,
+    signal::{Body, Incoming, Outgoing, SdpKind, Sealing, Topic},
+};
+
+use super::coverage::{Coverage, Mark};
+
+/// Hellos are sent in the first 5 s after joining and after a Hello or Join of a higher DID; a timer may be a little late.
+const HELLO_WINDOW: Duration = Duration::from_millis(5_050);
+/// No message is worth more transmissions: one every 3 s over 45 s of ring time, the dense beginning,
+/// and one for each neighbour that subscribes.
+const MAX_TRANSMISSIONS: u32 = 120;
+
+/// What one device is seen doing.
+#[derive(Debug, Default)]
+struct Suspect {
+    /// When the Hello window opened last, with the instance that it is for.
+    hello: BTreeMap<CallId, (Instance, Instant)>,
+    /// When a Hello or Join of a higher DID was heard last.
+    higher: BTreeMap<CallId, Instant>,
+    /// Transmissions of each message to each recipient.
+    sent: BTreeMap<(MessageId, Option<Did>), u32>,
+    acked: BTreeMap<MessageId, u32>,
+}
+
+#[derive(Debug, Default)]
+pub struct Police {
+    suspects: BTreeMap<(Did, DeviceId), Suspect>,
+    /// The first offence.
+    pub offence: Option<String>,
+}
+
+impl Police {
+    /// A node was killed: it remembers nothing, and so do we.
+    pub fn restarted(&mut self, did: &Did, device: DeviceId) {
+        self.suspects.remove(&(did.clone(), device));
+    }
+
+    pub fn heard(&mut self, did: &Did, device: DeviceId, incoming: &Incoming, now: Now) {
+        if matches!(incoming.signal.body, Body::Hello(_) | Body::Join(_)) && incoming.from > *did {
+            let suspect = self.suspects.entry((did.clone(), device)).or_default();
+            suspect.higher.insert(incoming.signal.call, now.mono);
+        }
+    }
+
+    pub fn sent(
+        &mut self,
+        did: &Did,
+        device: DeviceId,
+        outgoing: &Outgoing,
+        instance: Option<Instance>,
+        now: Now,
+        coverage: &mut Coverage,
+    ) {
+        let suspect = self.suspects.entry((did.clone(), device)).or_default();
+        let offence = out_of_place(did, outgoing)
+            .or_else(|| suspect.hello_out_of_window(outgoing, instance, now))
+            .or_else(|| suspect.too_often(outgoing, coverage));
+        if let (Some(offence), None) = (offence, &self.offence) {
+            self.offence = Some(format!("{offence}: {:?} on {:?}", outgoing.signal, outgoing.topic));
+        }
+    }
+}
+
+impl Suspect {
+    fn hello_out_of_window(
+        &mut self,
+        outgoing: &Outgoing,
+        instance: Option<Instance>,
+        now: Now,
+    ) -> Option<&'static str> {
+        let (Body::Hello(_), Some(instance)) = (&outgoing.signal.body, instance) else { return None };
+        let call = outgoing.signal.call;
+        let joined = match self.hello.get(&call) {
+            Some((known, since)) if *known == instance => *since,
+            _ => {
+                self.hello.insert(call, (instance, now.mono));
+                now.mono
+            }
+        };
+        let opened = self.higher.get(&call).map_or(joined, |higher| joined.max(*higher));
+        (now.mono > opened + HELLO_WINDOW).then_some("a Hello outside its windows")
+    }
+
+    fn too_often(&mut self, outgoing: &Outgoing, coverage: &mut Coverage) -> Option<&'static str> {
+        if let Body::Ack(of) = outgoing.signal.body {
+            let times = self.acked.entry(of).or_default();
+            *times += 1;
+            if *times == 2 {
+                coverage.mark(Mark::AckedAgain);
+            }
+            return (*times > 4 * MAX_TRANSMISSIONS).then_some("a message acknowledged without end");
+        }
+        let times = self.sent.entry((outgoing.signal.id, outgoing.to.clone())).or_default();
+        *times += 1;
+        if *times == 2 {
+            coverage.mark(Mark::Retransmission);
+        }
+        (*times > MAX_TRANSMISSIONS).then_some("a message sent without end")
+    }
+}
+
+/// Messages on a topic, under a sealing or from a side that PROTOCOL.md does not allow.
+fn out_of_place(did: &Did, outgoing: &Outgoing) -> Option<&'static str> {
+    let call = outgoing.signal.call;
+    let to = outgoing.to.as_ref();
+    let on_inbox = to.is_some_and(|to| outgoing.topic == Topic::Inbox(to.clone()));
+    let on_member = to.is_some_and(|to| outgoing.topic == Topic::Member(call, to.clone()));
+    let on_call = to.is_none() && outgoing.topic == Topic::Call(call);
+    let (place, sealing): (bool, &[Sealing]) = match &outgoing.signal.body {
+        Body::Offer(_) | Body::Cancel(_) | Body::Answered(_) => (on_inbox, &[Sealing::Envelope]),
+        Body::Ringing | Body::Decline(_) | Body::Join(_) => (on_member, &[Sealing::Envelope]),
+        Body::Hello(_) => (on_call, &[Sealing::Broadcast]),
+        Body::Leave(_) => (on_call || on_member, &[Sealing::Broadcast, Sealing::Pairwise, Sealing::Envelope]),
+        Body::Sdp(_) | Body::Ice(_) | Body::Restart(_) | Body::State(_) => (on_member, &[Sealing::Pairwise]),
+        Body::Ack(_) => (on_inbox || on_member, &[Sealing::Envelope, Sealing::Pairwise]),
+        Body::Unknown(_) => return Some("an unknown kind was sent"),
+    };
+    if !place {
+        return Some("on a wrong topic");
+    }
+    if !sealing.contains(&outgoing.sealing) {
+        return Some("under a wrong sealing");
+    }
+    if to == Some(did) && !matches!(outgoing.signal.body, Body::Answered(_)) {
+        return Some("a message to oneself");
+    }
+    let lower = to.is_some_and(|to| did < to);
+    let wrong_side = match &outgoing.signal.body {
+        Body::Sdp(sdp) => (sdp.kind == SdpKind::Offer) != lower,
+        Body::Restart(_) => lower,
+        Body::Offer(_)
+        | Body::Cancel(_)
+        | Body::Answered(_)
+        | Body::Ringing
+        | Body::Decline(_)
+        | Body::Join(_)
+        | Body::Hello(_)
+        | Body::Leave(_)
+        | Body::Ice(_)
+        | Body::State(_)
+        | Body::Ack(_)
+        | Body::Unknown(_) => false,
+    };
+    wrong_side.then_some("from the wrong side")
+}
