@@ -238,11 +238,9 @@ mod tests {
     }
 
     /// Opens what `me` received and seals the very same inside to `to`, as its recipient could.
-    fn passed_on(me: &Me, (bytes, topic): (&[u8], &Topic), to: &Did, on: &Topic, change: fn(&mut [u8])) -> Vec<u8> {
+    fn passed_on(me: &Me, (bytes, topic): (&[u8], &Topic), to: &Did, on: &Topic) -> Vec<u8> {
         let header = Header::parse(bytes).unwrap();
-        let mut inner =
-            receive(&me.hpke, &header.enc(), &info(topic)).unwrap().open(header.sealed, header.bytes).unwrap();
-        change(&mut inner);
+        let inner = receive(&me.hpke, &header.enc(), &info(topic)).unwrap().open(header.sealed, header.bytes).unwrap();
         let (enc, mut context) = setup(&mut StdRng::from_seed([5; 32]), &keys::hpke_key_of(to), &info(on)).unwrap();
         let mut sealed = header.bytes.to_vec();
         sealed[2..6].copy_from_slice(&keys::key_id(&keys::x25519_of(to)));
@@ -259,10 +257,9 @@ mod tests {
         let bytes = seal(&alice, &mut rng, (&bob.did, &to_bob), &[0; 16], 7, b"message").unwrap();
         let opened = open(&bob, &to_bob, Header::parse(&bytes).unwrap()).unwrap();
         assert_eq!((opened.from, opened.unix_ms, &opened.message[..]), (alice.did.clone(), 7, &b"message"[..]));
-        let unchanged: fn(&mut [u8]) = |_| ();
-        let forged = passed_on(&bob, (&bytes, &to_bob), &carol.did, &to_carol, unchanged);
+        let forged = passed_on(&bob, (&bytes, &to_bob), &carol.did, &to_carol);
         assert_eq!(open(&carol, &to_carol, Header::parse(&forged).unwrap()).err(), Some(Rejected::BadSignature));
-        let again = passed_on(&bob, (&bytes, &to_bob), &bob.did, &to_bob, unchanged);
+        let again = passed_on(&bob, (&bytes, &to_bob), &bob.did, &to_bob);
         assert_eq!(
             open(&bob, &to_bob, Header::parse(&again).unwrap()).err(),
             Some(Rejected::BadSignature),
@@ -270,22 +267,38 @@ mod tests {
         );
     }
 
+    /// A rightly signed envelope of 1 KiB whose inside was changed behind the signature.
+    fn crafted(from: &Me, to: &Me, topic: &Topic, content: &[u8], change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+        let mut rng = StdRng::from_seed([9; 32]);
+        let (enc, mut context) = setup(&mut rng, &keys::hpke_key_of(&to.did), &info(topic)).unwrap();
+        let header = [&[VERSION, SUITE][..], &to.key_id, &[0; TAG_BYTES], &enc].concat();
+        let signature = from.sign(&signed(&header, &from.did, &to.did, topic, content));
+        let length = (content.len() as u32).to_be_bytes();
+        let mut inner = [&from.did.key().as_bytes()[..], &signature, &length, content].concat();
+        inner.resize(SIZES[0] - HEADER_BYTES - AEAD_TAG_BYTES, 0);
+        change(&mut inner);
+        let ciphertext = context.seal(&inner, &header).unwrap();
+        [header, ciphertext].concat()
+    }
+
     #[test]
-    fn the_padding_is_zeros_and_the_inner_length_stays_inside() {
+    fn the_inside_is_exactly_what_the_layout_says() {
         let (alice, bob) = (me(1), me(2));
         let topic = Topic::Inbox(bob.did.clone());
-        let mut rng = StdRng::from_seed([9; 32]);
-        let bytes = seal(&alice, &mut rng, (&bob.did, &topic), &[0; 16], 7, b"message").unwrap();
-        let changes: [fn(&mut [u8]); 3] = [
-            |inner| *inner.last_mut().unwrap() = 1,
-            |inner| inner[96..100].copy_from_slice(&u32::MAX.to_be_bytes()),
-            |inner| inner[96..100].copy_from_slice(&900u32.to_be_bytes()),
-        ];
-        for change in changes {
-            let forged = passed_on(&bob, (&bytes, &topic), &bob.did, &topic, change);
-            let error = open(&bob, &topic, Header::parse(&forged).unwrap()).err();
-            assert!(matches!(error, Some(Rejected::Malformed | Rejected::BadSignature)), "{error:?}");
-        }
+        let opened = |content: &[u8], change: &dyn Fn(&mut Vec<u8>)| {
+            let bytes = crafted(&alice, &bob, &topic, content, change);
+            open(&bob, &topic, Header::parse(&bytes).unwrap()).err()
+        };
+        let content = b"12345678message";
+        let padding = INNER_HEADER_BYTES + content.len();
+        assert_eq!(opened(content, &|_| ()), None);
+        assert_eq!(opened(content, &|inner| *inner.last_mut().unwrap() = 1), Some(Rejected::Malformed));
+        assert_eq!(opened(content, &|inner| inner[padding] = 1), Some(Rejected::Malformed), "the padding begins there");
+        assert_eq!(opened(content, &|inner| inner[96] = 0xff), Some(Rejected::Malformed), "a length beyond the end");
+        assert_eq!(opened(content, &|inner| inner[99] += 1), Some(Rejected::BadSignature));
+        assert_eq!(opened(b"1234567", &|_| ()), Some(Rejected::Malformed), "no room for the time");
+        let weak = |inner: &mut Vec<u8>| inner[..32].copy_from_slice(&[&[1][..], &[0; 31]].concat());
+        assert_eq!(opened(content, &weak), Some(Rejected::Malformed), "a key that anybody can sign for");
     }
 
     #[test]
