@@ -1,9 +1,11 @@
 //! All integration tests in one binary, so that the crate is linked once.
 
+mod calls;
 mod control;
 mod demo;
 mod install;
 mod pulse;
 mod sim;
+mod sound;
 mod support;
 mod tidy;

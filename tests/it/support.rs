@@ -1,4 +1,6 @@
 //! What several integration tests share.
 
+pub mod daemon;
+pub mod namespace;
 pub mod pulse;
 pub mod speech;

@@ -1,0 +1,260 @@
+//! Calls among real daemons: what happens to the others when one is killed or stopped, and what forgers achieve.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ed25519_dalek::SigningKey;
+use libp2p::identity::Keypair;
+use serde_json::Value;
+use telecon::{
+    net::{self, Net, NetConfig, NetEvent},
+    proto::{
+        id::{CallId, DeviceId, Did, MessageId},
+        io::Now,
+        seal::{Seal, Sealer},
+        signal::{Body, CallKey, Offer, Outgoing, Sealing, Settings, Signal, Ticket, Topic},
+    },
+};
+use tokio::sync::mpsc;
+
+use crate::support::daemon::Daemon;
+
+const SILENT: &str = "[audio]\nbackend = \"null\"\n[call]\nauto_accept = \"all\"\nreconnect_seconds = 6\n";
+
+/// Daemons that are all connected with each other, and their call: the first has called the others.
+fn call_of(people: usize, config: &str) -> Vec<Daemon> {
+    let mut daemons: Vec<Daemon> = (0..people).map(|_| Daemon::start(config)).collect();
+    for at in 1..people {
+        let (before, after) = daemons.split_at_mut(at);
+        for other in before {
+            after[0].connect(other);
+        }
+    }
+    let others: Vec<String> = daemons[1..].iter().map(|daemon| daemon.did.clone()).collect();
+    let words: Vec<&str> = ["call"].into_iter().chain(others.iter().map(String::as_str)).collect();
+    daemons[0].json(&words);
+    let dids: Vec<String> = daemons.iter().map(|daemon| daemon.did.clone()).collect();
+    for (at, daemon) in daemons.iter_mut().enumerate() {
+        for (_, did) in dids.iter().enumerate().filter(|(other, _)| *other != at) {
+            daemon.until_shown(did, "joined");
+        }
+    }
+    daemons
+}
+
+fn received_bytes_grow(daemon: &mut Daemon, from: &str) {
+    let recv_kbps = |stats: &Value| {
+        let legs = stats["legs"].as_array().cloned().unwrap_or_default();
+        legs.iter().find(|leg| leg["did"] == from).and_then(|leg| leg["recv_kbps"].as_f64()).unwrap_or(0.0)
+    };
+    daemon.until(&["stats"], |stats| recv_kbps(stats) > 1.0);
+}
+
+#[test]
+fn when_one_of_three_is_killed_the_others_talk_on_and_see_it_reconnecting_then_left() {
+    let mut daemons = call_of(3, SILENT);
+    let (third, killed_at) = (daemons[2].did.clone(), Instant::now());
+    daemons[2].kill();
+    let [ada, ben, _] = &mut daemons[..] else { unreachable!("three were started") };
+    for daemon in [&mut *ada, &mut *ben] {
+        daemon.until_shown(&third, "reconnecting");
+    }
+    println!("kill -9 to reconnecting: {} ms", killed_at.elapsed().as_millis());
+    for daemon in [&mut *ada, &mut *ben] {
+        daemon.until_shown(&third, "left");
+    }
+    let (ada_did, ben_did) = (ada.did.clone(), ben.did.clone());
+    ada.until_shown(&ben_did, "joined");
+    ben.until_shown(&ada_did, "joined");
+    received_bytes_grow(ada, &ben_did);
+    received_bytes_grow(ben, &ada_did);
+}
+
+#[test]
+fn a_daemon_that_is_stopped_leaves_the_call_and_the_others_know() {
+    let mut daemons = call_of(3, SILENT);
+    let (third, stopped_at) = (daemons[2].did.clone(), Instant::now());
+    daemons[2].terminate();
+    println!("SIGTERM to the end of the process: {} ms", stopped_at.elapsed().as_millis());
+    for daemon in &mut daemons[..2] {
+        // It says so itself: no time passes in which it counts as reconnecting.
+        let calls = daemon.until(&["calls"], |calls| {
+            Daemon::roster(calls).iter().any(|(did, state)| did == &third && state != "joined")
+        });
+        assert!(Daemon::roster(&calls).contains(&(third.clone(), "left".into())), "{calls}");
+    }
+}
+
+#[test]
+fn a_daemon_that_was_killed_can_be_called_again_at_once() {
+    let mut daemons = call_of(2, SILENT);
+    daemons[1].kill();
+    let [ada, ben] = &mut daemons[..] else { unreachable!("two were started") };
+    ada.run(&["hangup"]);
+    ben.restart();
+    ben.connect(ada);
+    ada.json(&["call", &ben.did]);
+    ada.until_shown(&ben.did, "joined");
+}
+
+#[test]
+fn the_log_of_a_call_holds_no_did_no_address_and_no_key() {
+    let mut daemons = call_of(2, SILENT);
+    daemons[0].run(&["hangup"]);
+    daemons[1].terminate();
+    daemons[0].terminate();
+    for daemon in &daemons {
+        let log = daemon.log();
+        assert!(log.contains("ready"), "the log is somewhere else:\n{log}");
+        for secret in ["did:key", "z6Mk", "12D3Koo", "/ip4/", "127.0.0.1", "fingerprint", "candidate:", "a=ice"] {
+            assert!(!log.contains(secret), "{secret} stands in the log:\n{log}");
+        }
+    }
+}
+
+/// A node that speaks telecon's gossip, and seals what it likes.
+struct Mallory {
+    net: Net,
+    events: mpsc::Receiver<NetEvent>,
+    sealer: Sealer,
+    did: Did,
+    messages: u8,
+}
+
+impl Mallory {
+    async fn connected_to(address: &str, seed: u8) -> Self {
+        let signing = SigningKey::from_bytes(&[seed; 32]);
+        let did = Did::from_key(signing.verifying_key());
+        let config = NetConfig {
+            keypair: Keypair::generate_ed25519(),
+            listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
+            peers: Vec::new(),
+            mdns: false,
+        };
+        let (net, events) = net::start(config).unwrap();
+        net.connect(address.parse().unwrap()).await.unwrap();
+        let sealer = Sealer::new(signing, did.clone(), DeviceId([seed; 16]), [seed ^ 0xaa; 32]);
+        Self { net, events, sealer, did, messages: 0 }
+    }
+
+    fn ticket(&self, key: u8) -> Ticket {
+        let (settings, key) = (Settings::default(), CallKey([key; 32]));
+        let call = CallId::derive(&self.did, &settings, &key.0);
+        Ticket { call, creator: self.did.clone(), settings, key, chain: Vec::new() }
+    }
+
+    fn offer(&mut self, ticket: &Ticket, to: &Did) -> Vec<u8> {
+        self.messages += 1;
+        self.sealer.open_call(ticket);
+        let participants = vec![self.did.clone(), to.clone()];
+        let offer = Offer { ticket: ticket.clone(), participants, ring_ms: 45_000 };
+        let body = Body::Offer(Box::new(offer));
+        let signal = Signal { id: MessageId([self.messages; 16]), call: ticket.call, body };
+        let topic = Topic::Inbox(to.clone());
+        let outgoing = Outgoing { topic, sealing: Sealing::Envelope, to: Some(to.clone()), signal };
+        self.sealer.seal(&outgoing, now()).expect("it can be sealed")
+    }
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Now { mono: Instant::now(), unix_ms: unix.as_millis().try_into().unwrap() }
+}
+
+fn rejected(stats: &Value) -> u64 {
+    stats["rejected"].as_object().map_or(0, |reasons| reasons.values().filter_map(Value::as_u64).sum())
+}
+
+#[tokio::test]
+async fn forged_offers_ring_nobody_answer_nothing_and_are_counted() {
+    let mut bob = Daemon::start("[audio]\nbackend = \"null\"\n");
+    let victim: Did = bob.did.parse().unwrap();
+    let mut mallory = Mallory::connected_to(&bob.address, 7).await;
+    let mut eve = Mallory::connected_to(&bob.address, 8).await;
+    let inbox = Topic::Inbox(victim.clone()).to_string();
+    let third = Did::from_key(SigningKey::from_bytes(&[9; 32]).verifying_key());
+
+    let good = mallory.ticket(1);
+    let good_offer = mallory.offer(&good, &victim);
+    let mut flipped = mallory.offer(&mallory.ticket(2), &victim);
+    flipped[200] ^= 1;
+    // Eve signs an offer in a call that Mallory made, for which she holds no grant.
+    let wrong_signer = {
+        let stolen = mallory.ticket(3);
+        let real = eve.did.clone();
+        let ticket = Ticket { creator: real, ..eve.ticket(3) };
+        let mut offer = eve.offer(&ticket, &victim);
+        let foreign = mallory.offer(&stolen, &victim);
+        // Her sealed body under Mallory's header.
+        offer[..54].copy_from_slice(&foreign[..54]);
+        offer
+    };
+    let for_another = mallory.offer(&mallory.ticket(4), &third);
+    let squatted = Ticket { call: mallory.ticket(5).call, ..mallory.ticket(6) };
+    let wrong_id = mallory.offer(&squatted, &victim);
+    for ticket in [&good, &mallory.ticket(2), &mallory.ticket(4), &squatted] {
+        mallory.net.subscribe(Topic::Member(ticket.call, mallory.did.clone()).to_string());
+    }
+
+    let forged = [flipped, wrong_signer, for_another, wrong_id];
+    for bytes in &forged {
+        mallory.net.publish(inbox.clone(), bytes.clone());
+    }
+    bob.until(&["stats"], |stats| rejected(stats) >= forged.len() as u64);
+    assert_eq!(bob.json(&["calls"])["calls"], Value::Array(Vec::new()), "a forged offer rings");
+
+    // The honest one proves that silence above was no accident: it rings, and it is the first that is answered.
+    mallory.net.publish(inbox.clone(), good_offer.clone());
+    let answered = Topic::Member(good.call, mallory.did.clone()).to_string();
+    let first_answer = loop {
+        match tokio::time::timeout(Duration::from_secs(30), mallory.events.recv()).await.unwrap().unwrap() {
+            NetEvent::Message { topic, .. } => break topic,
+            NetEvent::Subscribed { .. } | NetEvent::ListenChanged | NetEvent::PeersChanged => {}
+        }
+    };
+    assert_eq!(first_answer, answered);
+    let calls = bob.until(&["calls"], |calls| calls["calls"].as_array().is_some_and(|calls| !calls.is_empty()));
+    assert_eq!(calls["calls"][0]["call"], good.call.to_string());
+
+    let before = rejected(&bob.json(&["stats"]));
+    mallory.net.publish(inbox, good_offer);
+    let stats = bob.until(&["stats"], |stats| rejected(stats) > before);
+    assert!(stats["rejected"]["replayed"].as_u64() >= Some(1), "{stats}");
+    assert_eq!(bob.json(&["calls"])["calls"].as_array().unwrap().len(), 1, "a replay rings");
+}
+
+#[test]
+fn bad_input_gets_one_sentence_the_right_exit_code_and_changes_nothing() {
+    let daemon = Daemon::start("[audio]\nbackend = \"null\"\n");
+    let state = |daemon: &Daemon| {
+        let mut status = daemon.json(&["status"]);
+        status.as_object_mut().unwrap().remove("uptime_s");
+        (status, daemon.json(&["contacts", "list"]), daemon.json(&["calls"]))
+    };
+    let before = state(&daemon);
+    let own = daemon.did.clone();
+    let attempts: [(&[&str], i32); 12] = [
+        (&["call", "nobody"], 65),
+        (&["call", "did:key:z6MkwhatIsThis"], 65),
+        (&["call", "did:web:example.org"], 65),
+        (&["call", &own], 65),
+        (&["call"], 64),
+        (&["accept"], 65),
+        (&["hangup", "zzz"], 65),
+        (&["connect", "not-an-address"], 65),
+        (&["connect", "/ip4/127.0.0.1"], 65),
+        (&["contacts", "add", "did:key:z6Mkbad", "bob"], 65),
+        (&["contacts", "remove", "bob"], 65),
+        (&["mute", "--loudly"], 64),
+    ];
+    for (verb, code) in attempts {
+        let output = daemon.run(verb);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{verb:?} said {said:?}");
+        assert!(output.stdout.is_empty(), "{verb:?} printed to stdout");
+        if code == 65 {
+            assert_eq!(said.trim_end().lines().count(), 1, "{verb:?} said {said:?}");
+            assert!(said.starts_with("telecon: "), "{verb:?} said {said:?}");
+        }
+    }
+    assert_eq!(state(&daemon), before);
+}

@@ -1,0 +1,193 @@
+//! Sound between real daemons: through two sound servers, and through a network that loses packets.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use telecon::demo::correlate::Haystack;
+
+use crate::support::{
+    daemon::{Daemon, Start},
+    namespace::Namespace,
+    pulse::{PulseServer, Recording},
+    speech::speech,
+};
+
+/// Samples in a millisecond at 48 kHz.
+const PER_MS: usize = 48;
+
+fn leg_number(stats: &Value, field: &str) -> Option<f64> {
+    stats["legs"][0][field].as_f64()
+}
+
+/// Both are in a call with each other, and both have decoded audio.
+fn talk(ada: &mut Daemon, ben: &mut Daemon) {
+    ben.connect(ada);
+    ada.json(&["call", &ben.did]);
+    for daemon in [ada, ben] {
+        daemon.until(&["stats"], |stats| stats["legs"][0]["connected_ms"].is_number());
+    }
+}
+
+/// Where the clip is in the recording, in samples, and how well it fits.
+fn find(clip: &[f32], heard: Vec<f32>) -> (usize, f32) {
+    let mut haystack = Haystack::new(heard);
+    let lags = 0..haystack.lags(clip.len());
+    haystack.best(clip, lags).expect("the recording is longer than the clip")
+}
+
+/// Waits until the recording has grown by that much.
+fn record_for(recording: &Recording, seconds: usize) {
+    let (wanted, limit) = (recording.len() + seconds * 1000 * PER_MS, Instant::now() + Duration::from_secs(60));
+    while recording.len() < wanted {
+        assert!(Instant::now() < limit, "the sound server stands still");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// What is said into one server's microphone, as the other's speaker plays it: correlation and mouth-to-ear latency in ms.
+fn say(from: &PulseServer, to: &PulseServer, clip: &[f32]) -> (f32, f64) {
+    let (mouth, ear) = (from.record("microphone"), to.record("speaker"));
+    record_for(&mouth, 1);
+    record_for(&ear, 1);
+    from.speak(clip);
+    record_for(&mouth, 5);
+    record_for(&ear, 5);
+    let ((said, said_from), (heard, heard_from)) = (mouth.stop(), ear.stop());
+    let (said_at, _) = find(clip, said);
+    let (heard_at, correlation) = find(clip, heard);
+    let ms = |at: usize| at as f64 / PER_MS as f64;
+    let began_later_ms = if heard_from >= said_from {
+        (heard_from - said_from).as_secs_f64() * 1000.0
+    } else {
+        -(said_from - heard_from).as_secs_f64() * 1000.0
+    };
+    (correlation, ms(heard_at) - ms(said_at) + began_later_ms)
+}
+
+#[test]
+fn what_is_said_into_a_microphone_comes_out_of_the_other_side_s_speaker_and_back() {
+    let (left, right) = (PulseServer::start(), PulseServer::start());
+    let daemon_at = |server: &PulseServer| {
+        let home = server.home().display().to_string();
+        Daemon::start_with(Start {
+            config: "[audio]\nbackend = \"pulseaudio\"\n[call]\nauto_accept = \"all\"\n".into(),
+            env: vec![("PULSE_SERVER".into(), server.address()), ("HOME".into(), home)],
+            ..Start::default()
+        })
+    };
+    let (mut ada, mut ben) = (daemon_at(&left), daemon_at(&right));
+    talk(&mut ada, &mut ben);
+    let clip = speech(3.0);
+    for (direction, from, to) in [("there", &left, &right), ("back", &right, &left)] {
+        let (correlation, latency_ms) = say(from, to, &clip);
+        println!("{direction}: correlation {correlation:.3}, mouth to ear {latency_ms:.0} ms");
+        assert!(correlation >= 0.8, "{direction}: correlation {correlation}");
+        // The promise of the product; a call takes about half of it.
+        assert!(latency_ms < 150.0, "{direction}: {latency_ms} ms from mouth to ear");
+    }
+}
+
+fn read_wav(path: &Path) -> Vec<f32> {
+    let mut reader = hound::WavReader::open(path).unwrap();
+    assert_eq!((reader.spec().sample_rate, reader.spec().channels), (48_000, 1));
+    reader.samples::<i16>().map(|sample| f32::from(sample.unwrap()) / 32_768.0).collect()
+}
+
+fn write_wav(path: &Path, samples: &[f32]) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 48_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    for sample in samples {
+        writer.write_sample((sample * 32_767.0) as i16).unwrap();
+    }
+    writer.finalize().unwrap();
+}
+
+/// The longest stretch, in ms, in which something was said and nothing heard: 10 ms blocks, 40 dB below what was said.
+fn longest_silence_ms(said: &[f32], heard: &[f32]) -> usize {
+    let power = |block: &[f32]| block.iter().map(|sample| sample * sample).sum::<f32>() / block.len() as f32;
+    let (mut longest, mut current) = (0, 0);
+    for (said, heard) in said.chunks_exact(10 * PER_MS).zip(heard.chunks_exact(10 * PER_MS)) {
+        let speaks = power(said) > 1e-4;
+        current = if speaks && power(heard) < power(said) * 1e-4 { current + 10 } else { 0 };
+        longest = longest.max(current);
+    }
+    longest
+}
+
+/// 10 % random loss and an outage of 60 ms every 2 s, on all UDP, signals included.
+#[test]
+fn speech_survives_random_loss_and_short_outages() {
+    const OUTAGE_MS: usize = 60;
+    const SECONDS: usize = 20;
+    let namespace = Namespace::new();
+    let mut firewall = namespace.firewall();
+    firewall.lose_percent(10);
+    let files = tempfile::tempdir().unwrap();
+    let (said_path, heard_path) = (files.path().join("said.wav"), files.path().join("heard.wav"));
+    let clip = speech(2.0);
+    write_wav(&said_path, &clip);
+    let daemon_with = |audio: String| {
+        let config = format!("[audio]\nbackend = \"file\"\n{audio}\n[call]\nauto_accept = \"all\"\n");
+        Daemon::start_with(Start { config, through: namespace.enter(), ..Start::default() })
+    };
+    let mut ada = daemon_with(format!("input_file = {said_path:?}"));
+    let mut ben = daemon_with(format!("output_file = {heard_path:?}"));
+    talk(&mut ada, &mut ben);
+
+    let mut worst_playout_ms = 0.0_f64;
+    let (begin, mut outages) = (Instant::now(), 0_u32);
+    while begin.elapsed() < Duration::from_secs(SECONDS as u64) {
+        firewall.outage(true);
+        pause(Duration::from_millis(OUTAGE_MS as u64));
+        firewall.outage(false);
+        outages += 1;
+        if let Some(playout_ms) = leg_number(&ben.json(&["stats"]), "playout_delay_ms") {
+            worst_playout_ms = worst_playout_ms.max(playout_ms);
+        }
+        pause((begin + Duration::from_secs(2) * outages).saturating_duration_since(Instant::now()));
+    }
+    ada.terminate();
+    ben.terminate();
+
+    let heard = read_wav(&heard_path);
+    let mut haystack = Haystack::new(heard.clone());
+    // Each repetition of the clip is looked for where it must be, give or take what the jitter buffer shifts.
+    let Some((first, _)) = haystack.best(&clip, 0..clip.len()) else { panic!("nothing was heard") };
+    let (mut correlations, mut silence_ms) = (Vec::new(), 0);
+    for round in 0..SECONDS / 2 - 1 {
+        let around = first + round * clip.len();
+        let Some((at, correlation)) = haystack.best(&clip, around.saturating_sub(200 * PER_MS)..around + 200 * PER_MS)
+        else {
+            break;
+        };
+        correlations.push(correlation);
+        silence_ms = silence_ms.max(longest_silence_ms(&clip, &heard[at..at + clip.len()]));
+    }
+    let mean = correlations.iter().sum::<f32>() / correlations.len() as f32;
+    println!(
+        "10 % loss, {outages} outages of {OUTAGE_MS} ms: correlation {mean:.3} (worst {:.3} of {}), playout delay {worst_playout_ms:.0} ms, \
+         longest silence {silence_ms} ms",
+        correlations.iter().copied().fold(1.0, f32::min),
+        correlations.len(),
+    );
+    assert!(correlations.len() >= SECONDS / 2 - 2, "only {} repetitions were heard", correlations.len());
+    assert!(mean >= 0.85, "correlation {mean}: {correlations:?}");
+    assert!(worst_playout_ms > 0.0 && worst_playout_ms <= 150.0, "playout delay {worst_playout_ms} ms");
+    assert!(silence_ms <= OUTAGE_MS, "a silence of {silence_ms} ms");
+}
+
+/// The tests' own clock: the length of an outage is what is being tested, so that there is no condition to wait for.
+fn pause(span: Duration) {
+    let until = Instant::now() + span;
+    while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+        std::thread::park_timeout(rest);
+    }
+}
