@@ -5,6 +5,7 @@
 mod agenda;
 mod coverage;
 mod drive;
+mod encore;
 mod legs;
 mod network;
 mod oracle;

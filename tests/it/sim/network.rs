@@ -130,6 +130,10 @@ impl Network {
         self.group[a] == self.group[b]
     }
 
+    pub fn linked(&self, a: NodeIx, b: NodeIx) -> bool {
+        self.links[a] & (1 << b) != 0
+    }
+
     fn neighbours(&self, of: NodeIx) -> impl Iterator<Item = NodeIx> + use<> {
         let links = self.links[of];
         (0..self.links.len()).filter(move |node| links & (1 << node) != 0)

@@ -5,9 +5,9 @@
 use telecon::{
     config::AutoAccept,
     proto::{
-        id::CallId,
+        id::{CallId, Did},
         io::{CallState, CallView, ParticipantState, ParticipantView},
-        signal::{MAX_PARTICIPANTS, Topic},
+        signal::{MAX_PARTICIPANTS, Sealing, Topic},
     },
 };
 
@@ -141,6 +141,22 @@ fn settled_pair(
     demand(leg.is_some_and(|leg| world.legs.connected(leg)), &format!("{told}, but they are not connected"))?;
     demand(world.nodes[a].plan.microphone, &format!("n{a} has its microphone closed"))?;
     Ok(true)
+}
+
+/// Nothing has to be said any more between two who hear each other: all is acknowledged.
+pub fn quiet(world: &World, spoken: usize) -> Result<(), String> {
+    let ledger = world.ledger.borrow();
+    for sealed in ledger.sealed[spoken..].iter().filter(|sealed| sealed.outgoing.sealing == Sealing::Pairwise) {
+        let place = |did: &Did| world.dids.iter().position(|known| known == did);
+        let (from, to) = (place(&sealed.from), sealed.outgoing.to.as_ref().and_then(place));
+        let (Some(from), Some(to)) = (from, to) else { return Err("a message to or from nobody".into()) };
+        // Acks need the way back.
+        let topic = |node: NodeIx| Topic::Member(sealed.outgoing.signal.call, world.dids[node].clone());
+        if world.network.carries(&topic(to), from, to) && world.network.carries(&topic(from), to, from) {
+            return Err(format!("n{from} still tells n{to}: {:?}", sealed.outgoing.signal.body));
+        }
+    }
+    Ok(())
 }
 
 /// All nodes: long after everybody hung up.

@@ -415,8 +415,14 @@ impl World {
         self.calm_down()?;
         self.run_for(self.setup.settling())?;
         oracle::settled(self)?;
+        let spoken = self.ledger.borrow().sealed.len();
+        self.run_for(Duration::from_secs(20))?;
+        oracle::quiet(self, spoken)?;
         self.hang_up_everything()?;
         // A Cancel that overtook its Offer is remembered for 5 minutes.
+        self.run_for(self.setup.ring + Duration::from_secs(330))?;
+        oracle::silent(self)?;
+        self.encore()?;
         self.run_for(self.setup.ring + Duration::from_secs(330))?;
         oracle::silent(self)
     }
