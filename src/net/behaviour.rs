@@ -77,7 +77,7 @@ pub(super) fn build(
 }
 
 /// QUIC, and TCP with noise and yamux, to IP addresses and names.
-fn transport(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
+pub(super) fn transport(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let mut quic = quic::Config::new(keypair);
     quic.max_stream_data = QUIC_STREAM_BYTES;
     quic.max_connection_data = QUIC_CONNECTION_BYTES;
