@@ -1,4 +1,4 @@
-//! How many gossip bytes a peer may bring: gossipsub keeps every accepted message for five heartbeats.
+//! How many gossip bytes a peer may bring: gossipsub keeps every accepted message for 5 s.
 
 use std::{
     collections::HashMap,

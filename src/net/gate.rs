@@ -16,6 +16,10 @@
 //! | crossed | dialled by different sides | the one that the lower PeerId dialled stays, on both sides, in any order |
 //! | crossed | both dialled by us | the older stays (we know both, so nobody else has to choose) |
 //! | crossed | both dialled by the peer | both stay until the peer closes one, as it does by the rule above, or speaks on one |
+//!
+//! A peer that is killed within about two handshakes of connecting and comes back looks like a crossing: it is heard all
+//! the same (it speaks, or it dials again after a refusal), but what its former self was subscribed to is only
+//! forgotten with its last connection.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,7 +42,7 @@ const MAX_PER_PEER: usize = 8;
 const MAX_KNOWN: usize = 1024;
 /// Upper bound for the time in which a crossing attempt can still arrive: a slow handshake is no reason to refuse a
 /// peer that came back.
-const MAX_SLACK: Duration = Duration::from_secs(1);
+pub(super) const MAX_SLACK: Duration = Duration::from_secs(1);
 
 /// Why a connection was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

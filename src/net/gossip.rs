@@ -28,6 +28,9 @@ const MAX_TOPIC_BYTES: usize = 128;
 const MAX_RPC_BYTES: usize = 64 * 1024;
 /// Messages waiting for one slow peer; further ones to it are dropped (gossipsub's default of 5000 is 40 MiB a peer).
 const QUEUE_MESSAGES: usize = 256;
+/// Heartbeats for which a message is kept for whoever asks (IWANT), and for which it is offered (IHAVE): 5 s and 1 s.
+const HISTORY_KEPT: usize = 25;
+const HISTORY_OFFERED: usize = 5;
 /// A call id is never used twice, so this only delays who leaves a call and comes back.
 const UNSUBSCRIBE_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -50,7 +53,7 @@ type TopicFilter = CallbackSubscriptionFilter<fn(&TopicHash) -> bool>;
 pub(super) type Gossip = gossipsub::Behaviour<Sieve, MaxCountSubscriptionFilter<TopicFilter>>;
 
 /// Drops messages before gossipsub stores or forwards them: those that are too long, and those of topics that this node
-/// is not subscribed to (gossipsub itself would keep them for five heartbeats).
+/// is not subscribed to (gossipsub itself would keep them for 5 s).
 pub(super) struct Sieve {
     topics: Topics,
     counters: Arc<Counters>,
@@ -95,6 +98,8 @@ pub(super) fn build(
         .mesh_n(4)
         .mesh_n_high(8)
         .heartbeat_interval(heartbeat)
+        .history_length(HISTORY_KEPT)
+        .history_gossip(HISTORY_OFFERED)
         .heartbeat_initial_delay(heartbeat)
         .unsubscribe_backoff(UNSUBSCRIBE_BACKOFF)
         .connection_handler_queue_len(QUEUE_MESSAGES)
