@@ -58,8 +58,8 @@ pub enum Verb {
     },
     /// Offer a call and print its id
     #[command(after_help = "Example: telecon call bob did:key:z6Mk… --wait\n\n\
-        With --wait the exit code is 0 when somebody is there, 10 declined, 11 no answer, 12 busy, 13 unreachable,\n\
-        14 media failed. Ctrl-C ends the waiting, not the call.")]
+        With --wait the exit code is 0 when somebody is there, 10 declined, 11 no answer,\n\
+        12 busy, 13 unreachable, 14 media failed. Ctrl-C ends the waiting, not the call.")]
     Call {
         /// DIDs or names of contacts
         #[arg(required = true, value_name = "WHO")]

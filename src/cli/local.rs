@@ -20,8 +20,8 @@ use super::{
     text::{self, Printer},
 };
 
-/// What is logged when nobody says otherwise.
-const LOG: &str = "warn,telecon=info";
+/// What is logged when nobody says otherwise. The WebRTC stack warns of what is usual while a connection begins, with addresses.
+const LOG: &str = "warn,rtc=error,telecon=info";
 /// What the demo logs: its progress is shown in another way.
 const DEMO_LOG: &str = "warn";
 

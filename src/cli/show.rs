@@ -242,9 +242,10 @@ pub fn devices(answer: &Value) -> String {
     }
     let row = |one: &Value| {
         let default = if one["default"] == true { "default" } else { "" };
-        vec![word(&one["direction"]), word(&one["name"]), default.into()]
+        let description = if one["description"] == one["name"] { "" } else { &word(&one["description"]) };
+        vec![word(&one["direction"]), word(&one["name"]), description.to_owned(), default.into()]
     };
-    table(&["DIRECTION", "NAME", ""], &devices.iter().map(row).collect::<Vec<_>>())
+    table(&["DIRECTION", "NAME", "DESCRIPTION", ""], &devices.iter().map(row).collect::<Vec<_>>())
 }
 
 /// `telecon contacts list`

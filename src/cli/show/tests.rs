@@ -57,6 +57,20 @@ switches   microphone off, speaker on
 }
 
 #[test]
+fn devices_show_what_to_write_into_the_configuration() {
+    let shown = devices(&json!({ "devices": [
+        { "direction": "input", "name": "alsa_input.usb", "description": "USB microphone", "default": true },
+        { "direction": "output", "name": "speaker", "description": "speaker", "default": false },
+    ] }));
+    assert_eq!(
+        shown,
+        "DIRECTION  NAME            DESCRIPTION\n\
+         input      alsa_input.usb  USB microphone  default\n\
+         output     speaker\n"
+    );
+}
+
+#[test]
 fn stats_have_a_row_a_leg_and_what_was_dropped() {
     let shown = stats(&json!({
         "legs": [{ "did": "did:key:zBob", "name": "bob", "state": "joined", "rtt_ms": 12.34, "loss_pct": 0.0, "level_db": null }],
