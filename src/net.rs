@@ -208,21 +208,24 @@ fn listen(
     addresses: &[Multiaddr],
 ) -> Result<HashSet<libp2p::core::transport::ListenerId>, NetError> {
     let (mut asked_loopback, mut problems) = (HashSet::new(), Vec::new());
-    for address in addresses {
+    for (at, address) in addresses.iter().enumerate() {
         match swarm.listen_on(address.clone()) {
             Ok(id) => {
                 if address::ip(address).is_some_and(|ip| ip.is_loopback()) {
                     asked_loopback.insert(id);
                 }
             }
-            Err(error) => problems.push(format!("{address}: {}", root_cause(&error))),
+            Err(error) => {
+                let cause = root_cause(&error);
+                // The address itself is a matter for DEBUG, or for the error that ends the start.
+                tracing::warn!("cannot listen on address {} of [network] listen: {cause}", at + 1);
+                tracing::debug!(%address, "that address");
+                problems.push(format!("{address}: {cause}"));
+            }
         }
     }
     if !addresses.is_empty() && problems.len() == addresses.len() {
         return Err(NetError::Listen(problems.join("; ")));
-    }
-    for problem in problems {
-        tracing::warn!("cannot listen on {problem}");
     }
     Ok(asked_loopback)
 }

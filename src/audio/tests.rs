@@ -309,3 +309,47 @@ fn the_null_backend_sends_silence_and_hears_legs() {
     audio.apply(AudioPlan::default());
     assert_eq!(audio.status().problem, None);
 }
+
+/// `cargo test --release --lib audio::tests::what -- --ignored --nocapture`
+#[test]
+#[ignore = "prints figures and asserts none"]
+fn what_twenty_milliseconds_cost() {
+    let clip = speech(20.0);
+    let frames = clip.as_chunks::<FRAME_SAMPLES>().0;
+    let per_frame = |began: Instant| began.elapsed().as_secs_f64() * 1e6 / frames.len() as f64;
+    let mut encoder = Encoder::new().unwrap();
+    let began = Instant::now();
+    let payloads: Vec<Bytes> = frames.iter().map(|frame| encoder.encode(frame).unwrap()).collect();
+    let encode = per_frame(began);
+    let kbps = payloads.iter().map(Bytes::len).sum::<usize>() as f64 * 8.0 / 20_000.0;
+    let mut decoder = codec::Decoder::new().unwrap();
+    let began = Instant::now();
+    assert!(payloads.iter().all(|payload| decoder.decode(payload, FRAME_SAMPLES).len() == FRAME_SAMPLES));
+    let decode = per_frame(began);
+    let epoch = Instant::now();
+    let mut buffer = jitter::JitterBuffer::new(epoch);
+    let began = Instant::now();
+    for (number, payload) in payloads.iter().enumerate() {
+        let (sequence, timestamp) = (number as u16, (number * FRAME_SAMPLES) as u32);
+        let arrival = epoch + Duration::from_millis(20 * number as u64);
+        buffer.push(ReceivedPacket { sequence, timestamp, payload: payload.clone(), arrival });
+        assert_ne!(buffer.pull(arrival + Duration::from_millis(10)), jitter::Pull::Conceal(1));
+    }
+    let jitter = per_frame(began);
+    let mut limiter = mixer::Limiter::default();
+    let mut meter = mixer::Meter::default();
+    let began = Instant::now();
+    let mut peak = 0.0_f32;
+    for block in clip.as_chunks::<BLOCK_SAMPLES>().0 {
+        let mut sum = [0.0; BLOCK_SAMPLES];
+        mixer::add(&mut sum, block);
+        limiter.apply(&mut sum);
+        meter.add(Some(&sum));
+        peak = peak.max(sum[0]);
+    }
+    let mix = per_frame(began);
+    println!(
+        "20 ms cost: encode {encode:.0} µs ({kbps:.1} kbit/s), decode {decode:.1} µs, jitter buffer {jitter:.2} µs, mix of one \
+         leg {mix:.2} µs (peak {peak:.2})"
+    );
+}

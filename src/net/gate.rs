@@ -15,7 +15,7 @@
 //! | did not cross | any | the newer replaces the older at once |
 //! | crossed | dialled by different sides | the one that the lower PeerId dialled stays, on both sides, in any order |
 //! | crossed | both dialled by us | the older stays (we know both, so nobody else has to choose) |
-//! | crossed | both dialled by the peer | both stay until the peer closes one, as it does by the rule above |
+//! | crossed | both dialled by the peer | both stay until the peer closes one, as it does by the rule above, or speaks on one |
 
 use std::{
     collections::{HashMap, HashSet},
@@ -197,6 +197,20 @@ impl Gate {
         if let Some(link) = self.links.get_mut(peer).and_then(|links| links.iter_mut().find(|link| link.id == id)) {
             link.rtt = Some(rtt);
         }
+    }
+
+    /// The peer spoke on this connection: of several it has chosen this one. Returns those that are to be closed.
+    ///
+    /// Whoever drops one of its parallel attempts never speaks on it, and a dead connection is silent.
+    pub fn spoke(&mut self, id: ConnectionId, peer: &PeerId) -> Vec<ConnectionId> {
+        let Some(links) = self.links.get_mut(peer) else { return Vec::new() };
+        if links.len() < 2 || !links.iter().any(|link| link.id == id) {
+            return Vec::new();
+        }
+        let others: Vec<ConnectionId> = links.iter().map(|link| link.id).filter(|other| *other != id).collect();
+        links.retain(|link| link.id == id);
+        self.closing.extend(others.iter().map(|other| (*other, *peer)));
+        others
     }
 
     /// Connections that stand beside a newer one since before `since`: their owner did not choose, so we do.

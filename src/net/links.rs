@@ -182,6 +182,8 @@ impl NetworkBehaviour for Links {
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
+        let others = self.gate.spoke(id, &peer);
+        self.closing.extend(others.into_iter().map(|other| (peer, other)));
         if self.shown.contains_key(&peer) {
             self.gossip.on_connection_handler_event(peer, id, event);
         }

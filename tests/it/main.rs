@@ -3,5 +3,7 @@
 mod control;
 mod demo;
 mod install;
+mod pulse;
 mod sim;
+mod support;
 mod tidy;

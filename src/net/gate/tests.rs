@@ -159,6 +159,22 @@ fn of_two_parallel_dials_of_the_peer_both_stay_until_it_chooses_or_its_time_is_o
 }
 
 #[test]
+fn of_two_parallel_dials_of_the_peer_the_one_that_it_speaks_on_stays() {
+    for chosen in [1, 2] {
+        let (low, high) = two_peers();
+        let mut node = Node::new(low, high);
+        let start = Instant::now();
+        for number in [1, 2] {
+            node.begin(number, false, start);
+            node.establish(number, false, start + RTT);
+        }
+        assert_eq!(node.gate.spoke(id(chosen), &high), [id(3 - chosen)]);
+        assert_eq!(node.gate.spoke(id(3 - chosen), &high), [], "the last words of the other change nothing");
+        assert!(!node.gate.undecided());
+    }
+}
+
+#[test]
 fn strangers_neither_fill_the_places_of_known_peers_nor_make_the_gate_grow() {
     let (low, high) = two_peers();
     let mut gate = Gate::new(low);
