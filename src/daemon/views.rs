@@ -1,4 +1,4 @@
-//! What clients see, as JSON: the fields of `docs` and `CONTROL.md`, with the names of contacts beside their DIDs.
+//! What clients see, as JSON: the fields that scripts rely on, with the names of contacts beside their DIDs.
 //!
 //! Pure: state in, JSON out.
 
