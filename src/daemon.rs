@@ -48,6 +48,8 @@ use crate::{
     store::{Contact, Store, StoreError},
 };
 
+#[cfg(test)]
+mod e2e;
 mod idempotency;
 mod journal;
 mod outputs;

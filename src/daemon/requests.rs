@@ -196,8 +196,7 @@ impl Daemon {
         let pairs = calls.iter().flat_map(|call| call.participants.iter().map(move |other| (call, other)));
         let legs = pairs.filter_map(|(call, other)| {
             let id = other.leg?;
-            let audio = heard.get(&id).cloned().unwrap_or_default();
-            Some(views::leg(other, call, &self.legs.get(&id)?.stats(), &audio, &self.contacts))
+            Some(views::leg(other, call, &self.legs.get(&id)?.stats(), heard.get(&id), &self.contacts))
         });
         views::stats(legs.collect(), self.node.rejected().iter())
     }

@@ -1,4 +1,4 @@
-//! What clients see, as JSON: the fields of `docs` and `CONTROL.md`, with the names of contacts beside their DIDs.
+//! What clients see, as JSON: the fields that scripts rely on, with the names of contacts beside their DIDs.
 //!
 //! Pure: state in, JSON out.
 
@@ -76,12 +76,12 @@ fn participant(view: &ParticipantView, contacts: &[Contact]) -> Value {
     })
 }
 
-/// One leg of `media.stats`.
+/// One leg of `media.stats`. What is heard is null until the audio thread has figures: 0 dB would be the loudest sound there is.
 pub(super) fn leg(
     other: &ParticipantView,
     of: &CallView,
     leg: &LegStats,
-    audio: &LegAudioStats,
+    audio: Option<&LegAudioStats>,
     contacts: &[Contact],
 ) -> Value {
     json!({
@@ -90,16 +90,16 @@ pub(super) fn leg(
         "name": name(&other.did, contacts),
         "state": other.state,
         "rtt_ms": leg.rtt_ms,
-        "jitter_ms": audio.jitter_ms,
-        "loss_pct": audio.loss_pct,
-        "concealed_pct": audio.concealed_pct,
-        "jitter_buffer_ms": audio.jitter_buffer_ms,
-        "playout_delay_ms": audio.playout_delay_ms,
+        "jitter_ms": audio.map(|audio| audio.jitter_ms),
+        "loss_pct": audio.map(|audio| audio.loss_pct),
+        "concealed_pct": audio.map(|audio| audio.concealed_pct),
+        "jitter_buffer_ms": audio.map(|audio| audio.jitter_buffer_ms),
+        "playout_delay_ms": audio.map(|audio| audio.playout_delay_ms),
         "sent_kbps": leg.sent_kbps,
         "recv_kbps": leg.recv_kbps,
         "packets_sent": leg.packets_sent,
         "packets_received": leg.packets_received,
-        "level_db": audio.level_db,
+        "level_db": audio.map(|audio| audio.level_db),
         "connected_ms": other.setup.first_audio,
         "setup": other.setup,
     })
@@ -224,15 +224,17 @@ mod tests {
     #[test]
     fn a_leg_has_every_promised_figure() {
         let view = call_view(0x11, CallState::Active);
-        let audio = LegAudioStats { level_db: f64::NEG_INFINITY, ..LegAudioStats::default() };
-        let shown = leg(&view.participants[0], &view, &LegStats::default(), &audio, &[]);
+        let audio = LegAudioStats { level_db: -21.5, ..LegAudioStats::default() };
+        let shown = leg(&view.participants[0], &view, &LegStats::default(), Some(&audio), &[]);
         let promised = "did state rtt_ms jitter_ms loss_pct concealed_pct jitter_buffer_ms playout_delay_ms sent_kbps \
                         recv_kbps level_db connected_ms setup";
         for field in promised.split_whitespace() {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");
         }
         assert_eq!(keys(&shown["setup"]).len(), 4);
-        assert_eq!(shown["level_db"], Value::Null, "silence is no number in JSON");
+        assert_eq!(shown["level_db"], -21.5);
+        let unheard = leg(&view.participants[0], &view, &LegStats::default(), None, &[]);
+        assert_eq!((unheard.get("level_db"), keys(&unheard)), (Some(&Value::Null), keys(&shown)));
         assert_eq!(shown["connected_ms"], 66);
     }
 

@@ -1,0 +1,149 @@
+//! Two daemons in one process call each other over the loopback: real gossip, real sealing, real WebRTC, WAV files for sound.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    audio::SAMPLE_RATE_HZ,
+    client::{Client, Watch},
+    config::Backend,
+    control::wire::Method,
+};
+
+/// Between two looks at what has no event.
+const POLL: Duration = Duration::from_millis(10);
+
+struct Member {
+    dir: TempDir,
+    running: JoinHandle<Result<(), DaemonError>>,
+    client: Client,
+    events: Watch,
+}
+
+impl Member {
+    async fn start(tone_hz: f32, peers: Vec<String>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let input = dir.path().join("says.wav");
+        write_tone(&input, tone_hz);
+        let mut config = Config::default();
+        config.network.listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".into()];
+        config.network.mdns = false;
+        config.network.peers = peers;
+        config.network.ice_interfaces = vec!["lo".into()];
+        config.audio.backend = Backend::File;
+        config.audio.input_file = input.to_str().unwrap().into();
+        config.audio.output_file = dir.path().join("hears.wav").to_str().unwrap().into();
+        let paths = Paths::resolve(Some(dir.path())).unwrap();
+        let socket = paths.socket.clone();
+        let running = tokio::spawn(run(paths, config));
+        let client = connect(&socket).await;
+        let events = connect(&socket).await.watch(None).await.unwrap();
+        Self { dir, running, client, events }
+    }
+
+    async fn ask(&mut self, method: Method) -> Value {
+        self.client.request(method, None).await.unwrap()
+    }
+
+    /// Reads events until one is as described.
+    async fn event(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let event = self.events.next().await.expect("events go on").unwrap();
+            if wanted(&event) {
+                return event;
+            }
+        }
+    }
+
+    /// Asks until the answer is as wanted.
+    async fn until(&mut self, method: Method, wanted: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let answer = self.ask(method.clone()).await;
+            if wanted(&answer) {
+                return answer;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// How much of what this member heard was that tone.
+    async fn stop(mut self, tones_hz: [f32; 2]) -> [f32; 2] {
+        self.ask(Method::DaemonStop {}).await;
+        self.running.await.unwrap().unwrap();
+        tones_hz.map(|tone_hz| share_of(&self.dir.path().join("hears.wav"), tone_hz))
+    }
+}
+
+async fn connect(socket: &Path) -> Client {
+    loop {
+        match Client::connect(socket).await {
+            Ok(client) => return client,
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+fn write_tone(path: &Path, tone_hz: f32) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: SAMPLE_RATE_HZ,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut wav = hound::WavWriter::create(path, spec).unwrap();
+    for at in 0..SAMPLE_RATE_HZ {
+        let angle = at as f32 / SAMPLE_RATE_HZ as f32 * tone_hz * std::f32::consts::TAU;
+        wav.write_sample((angle.sin() * 8000.0) as i16).unwrap();
+    }
+    wav.finalize().unwrap();
+}
+
+/// How much of the WAV is this tone, relative to all of it (Goertzel).
+fn share_of(path: &Path, tone_hz: f32) -> f32 {
+    let samples: Vec<f32> =
+        hound::WavReader::open(path).unwrap().samples::<i16>().map(|sample| f32::from(sample.unwrap())).collect();
+    let (mut re, mut im, mut energy) = (0.0_f64, 0.0_f64, 0.0_f64);
+    let mut best = 0.0_f64;
+    for (at, sample) in samples.iter().enumerate() {
+        let angle = f64::from(tone_hz) * at as f64 / f64::from(SAMPLE_RATE_HZ) * std::f64::consts::TAU;
+        re += f64::from(*sample) * angle.cos();
+        im += f64::from(*sample) * angle.sin();
+        energy += f64::from(*sample).powi(2);
+        if (at + 1) % 4800 == 0 {
+            best = best.max(2.0 * (re * re + im * im) / 4800.0 / energy.max(1.0));
+            (re, im, energy) = (0.0, 0.0, 0.0);
+        }
+    }
+    best as f32
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_daemons_hear_each_other_and_end_the_call_together() {
+    let mut anna = Member::start(440.0, Vec::new()).await;
+    let me = anna.until(Method::IdentityShow {}, |me| me["listen"][0].is_string()).await;
+    let mut bert = Member::start(880.0, vec![me["listen"][0].as_str().unwrap().into()]).await;
+    bert.until(Method::DaemonStatus {}, |status| status["peers"] == 1).await;
+
+    let offered = bert.ask(Method::CallOffer { who: vec![me["did"].as_str().unwrap().into()] }).await;
+    let rang = anna.event(|event| event["event"] == "call_rang").await;
+    assert_eq!(rang["call"], offered["call"]);
+    anna.ask(Method::CallAccept { call: None }).await;
+    let heard = |stats: &Value| stats["legs"][0]["level_db"].as_f64().is_some_and(|level_db| level_db > -30.0);
+    for member in [&mut anna, &mut bert] {
+        member.event(|event| event["event"] == "participant_changed" && event["state"] == "joined").await;
+        let stats = member.until(Method::MediaStats {}, heard).await;
+        assert_eq!((&stats["legs"][0]["state"], &stats["rejected"]), (&json!("joined"), &json!({})), "{stats}");
+        assert!(stats["legs"][0]["connected_ms"].is_u64(), "{stats}");
+    }
+    bert.ask(Method::CallHangup { call: None }).await;
+    let ended = anna.event(|event| event["event"] == "call_ended" || event["state"] == "left").await;
+    assert_eq!(ended["call"], offered["call"]);
+    let [own, other] = anna.stop([440.0, 880.0]).await;
+    assert!(own < 0.1 && other > 0.5, "Anna hears Bert alone: {own} {other}");
+    let [own, other] = bert.stop([880.0, 440.0]).await;
+    assert!(own < 0.1 && other > 0.5, "Bert hears Anna alone: {own} {other}");
+}
