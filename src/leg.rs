@@ -39,12 +39,16 @@ use crate::{
     },
 };
 use runtime::LegRuntime;
+use task::{Failure, Setup};
 
 /// Commands that wait for the task. An attempt has one description and 64 candidates at most, so a full queue means
 /// that the task hangs: what comes then is dropped, and the engine's patience ends the attempt.
 const COMMANDS: usize = 80;
 /// Longest time that closing may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Directives for the log filter (prefixes of targets): the WebRTC library writes peers' addresses at ERROR.
+pub const QUIET_LOGS: [&str; 2] = ["rtc=off", "webrtc=off"];
 
 /// How legs find their way through the network; shared by all of them.
 #[derive(Clone, Default)]
@@ -105,16 +109,31 @@ pub fn spawn(
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (publish, statistics) = watch::channel(LegStats::default());
     let closing = CancellationToken::new();
-    let task = task::Setup { id, role, ice, microphone, speaker, events, inbox, publish, closing: closing.clone() };
-    tokio::spawn(supervise(task));
+    let runtime = Arc::new(LegRuntime::new());
+    let setup = Setup {
+        id,
+        role,
+        ice,
+        microphone,
+        speaker,
+        events: events.clone(),
+        inbox,
+        publish,
+        closing: closing.clone(),
+        runtime: Arc::clone(&runtime),
+    };
+    tokio::spawn(supervise(id, events, runtime, task::run(setup)));
     Leg { commands, statistics, _dropped: closing.clone().drop_guard(), closing }
 }
 
-/// Runs the leg and makes sure that nothing of it is left, even when it panics.
-async fn supervise(setup: task::Setup) {
-    let (id, events) = (setup.id, setup.events.clone());
-    let runtime = Arc::new(LegRuntime::new());
-    let outcome = AssertUnwindSafe(task::run(setup, Arc::clone(&runtime))).catch_unwind().await;
+/// Runs the leg's task and makes sure that nothing of it is left, even when it panics.
+async fn supervise(
+    id: LegId,
+    events: mpsc::Sender<(LegId, LegEvent)>,
+    runtime: Arc<LegRuntime>,
+    task: impl Future<Output = Result<(), Failure>>,
+) {
+    let outcome = AssertUnwindSafe(task).catch_unwind().await;
     runtime.stop();
     if tokio::time::timeout(CLOSE_LIMIT, runtime.stopped()).await.is_err() {
         tracing::warn!(leg = id.0, "the connection's driver did not stop in time");

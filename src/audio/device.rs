@@ -4,6 +4,10 @@
 //! `unix:/path` form, which is all that cpal's client speaks. Opening may take seconds: never on the audio thread.
 
 use std::{
+    fs::OpenOptions,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -27,6 +31,8 @@ pub const NO_PIPEWIRE: &str = "this build has no native PipeWire backend, so Pul
                                [audio] backend = \"auto\" to be rid of this message";
 /// A sound server that does not answer for so long is treated as absent.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// `PA_NATIVE_COOKIE_LENGTH` of PulseAudio's protocol.
+const PULSE_COOKIE_BYTES: usize = 256;
 /// Rings hold this share of a second (200 ms).
 const RING_SHARE: u32 = 5;
 /// A backlog of captured sound above this many blocks is skipped, so that the delay does not stay.
@@ -394,6 +400,7 @@ fn locate(
 /// The sound system that the configuration asks for.
 fn host(backend: Backend) -> Result<cpal::Host, String> {
     let pulse = || {
+        make_pulse_cookie();
         cpal::host_from_id(HostId::PulseAudio).map_err(|error| {
             format!("no PulseAudio or PipeWire server answers ({error}); start one, or set [audio] backend to \"alsa\"")
         })
@@ -406,6 +413,28 @@ fn host(backend: Backend) -> Result<cpal::Host, String> {
         Backend::Pulseaudio => pulse(),
         Backend::Alsa => alsa(),
         Backend::Auto | Backend::Pipewire | Backend::File | Backend::Null => pulse().or_else(|_| alsa()),
+    }
+}
+
+/// PulseAudio drops clients that send no cookie, even where it asks for none, so libpulse makes one when there is none;
+/// cpal's client does not.
+fn make_pulse_cookie() {
+    let Some(home) = std::env::home_dir() else { return };
+    let named = std::env::var_os("PULSE_COOKIE").map(PathBuf::from);
+    let cookie = home.join(".config/pulse/cookie");
+    let known = [named, Some(cookie.clone()), Some(home.join(".pulse-cookie"))];
+    if known.into_iter().flatten().any(|path| path.exists()) {
+        return;
+    }
+    let write = || {
+        std::fs::create_dir_all(home.join(".config/pulse"))?;
+        let mut bytes = [0_u8; PULSE_COOKIE_BYTES];
+        rand::fill(&mut bytes[..]);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&cookie)?;
+        file.write_all(&bytes)
+    };
+    if let Err(error) = write() {
+        tracing::debug!(%error, "no PulseAudio cookie");
     }
 }
 

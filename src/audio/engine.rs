@@ -174,8 +174,12 @@ impl Engine {
     }
 
     fn publish_status(&mut self) {
-        let problems: Vec<String> =
-            [self.opener.problem(), self.output.problem(), self.input.problem()].into_iter().flatten().collect();
+        let mut problems = Vec::new();
+        for problem in [self.opener.problem(), self.output.problem(), self.input.problem()].into_iter().flatten() {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
         let input_started = self.input.active().and_then(|microphone| microphone.started_unix_us());
         let output_started = self.output.active().and_then(|speaker| speaker.started_unix_us());
         let names = (self.input.name(), self.output.name());

@@ -28,8 +28,10 @@ const MAX_PACKETS: usize = 128;
 const MARGIN: i64 = 5 * MS;
 /// An offset up to this far above the target is left alone.
 const TOLERANCE: i64 = 12 * MS;
-/// From here on time is stretched with every packet instead of every [`CALM_PACKETS`]th.
-const FAR_OFF: i64 = 60 * MS;
+/// This far above the target time is shrunk with every packet instead of every [`CALM_PACKETS`]th…
+const FAR_ABOVE: i64 = 60 * MS;
+/// …and this far below it, where packets come too late already, it grows so.
+const FAR_BELOW: i64 = -10 * MS;
 /// Packets between two stretches near the target.
 const CALM_PACKETS: u32 = 10;
 /// Concealment ends here, and the leg is silent until packets come again.
@@ -129,10 +131,13 @@ impl JitterBuffer {
         if !self.reception.received(packet.sequence) {
             return;
         }
-        if self.newest.is_some_and(|(_, before)| arrival - before > FORGET) {
+        let transit = arrival - timestamp;
+        let paused = self.newest.is_some_and(|(_, before)| arrival - before > FORGET);
+        // Later than may be waited for: what went before is no measure any more.
+        if paused || transit - self.transits.lowest() > MAX_DELAY_SAMPLES {
             self.transits.forget();
         }
-        self.transits.add(arrival - timestamp);
+        self.transits.add(transit);
         let newest = self.newest.map_or(timestamp, |(newest, _)| newest.max(timestamp));
         self.newest = Some((newest, arrival));
         // Overdue, unless what was made up for it is all that has been played since.
@@ -251,9 +256,9 @@ impl JitterBuffer {
         let Some(offset) = self.offsets.lowest() else { return Advice::Keep };
         let excess = offset - self.target();
         let may = self.since_stretch >= CALM_PACKETS;
-        if excess > TOLERANCE && (may || excess > FAR_OFF) {
+        if excess > TOLERANCE && (may || excess > FAR_ABOVE) {
             Advice::Shrink
-        } else if excess < 0 && (may || excess < -FAR_OFF) {
+        } else if excess < 0 && (may || excess < FAR_BELOW) {
             Advice::Grow
         } else {
             Advice::Keep

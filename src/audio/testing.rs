@@ -3,7 +3,7 @@
 #[path = "../../tests/it/support/speech.rs"]
 mod speech_support;
 
-pub use speech_support::{best_correlation, speech};
+pub use speech_support::{best_correlation, correlation, speech};
 
 /// Makes `assert_no_alloc` mean something in unit tests.
 #[global_allocator]

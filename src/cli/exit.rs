@@ -96,8 +96,13 @@ impl From<DaemonError> for CliError {
         let code = match &error {
             DaemonError::Serve(ServeError::AlreadyRunning { .. }) => TRY_AGAIN,
             DaemonError::Serve(ServeError::ForeignDirectory { .. }) => NOT_PERMITTED,
-            DaemonError::Address { .. } => BAD_CONFIG,
-            _ => FAILED,
+            DaemonError::Address { .. } | DaemonError::Serve(ServeError::PathTooLong { .. }) => BAD_CONFIG,
+            DaemonError::Identity(_)
+            | DaemonError::Store(_)
+            | DaemonError::Serve(ServeError::NotASocket { .. } | ServeError::Io { .. })
+            | DaemonError::Net(_)
+            | DaemonError::Signals(_)
+            | DaemonError::Ended(_) => FAILED,
         };
         Self::new(code, error.to_string())
     }

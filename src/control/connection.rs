@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -131,7 +131,12 @@ impl Connection {
                     }
                 }
                 event = live_event(&mut self.live), if watching => self.take_event(event),
-                read = self.read.read_buf(&mut self.input), if may_read => self.input_ended = read? == 0,
+                read = self.read.read_buf(&mut self.input), if may_read => {
+                    self.input_ended = read? == 0;
+                    if self.input_ended && self.is_abandoned() {
+                        return Ok(());
+                    }
+                }
             }
         }
     }
@@ -144,6 +149,12 @@ impl Connection {
     fn is_done(&self) -> bool {
         let quiet = self.output.is_empty() && self.in_flight.is_empty();
         quiet && (self.deadline.is_some() || self.input_ended && self.next.is_none() && self.replay.is_empty())
+    }
+
+    /// The client has closed both directions, so that nobody is left to answer: what it asked for goes on, its place is free.
+    fn is_abandoned(&self) -> bool {
+        let ready = self.write.ready(Interest::WRITABLE).now_or_never();
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_write_closed()))
     }
 
     fn close_within(&mut self, time: Duration) {

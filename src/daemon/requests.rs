@@ -220,9 +220,9 @@ impl Daemon {
             Ok(both) => both,
             Err(failure) => return drop(reply.send(Err(failure))),
         };
-        let dialled = self.net.connect(address);
+        let net = self.net.clone();
         task::spawn(async move {
-            let answer = match dialled.await {
+            let answer = match net.connect(address).await {
                 Ok(peer) => Ok(json!({ "peer_id": peer.to_string() })),
                 Err(error) => Err(failure("unreachable", error.to_string())),
             };

@@ -198,3 +198,26 @@ impl PeerConnectionEventHandler for Handler {
         self.report(Happened::Track(track));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::IceServer;
+
+    #[test]
+    fn unusable_servers_are_skipped_one_by_one() {
+        let urls = ["", "http://x", "stun:192.0.2.1:3478", "turn:192.0.2.1:3478"].map(String::from).to_vec();
+        let anonymous = IceServer { urls, ..Default::default() };
+        let user = IceServer { username: "user".into(), credential: "secret".into(), ..anonymous.clone() };
+        let usable = servers(&IceConfig { servers: vec![anonymous, user], ..Default::default() });
+        let urls: Vec<_> = usable.iter().map(|server| server.urls[0].as_str()).collect();
+        assert_eq!(urls, ["stun:192.0.2.1:3478", "stun:192.0.2.1:3478", "turn:192.0.2.1:3478"]);
+    }
+
+    #[test]
+    fn relay_only_asks_for_relays_only() {
+        let policy = |relay_only| configuration(&IceConfig { relay_only, ..Default::default() }).ice_transport_policy();
+        assert_eq!(policy(true), RTCIceTransportPolicy::Relay);
+        assert_eq!(policy(false), RTCIceTransportPolicy::All);
+    }
+}

@@ -68,6 +68,7 @@ pub(super) struct Setup {
     pub(super) inbox: mpsc::Receiver<LegCommand>,
     pub(super) publish: watch::Sender<LegStats>,
     pub(super) closing: CancellationToken,
+    pub(super) runtime: Arc<LegRuntime>,
 }
 
 /// Why the attempt is lost. Holds no text of the peer, so that it can be logged.
@@ -94,13 +95,13 @@ pub(super) enum Failure {
 }
 
 /// Carries out one attempt until it is closed (`Ok`) or lost.
-pub(super) async fn run(setup: Setup, runtime: Arc<LegRuntime>) -> Result<(), Failure> {
+pub(super) async fn run(setup: Setup) -> Result<(), Failure> {
     let (happened, reports) = mpsc::channel(REPORTS);
     let numbers = RtpNumbers::random();
     let built = tokio::select! {
         biased;
         () = setup.closing.cancelled() => return Ok(()),
-        built = connection::build(&setup.ice, numbers.ssrc(), Arc::clone(&runtime), happened) => built?,
+        built = connection::build(&setup.ice, numbers.ssrc(), Arc::clone(&setup.runtime), happened) => built?,
     };
     let peer = Arc::clone(&built.peer);
     let result = Attempt::new(built, numbers, setup.role)
@@ -113,7 +114,7 @@ pub(super) async fn run(setup: Setup, runtime: Arc<LegRuntime>) -> Result<(), Fa
             events: setup.events,
             publish: setup.publish,
             closing: setup.closing,
-            runtime,
+            runtime: setup.runtime,
         })
         .await;
     if timeout(CLOSE_LIMIT, peer.close()).await.is_err() {
@@ -421,8 +422,7 @@ impl Attempt {
 
     fn on_packet(&mut self, packet: rtp::Packet, speaker: &mut LegInput) {
         let rtp::Packet { header, payload } = packet;
-        let fits = !payload.is_empty() && payload.len() <= MAX_PAYLOAD_BYTES;
-        if Some(header.payload_type) != self.verified || !fits {
+        if !is_taken(self.verified, header.payload_type, payload.len()) {
             self.meter.stats.packets_ignored += 1;
             return;
         }
@@ -430,6 +430,11 @@ impl Attempt {
         let (sequence, timestamp) = (header.sequence_number, header.timestamp);
         speaker.push(ReceivedPacket { sequence, timestamp, payload, arrival: Instant::now() });
     }
+}
+
+/// Whether a packet is Opus of the negotiated type. Empty payloads only keep an address alive.
+fn is_taken(negotiated: Option<u8>, payload_type: u8, payload_bytes: usize) -> bool {
+    negotiated == Some(payload_type) && (1..=MAX_PAYLOAD_BYTES).contains(&payload_bytes)
 }
 
 /// Whether the peer's own certificate, the first of its chain, is the one that was sealed.
@@ -455,6 +460,14 @@ async fn next_event(track: Option<&Arc<dyn TrackRemote>>) -> Option<TrackRemoteE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_opus_of_the_negotiated_type_is_taken() {
+        assert!(is_taken(Some(111), 111, 1) && is_taken(Some(96), 96, 1500));
+        assert!(!is_taken(Some(111), 96, 80));
+        assert!(!is_taken(None, 111, 80));
+        assert!(!is_taken(Some(111), 111, 0) && !is_taken(Some(111), 111, 1501));
+    }
 
     #[test]
     fn only_the_first_certificate_of_the_chain_counts_and_none_is_never_enough() {

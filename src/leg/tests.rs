@@ -1,11 +1,14 @@
 //! Legs over real sockets on the loopback.
 
 mod measurements;
+mod network;
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use bytes::Bytes;
 use tokio::time::timeout;
+
+use webrtc::runtime::Runtime as _;
 
 use super::*;
 use crate::{
@@ -34,9 +37,14 @@ fn open(role: Role) -> End {
 }
 
 fn open_with(role: Role, ice: IceConfig) -> End {
+    open_toward(role, ice, 16)
+}
+
+/// A leg whose daemon takes `events` events without reading them.
+fn open_toward(role: Role, ice: IceConfig, events: usize) -> End {
     let (microphone, frames) = broadcast::channel(64);
     let (speaker, heard) = LegInput::pair(4096);
-    let (sender, events) = mpsc::channel(16);
+    let (sender, events) = mpsc::channel(events);
     let leg = spawn(LegId(1), role, Arc::new(ice), frames, speaker, sender);
     End { leg, role, events, microphone, heard }
 }
@@ -92,7 +100,7 @@ impl End {
 }
 
 /// Carries descriptions and candidates across until both sides reported `wanted`; `change` may tamper with them.
-async fn signal(a: &mut End, b: &mut End, wanted: &LegEvent, mut change: impl FnMut(&mut LegCommand)) {
+async fn signal(a: &mut End, b: &mut End, wanted: &LegEvent, mut change: impl FnMut(Role, &mut LegCommand)) {
     let (mut a_done, mut b_done) = (false, false);
     while !(a_done && b_done) {
         let (event, from_a) = tokio::select! {
@@ -101,7 +109,7 @@ async fn signal(a: &mut End, b: &mut End, wanted: &LegEvent, mut change: impl Fn
         };
         let (from, to) = if from_a { (&*a, &*b) } else { (&*b, &*a) };
         if let Some(mut command) = from.command_of(&event) {
-            change(&mut command);
+            change(from.role, &mut command);
             to.leg.command(command);
         }
         if from_a { a_done |= event == *wanted } else { b_done |= event == *wanted }
@@ -110,7 +118,7 @@ async fn signal(a: &mut End, b: &mut End, wanted: &LegEvent, mut change: impl Fn
 
 async fn connected() -> (End, End) {
     let (mut a, mut b) = pair();
-    signal(&mut a, &mut b, &LegEvent::Connected, |_| {}).await;
+    signal(&mut a, &mut b, &LegEvent::Connected, |_, _| {}).await;
     (a, b)
 }
 
@@ -141,8 +149,8 @@ async fn the_offer_comes_first_and_ice_before_connected() {
     assert!(!sdp.contains("a=candidate"), "the offer does not wait for gathering");
     assert!(sdp.contains("opus/48000/2") && sdp.contains("minptime=10;useinbandfec=1"));
     b.leg.command(LegCommand::Remote(Sdp { attempt: 1, kind: SdpKind::Offer, sdp, fingerprint }));
-    signal(&mut a, &mut b, &LegEvent::IceConnected, |_| {}).await;
-    signal(&mut a, &mut b, &LegEvent::Connected, |_| {}).await;
+    signal(&mut a, &mut b, &LegEvent::IceConnected, |_, _| {}).await;
+    signal(&mut a, &mut b, &LegEvent::Connected, |_, _| {}).await;
 }
 
 #[tokio::test]
@@ -153,7 +161,7 @@ async fn candidates_before_the_description_are_kept() {
     b.leg.command(LegCommand::Candidates(Ice { attempt: 1, candidates }));
     b.leg.command(a.command_of(&offer).unwrap());
     // b knows a only through its early candidates; a is told none of b's.
-    signal(&mut a, &mut b, &LegEvent::Connected, |command| {
+    signal(&mut a, &mut b, &LegEvent::Connected, |_, command| {
         if let LegCommand::Candidates(ice) = command {
             ice.candidates.clear();
         }
@@ -170,7 +178,7 @@ async fn candidates_inside_the_description_are_tried() {
         sdp += &format!("a={candidate}\r\n");
     }
     b.leg.command(LegCommand::Remote(Sdp { attempt: 1, kind: SdpKind::Offer, sdp, fingerprint }));
-    signal(&mut a, &mut b, &LegEvent::Connected, |_| {}).await;
+    signal(&mut a, &mut b, &LegEvent::Connected, |_, _| {}).await;
 }
 
 #[tokio::test]
@@ -194,7 +202,7 @@ async fn a_description_of_the_wrong_kind_fails_the_leg() {
 #[tokio::test]
 async fn another_certificate_never_connects_and_no_audio_passes() {
     let (mut a, mut b) = pair();
-    let replace = |command: &mut LegCommand| {
+    let replace = |_, command: &mut LegCommand| {
         if let LegCommand::Remote(sdp) = command
             && sdp.kind == SdpKind::Offer
         {
@@ -240,7 +248,7 @@ async fn garbage_and_too_many_candidates_are_counted_and_harm_nothing() {
     for candidates in [garbage, vec!["\u{0}".into(), String::new(), "x".repeat(9_000)]] {
         b.leg.command(LegCommand::Candidates(Ice { attempt: 1, candidates }));
     }
-    signal(&mut a, &mut b, &LegEvent::Connected, |_| {}).await;
+    signal(&mut a, &mut b, &LegEvent::Connected, |_, _| {}).await;
     b.leg.command(LegCommand::Candidates(Ice { attempt: 1, candidates: many }));
     timeout(PATIENCE, b.leg.statistics.wait_for(|stats| stats.candidates_ignored >= 43 + 6)).await.unwrap().unwrap();
     a.say(vec![7; 60], 0);
@@ -253,7 +261,7 @@ async fn bad_servers_are_skipped() {
     let server = |url: &str| IceServer { urls: vec![url.into()], ..Default::default() };
     let ice = IceConfig { servers: servers.map(server).to_vec(), ..loopback() };
     let (mut a, mut b) = (open_with(Role::Initiator, ice.clone()), open_with(Role::Answerer, ice));
-    signal(&mut a, &mut b, &LegEvent::Connected, |_| {}).await;
+    signal(&mut a, &mut b, &LegEvent::Connected, |_, _| {}).await;
 }
 
 #[tokio::test]
@@ -265,7 +273,7 @@ async fn a_machine_without_the_named_interface_fails_the_leg() {
 #[tokio::test]
 async fn legs_connect_on_whatever_interfaces_this_machine_has() {
     let (mut a, mut b) = (open_with(Role::Initiator, IceConfig::default()), open_with(Role::Answerer, loopback()));
-    signal(&mut a, &mut b, &LegEvent::Connected, |_| {}).await;
+    signal(&mut a, &mut b, &LegEvent::Connected, |_, _| {}).await;
 }
 
 #[tokio::test]
@@ -317,10 +325,16 @@ async fn a_leg_that_is_closed_at_once_reports_closed_once() {
 #[tokio::test]
 async fn frames_from_before_the_connection_are_not_sent() {
     let (mut a, mut b) = pair();
-    a.say(vec![1; 60], 0);
-    signal(&mut a, &mut b, &LegEvent::Connected, |_| {}).await;
-    a.say(vec![2; 60], 48_000);
-    assert_eq!(b.hear(1).await[0].payload, Bytes::from(vec![2; 60]));
+    for end in [&a, &b] {
+        end.say(vec![1; 60], 0);
+    }
+    signal(&mut a, &mut b, &LegEvent::Connected, |_, _| {}).await;
+    for end in [&a, &b] {
+        end.say(vec![2; 60], 48_000);
+    }
+    for end in [&mut a, &mut b] {
+        assert_eq!(end.hear(1).await[0].payload, Bytes::from(vec![2; 60]));
+    }
 }
 
 #[tokio::test]
@@ -337,6 +351,70 @@ async fn statistics_tell_round_trip_and_counts() {
     let mut receiver = b.leg.statistics.clone();
     let received = *timeout(PATIENCE, receiver.wait_for(|s| s.packets_received == 50)).await.unwrap().unwrap();
     assert!(received.recv_kbps > 0.0 && received.packets_ignored == 0);
+}
+
+#[tokio::test]
+async fn an_outage_shows_as_disconnected_and_then_recovered() {
+    let network = network::BadNetwork::new(0.0, Duration::ZERO).await;
+    let (mut a, mut b) = pair();
+    signal(&mut a, &mut b, &LegEvent::Connected, |from, command| {
+        if let LegCommand::Candidates(ice) = command {
+            network.change(from, ice);
+        }
+    })
+    .await;
+    network.outage.store(true, Ordering::Relaxed);
+    assert_eq!((a.event().await, b.event().await), (LegEvent::Disconnected, LegEvent::Disconnected));
+    network.outage.store(false, Ordering::Relaxed);
+    assert_eq!((a.event().await, b.event().await), (LegEvent::Recovered, LegEvent::Recovered));
+    a.say(vec![7; 60], 0);
+    assert_eq!(b.hear(1).await[0].payload, Bytes::from(vec![7; 60]));
+}
+
+#[tokio::test]
+async fn legs_connect_over_ipv6_alone() {
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        return; // A machine without IPv6.
+    }
+    let (mut a, mut b) = pair();
+    signal(&mut a, &mut b, &LegEvent::Connected, |_, command| {
+        if let LegCommand::Candidates(ice) = command {
+            ice.candidates.retain(|candidate| candidate.contains(" ::1 "));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_takes_no_events_delays_no_audio_and_loses_no_event() {
+    let mut a = open(Role::Initiator);
+    let mut b = open_toward(Role::Answerer, loopback(), 1);
+    let offer = a.event().await;
+    b.leg.command(a.command_of(&offer).unwrap());
+    while !matches!(a.event().await, LegEvent::Candidates(_)) {}
+    let LegEvent::Description { sdp, fingerprint } = b.event().await else { panic!("the answer") };
+    let LegEvent::Candidates(candidates) = b.event().await else { panic!("candidates") };
+    a.leg.command(LegCommand::Remote(Sdp { attempt: 1, kind: SdpKind::Answer, sdp, fingerprint }));
+    a.leg.command(LegCommand::Candidates(Ice { attempt: 1, candidates }));
+    while a.event().await != LegEvent::Connected {}
+    // From here on nobody reads b's events; its queue holds one.
+    for n in 0..50 {
+        a.say(vec![7; 60], n * FRAME_SAMPLES as u32);
+    }
+    b.hear(50).await;
+    assert_eq!((b.event().await, b.event().await), (LegEvent::IceConnected, LegEvent::Connected));
+}
+
+#[tokio::test]
+async fn a_panic_in_the_task_ends_with_failed_and_closed() {
+    let (events, mut reports) = mpsc::channel(4);
+    let runtime = Arc::new(LegRuntime::new());
+    runtime.spawn(Box::pin(std::future::pending()));
+    supervise(LegId(1), events, Arc::clone(&runtime), async { panic!("a test's own panic") }).await;
+    assert!(runtime.stopped().now_or_never().is_some(), "nothing of the leg runs on");
+    assert_eq!(reports.recv().await, Some((LegId(1), LegEvent::Failed)));
+    assert_eq!(reports.recv().await, Some((LegId(1), LegEvent::Closed)));
+    assert_eq!(reports.recv().await, None);
 }
 
 /// Descriptors belong to the process, so the cycles run in one of their own.

@@ -119,6 +119,8 @@ pub struct Member {
     pub presence: Presence,
     /// Stays up to this one are over; the participant said so.
     pub left: Option<Instance>,
+    /// The number of the latest attempt of its former leg, with its stay.
+    pub attempts: Option<(Instance, u32)>,
     /// The state that clients were told last.
     pub shown: ParticipantState,
     /// Its latest messages.
@@ -195,6 +197,7 @@ impl Member {
         Self {
             presence: Presence::Invited { reached: false, rings: false },
             left: None,
+            attempts: None,
             shown: ParticipantState::Invited,
             heard: Recent::default(),
         }

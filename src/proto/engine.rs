@@ -218,7 +218,10 @@ impl Engine {
         for (did, member) in &mut call.members {
             let Presence::Invited { reached, .. } = member.presence else { continue };
             member.presence = if by_me && !reached { Presence::Unreachable } else { Presence::Expired };
-            self.outbox.drop_where(|outgoing| outgoing.signal.call == id && outgoing.to.as_ref() == Some(did));
+            let to_it = |outgoing: &Outgoing| outgoing.signal.call == id && outgoing.to.as_ref() == Some(did);
+            // It may have accepted where no word of it came through: our Join goes on, and it answers when it can.
+            self.outbox.drop_where(|outgoing| to_it(outgoing) && !matches!(outgoing.signal.body, Body::Join(_)));
+            self.outbox.be_patient(to_it);
         }
     }
 

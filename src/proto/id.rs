@@ -228,3 +228,136 @@ pub struct MessageId(pub [u8; 16]);
 /// One attempt to connect to one other participant; never used twice by a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LegId(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::signal::Settings;
+    use ed25519_dalek::SigningKey;
+    use proptest::prelude::*;
+
+    /// Seed's last byte, DID, and X25519 key (multibase of 0xec01 and the key) from the did:key specification's
+    /// `test-vectors/ed25519-x25519.json`.
+    const VECTORS: [(u8, &str, &str); 5] = [
+        (
+            0,
+            "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp",
+            "z6LShs9GGnqk85isEBzzshkuVWrVKsRp24GnDuHk8QWkARMW",
+        ),
+        (
+            1,
+            "did:key:z6MkjchhfUsD6mmvni8mCdXHw216Xrm9bQe2mBH1P5RDjVJG",
+            "z6LSrHyXiPBhUbvPUtyUCdf32sniiMGPTAesgHrtEa4FePtr",
+        ),
+        (
+            2,
+            "did:key:z6MknGc3ocHs3zdPiJbnaaqDi58NGb4pk1Sp9WxWufuXSdxf",
+            "z6LSkkqoZRC34AEpbkhZCqLDcHQVAxuLpQ7kC8XCXMVUfvjE",
+        ),
+        (
+            3,
+            "did:key:z6MkvqoYXQfDDJRv8L4wKzxYeuKyVZBfi9Qo6Ro8MiLH3kDQ",
+            "z6LSiUo6AEDat8Ze4nQzDo67SGuHLLwsUGkxndHGUjsywHow",
+        ),
+        (
+            4,
+            "did:key:z6MkwW6aqMnjgrhJXFUko3NnZPGzVpkNzhYK7yEhnsibmLwL",
+            "z6LSrGb3qm4xMCEBjvwkLb2WEcXfTM94Tu1RyGCbT5wbg8i9",
+        ),
+    ];
+
+    fn key(last: u8) -> SigningKey {
+        let mut seed = [0; 32];
+        seed[31] = last;
+        SigningKey::from_bytes(&seed)
+    }
+
+    #[test]
+    fn the_specifications_vectors_hold_both_ways() {
+        for (last, text, x25519) in VECTORS {
+            let did = Did::from_key(key(last).verifying_key());
+            assert_eq!(did.as_str(), text);
+            let parsed: Did = text.parse().unwrap();
+            assert_eq!((parsed.key(), &parsed), (key(last).as_ref(), &did));
+            let agreement = [&[0xec, 0x01], &did.key().to_montgomery().to_bytes()[..]].concat();
+            assert_eq!(multibase::encode(multibase::Base::Base58Btc, agreement), x25519);
+        }
+    }
+
+    #[test]
+    fn what_is_no_callable_did_is_told_apart() {
+        let (_, good, x25519) = VECTORS[0];
+        let encoded = |bytes: &[u8]| format!("did:key:{}", multibase::encode(multibase::Base::Base58Btc, bytes));
+        let neutral_element = [&[0xed, 0x01, 1], &[0; 31][..]].concat();
+        let cases = [
+            (String::new(), DidError::Method),
+            ("did:web:example.org".into(), DidError::Method),
+            (good.replacen("did", "DID", 1), DidError::Method),
+            ("did:key:".into(), DidError::Encoding),
+            (good.replace("key:z", "key:m"), DidError::Encoding),
+            (format!("{good}#{}", &good[8..]), DidError::Encoding),
+            (format!("{good} "), DidError::Encoding),
+            (format!("did:key:{x25519}"), DidError::KeyType),
+            (encoded(&[0xed, 0x01, 1, 2, 3]), DidError::Key),
+            (encoded(&[&[0xed, 0x01], &[0; 33][..]].concat()), DidError::Key),
+            (encoded(&neutral_element), DidError::Key),
+            ("did:key:z".to_owned() + &"1".repeat(100_000), DidError::Encoding),
+        ];
+        for (text, error) in cases {
+            assert_eq!(text.parse::<Did>(), Err(error), "{}", &text[..text.len().min(80)]);
+        }
+        // The same 34 bytes in another base: not the canonical spelling.
+        let bytes = multibase::decode(&good[8..]).unwrap().1;
+        let other = format!("did:key:{}", multibase::encode(multibase::Base::Base64Url, bytes));
+        assert_eq!(other.parse::<Did>(), Err(DidError::Encoding));
+    }
+
+    #[test]
+    fn dids_are_ordered_bytewise_over_their_text() {
+        let mut dids: Vec<Did> = VECTORS.iter().map(|(_, text, _)| text.parse().unwrap()).rev().collect();
+        dids.sort();
+        assert_eq!(dids.iter().map(Did::as_str).collect::<Vec<_>>(), VECTORS.map(|(_, text, _)| text));
+        // Upper case comes before lower case, whatever the keys' bytes say.
+        assert!("did:key:z6MkZ" < "did:key:z6Mka");
+    }
+
+    #[test]
+    fn a_call_id_is_a_uuid_of_version_8_and_depends_on_each_part() {
+        let (creator, open) = (Did::from_key(key(0).verifying_key()), Settings { closed: false });
+        let id = CallId::derive(&creator, &open, &[1; 32]);
+        let text = id.to_string();
+        assert_eq!((&text[14..15], text.len()), ("8", 36));
+        assert!(matches!(&text[19..20], "8" | "9" | "a" | "b"), "{text}");
+        assert_eq!(text.parse(), Ok(id));
+        assert_eq!(CallId::derive(&creator, &open, &[1; 32]), id);
+        assert_ne!(CallId::derive(&creator, &open, &[2; 32]), id);
+        assert_ne!(CallId::derive(&creator, &Settings { closed: true }, &[1; 32]), id);
+        assert_ne!(CallId::derive(&Did::from_key(key(1).verifying_key()), &open, &[1; 32]), id);
+    }
+
+    #[test]
+    fn only_one_spelling_of_a_call_id_is_read() {
+        let text = CallId::from_bytes([0xab; 16]).to_string();
+        assert!(text.parse::<CallId>().is_ok());
+        for wrong in [text.to_uppercase(), text.replace('-', ""), text[1..].into(), format!("{text}0"), "é".repeat(16)]
+        {
+            assert_eq!(wrong.parse::<CallId>(), Err(CallIdError), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(text in ".{0,80}") {
+            let _ = text.parse::<Did>();
+            let _ = format!("did:key:z{text}").parse::<Did>();
+            let _ = text.parse::<CallId>();
+        }
+
+        #[test]
+        fn every_key_has_one_did(seed in any::<[u8; 32]>()) {
+            let did = Did::from_key(SigningKey::from_bytes(&seed).verifying_key());
+            prop_assert_eq!(did.as_str().parse::<Did>(), Ok(did.clone()));
+            prop_assert_eq!(Did::from_bytes(did.key().as_bytes()), Ok(did));
+        }
+    }
+}

@@ -102,9 +102,14 @@ impl Leg {
         }
     }
 
-    /// A leg whose first connection has to wait until one of a former stay is closed.
-    pub fn after(former: Option<LegId>, role: Role, now: Instant) -> Self {
-        Self { closing: former, ..Self::new(role, now) }
+    /// A leg whose first connection has to wait until a former one is closed, and whose attempts are numbered on.
+    pub fn after(former: Option<LegId>, attempt: u32, role: Role, now: Instant) -> Self {
+        Self { closing: former, attempt, ..Self::new(role, now) }
+    }
+
+    /// The number of the latest attempt.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// The connection that runs, or that still closes.

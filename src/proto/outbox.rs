@@ -18,6 +18,8 @@ const FIRST_REPEAT: Duration = Duration::from_millis(100);
 const MIN_REPEAT: Duration = Duration::from_millis(20);
 /// The slowest repetition, and the pace of what goes on although it is acknowledged.
 const SLOW_REPEAT: Duration = Duration::from_secs(3);
+/// The slowest repetition of what may be for nobody.
+const PATIENT_REPEAT: Duration = Duration::from_secs(30);
 /// Most entries; 31 legs need about 8 each. A full outbox drops the new signal, which its own state machine asks for again.
 const CAPACITY: usize = 512;
 
@@ -26,6 +28,8 @@ const CAPACITY: usize = 512;
 pub enum Persistence {
     /// With its acknowledgement.
     UntilAcked,
+    /// With its acknowledgement, which may never come: ever slower.
+    Patiently,
     /// Not before this time, since another device of the recipient may lack it.
     Until(Instant),
 }
@@ -74,7 +78,7 @@ impl Outbox {
     pub fn expire(&mut self, now: Instant) {
         self.entries.retain(|entry| match entry.persistence {
             Persistence::Until(end) => now < end,
-            Persistence::UntilAcked => true,
+            Persistence::UntilAcked | Persistence::Patiently => true,
         });
     }
 
@@ -88,7 +92,8 @@ impl Outbox {
             entry.pause = SLOW_REPEAT;
         }
         entry.next_at = now + entry.pause;
-        entry.pause = (entry.pause * 2).min(SLOW_REPEAT);
+        let slowest = if entry.persistence == Persistence::Patiently { PATIENT_REPEAT } else { SLOW_REPEAT };
+        entry.pause = (entry.pause * 2).min(slowest);
         Some(entry.outgoing.clone())
     }
 
@@ -96,7 +101,7 @@ impl Outbox {
     pub fn deadline(&self) -> Option<Instant> {
         let due = |entry: &Entry| match entry.persistence {
             Persistence::Until(end) => entry.next_at.min(end),
-            Persistence::UntilAcked => entry.next_at,
+            Persistence::UntilAcked | Persistence::Patiently => entry.next_at,
         };
         self.entries.iter().map(due).min()
     }
@@ -115,7 +120,7 @@ impl Outbox {
             *known = (*known * 7 + sample) / 8;
         }
         match entry.persistence {
-            Persistence::UntilAcked => Some(self.entries.remove(at).outgoing),
+            Persistence::UntilAcked | Persistence::Patiently => Some(self.entries.remove(at).outgoing),
             Persistence::Until(_) => {
                 entry.acked = true;
                 entry.next_at = now + SLOW_REPEAT;
@@ -139,6 +144,13 @@ impl Outbox {
         self.entries.retain(|entry| !pointless(&entry.outgoing));
     }
 
+    /// What is like this goes on, but ever slower: nobody may be there to acknowledge it.
+    pub fn be_patient(&mut self, mut like: impl FnMut(&Outgoing) -> bool) {
+        for entry in self.entries.iter_mut().filter(|entry| like(&entry.outgoing)) {
+            entry.persistence = Persistence::Patiently;
+        }
+    }
+
     /// Announcements under way carry the present state.
     pub fn refresh_state(&mut self, call: CallId, state: MediaState) {
         for entry in self.entries.iter_mut().filter(|entry| entry.outgoing.signal.call == call) {
@@ -153,6 +165,7 @@ impl Outbox {
         let mut found = false;
         for entry in self.entries.iter_mut().filter(|entry| !entry.acked && like(&entry.outgoing)) {
             found = true;
+            entry.pause = FIRST_REPEAT;
             entry.next_at = match entry.sent_at {
                 Some(sent_at) => entry.next_at.min((sent_at + MIN_REPEAT).max(now)),
                 None => now,

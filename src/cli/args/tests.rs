@@ -1,1 +1,66 @@
+//! What can be typed and what cannot.
 
+use clap::CommandFactory;
+
+use super::*;
+
+fn verb(line: &str) -> Verb {
+    Args::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}")).verb
+}
+
+#[test]
+fn the_parser_is_sound() {
+    Args::command().debug_assert();
+}
+
+#[test]
+fn every_verb_of_the_first_release_is_there() {
+    assert_eq!(
+        verb("telecon call bob carol --wait"),
+        Verb::Call { who: vec!["bob".into(), "carol".into()], wait: true }
+    );
+    assert_eq!(verb("telecon hangup"), Verb::Hangup { call: None });
+    assert_eq!(verb("telecon accept 0b1e"), Verb::Accept { call: Some("0b1e".into()) });
+    assert_eq!(verb("telecon watch --since 7"), Verb::Watch { since: Some(7) });
+    assert_eq!(verb("telecon daemon --config a.toml"), Verb::Daemon { config: Some("a.toml".into()) });
+    assert_eq!(verb("telecon demo"), Verb::Demo { participants: 3, seconds: 10 });
+    let add = ContactVerb::Add { did: "did:key:z".into(), name: "bob".into(), address: Some("/ip4/x".into()) };
+    assert_eq!(verb("telecon contacts add did:key:z bob --address /ip4/x"), Verb::Contacts { verb: add });
+    for simple in "id calls status stats mute unmute deafen undeafen devices".split(' ') {
+        verb(&format!("telecon {simple}"));
+    }
+    for noun in ["contacts list", "contacts remove bob", "config check", "config show", "config default", "reject"] {
+        verb(&format!("telecon {noun}"));
+    }
+}
+
+#[test]
+fn json_and_home_may_stand_before_and_after_every_verb() {
+    for line in ["telecon --json --home /h contacts list", "telecon contacts list --json --home /h"] {
+        let args = Args::try_parse_from(line.split(' ')).expect(line);
+        assert!(args.json);
+        assert_eq!(args.home, Some(PathBuf::from("/h")));
+    }
+}
+
+#[test]
+fn what_is_missing_or_unknown_is_refused() {
+    for line in
+        ["telecon", "telecon cal", "telecon call", "telecon contacts", "telecon watch --since x", "telecon id x"]
+    {
+        assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn help_begins_with_examples_and_every_verbs_help_has_one() {
+    let mut command = Args::command();
+    command.build();
+    assert!(command.render_help().to_string().starts_with("Examples:\n  telecon demo"));
+    let mut verbs: Vec<clap::Command> = command.get_subcommands().cloned().collect();
+    while let Some(mut verb) = verbs.pop() {
+        let help = verb.render_long_help().to_string();
+        assert!(help.contains("\nExample: telecon "), "{help}");
+        verbs.extend(verb.get_subcommands().cloned());
+    }
+}

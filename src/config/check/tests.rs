@@ -1,3 +1,5 @@
+//! One mistake, one sentence: place, key, cause and remedy, word for word.
+
 use super::*;
 
 fn mistakes(text: &str) -> Vec<String> {

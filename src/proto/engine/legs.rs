@@ -34,9 +34,13 @@ impl Engine {
         let former = self.legs.iter().find(|(_, to)| *to == did).map(|(id, _)| *id);
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.met = true;
-        let Some(peer) = known.members.get_mut(did).and_then(Member::peer_mut) else { return };
+        let Some(member) = known.members.get_mut(did) else { return };
+        let attempts = member.attempts;
+        let Some(peer) = member.peer_mut() else { return };
+        // Numbers of attempts grow as long as either side may remember them.
+        let attempt = attempts.filter(|(of, _)| role == Role::Initiator || *of == peer.instance).map_or(0, |(_, n)| n);
         peer.met_at = Some(now);
-        peer.leg = Some(Leg::after(former, role, now));
+        peer.leg = Some(Leg::after(former, attempt, role, now));
         let contact = peer.contact.clone();
         self.send_join(call, did, now);
         if let Some(contact) = contact {
@@ -65,13 +69,20 @@ impl Engine {
             member.presence = Presence::Out { instance, lost: true };
         }
         self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(did));
+        // It may think the same of us: whoever gets through first is met again.
+        self.send_join(call, did, now);
+        self.outbox.be_patient(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(did));
     }
 
     /// Closes the leg; its connection stays known until it has reported `Closed`.
     pub(super) fn stop_leg(&mut self, call: CallId, did: &Did, now: Instant) {
         self.drive_leg(call, did, now, Leg::stop);
-        if let Some(peer) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(did)?.peer_mut()) {
-            peer.leg = None;
+        let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(did));
+        if let Some(member) = member
+            && let Some(peer) = member.peer_mut()
+            && let Some(leg) = peer.leg.take()
+        {
+            member.attempts = Some((peer.instance, leg.attempt()));
         }
     }
 

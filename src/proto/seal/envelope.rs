@@ -166,3 +166,156 @@ fn receive(key: &HpkePrivate, enc: &[u8; ENC_BYTES], info: &[u8]) -> Option<Rece
     let enc = <HpkeKem as hpke::Kem>::EncappedKey::from_bytes(enc).ok()?;
     hpke::setup_receiver(&OpModeR::Base, key, &enc, info).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use ed25519_dalek::SigningKey;
+    use hpke::{Kem, rand_core::SeedableRng, rand_core::TryCryptoRng, rand_core::TryRng};
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::proto::id::DeviceId;
+
+    /// Gives the key material of a test vector instead of randomness.
+    struct Fixed([u8; 32]);
+    impl TryRng for Fixed {
+        type Error = Infallible;
+        fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+            unreachable!("the vector fills bytes")
+        }
+        fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+            unreachable!("the vector fills bytes")
+        }
+        fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+            bytes.copy_from_slice(&self.0);
+            Ok(())
+        }
+    }
+    impl TryCryptoRng for Fixed {}
+
+    fn unhex(text: &str) -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// RFC 9180, appendix A.2.1: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305, base mode.
+    #[test]
+    fn the_vectors_of_rfc_9180_hold() {
+        let info = unhex("4f6465206f6e2061204772656369616e2055726e");
+        let ikm_e = unhex("909a9b35d3dc4713a5e72a4da274b55d3d3821a37e5d099e74a647db583a904b");
+        let ikm_r = unhex("1ac01f181fdf9f352797655161c58b75c656a6cc2716dcb66372da835542e1df");
+        let enc = unhex("1afa08d3dec047a643885163f1180476fa7ddb54c6a8029ea33f95796bf2ac4a");
+        let public = unhex("4310ee97d88cc1f088a5576c77ab0cf5c3ac797f3d95139c6c84b5429c59662a");
+        let plain = unhex("4265617574792069732074727574682c20747275746820626561757479");
+        let sealed = [
+            (
+                "436f756e742d30",
+                "1c5250d8034ec2b784ba2cfd69dbdb8af406cfe3ff938e131f0def8c8b60b4db21993c62ce81883d2dd1b51a28",
+            ),
+            (
+                "436f756e742d31",
+                "6b53c051e4199c518de79594e1c4ab18b96f081549d45ce015be002090bb119e85285337cc95ba5f59992dc98c",
+            ),
+            (
+                "436f756e742d32",
+                "71146bd6795ccc9c49ce25dda112a48f202ad220559502cef1f34271e0cb4b02b4f10ecac6f48c32f878fae86b",
+            ),
+        ];
+        let (private_r, public_r) = HpkeKem::derive_keypair(&ikm_r);
+        assert_eq!(public_r.to_bytes().to_vec(), public);
+        let (made, mut sender) = setup(&mut Fixed(ikm_e.try_into().unwrap()), &public_r, &info).unwrap();
+        assert_eq!(made.to_vec(), enc);
+        let mut receiver = receive(&private_r, &made, &info).unwrap();
+        for (aad, ciphertext) in sealed {
+            assert_eq!(sender.seal(&plain, &unhex(aad)).unwrap(), unhex(ciphertext));
+            assert_eq!(receiver.open(&unhex(ciphertext), &unhex(aad)).unwrap(), plain);
+        }
+    }
+
+    fn me(seed: u8) -> Me {
+        Me::new(SigningKey::from_bytes(&[seed; 32]), DeviceId([seed; 16]))
+    }
+
+    /// Opens what `me` received and seals the very same inside to `to`, as its recipient could.
+    fn passed_on(me: &Me, (bytes, topic): (&[u8], &Topic), to: &Did, on: &Topic) -> Vec<u8> {
+        let header = Header::parse(bytes).unwrap();
+        let inner = receive(&me.hpke, &header.enc(), &info(topic)).unwrap().open(header.sealed, header.bytes).unwrap();
+        let (enc, mut context) = setup(&mut StdRng::from_seed([5; 32]), &keys::hpke_key_of(to), &info(on)).unwrap();
+        let mut sealed = header.bytes.to_vec();
+        sealed[2..6].copy_from_slice(&keys::key_id(&keys::x25519_of(to)));
+        sealed[HEADER_BYTES - ENC_BYTES..].copy_from_slice(&enc);
+        let ciphertext = context.seal(&inner, &sealed).unwrap();
+        [sealed, ciphertext].concat()
+    }
+
+    #[test]
+    fn what_was_opened_cannot_be_passed_on_as_the_senders() {
+        let (alice, bob, carol) = (me(1), me(2), me(3));
+        let (to_bob, to_carol) = (Topic::Inbox(bob.did.clone()), Topic::Inbox(carol.did.clone()));
+        let mut rng = StdRng::from_seed([9; 32]);
+        let bytes = seal(&alice, &mut rng, (&bob.did, &to_bob), &[0; 16], 7, b"message").unwrap();
+        let opened = open(&bob, &to_bob, Header::parse(&bytes).unwrap()).unwrap();
+        assert_eq!((opened.from, opened.unix_ms, &opened.message[..]), (alice.did.clone(), 7, &b"message"[..]));
+        let forged = passed_on(&bob, (&bytes, &to_bob), &carol.did, &to_carol);
+        assert_eq!(open(&carol, &to_carol, Header::parse(&forged).unwrap()).err(), Some(Rejected::BadSignature));
+        let again = passed_on(&bob, (&bytes, &to_bob), &bob.did, &to_bob);
+        assert_eq!(
+            open(&bob, &to_bob, Header::parse(&again).unwrap()).err(),
+            Some(Rejected::BadSignature),
+            "another enc"
+        );
+    }
+
+    /// A rightly signed envelope of 1 KiB whose inside was changed behind the signature.
+    fn crafted(from: &Me, to: &Me, topic: &Topic, content: &[u8], change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+        let mut rng = StdRng::from_seed([9; 32]);
+        let (enc, mut context) = setup(&mut rng, &keys::hpke_key_of(&to.did), &info(topic)).unwrap();
+        let header = [&[VERSION, SUITE][..], &to.key_id, &[0; TAG_BYTES], &enc].concat();
+        let signature = from.sign(&signed(&header, &from.did, &to.did, topic, content));
+        let length = (content.len() as u32).to_be_bytes();
+        let mut inner = [&from.did.key().as_bytes()[..], &signature, &length, content].concat();
+        inner.resize(SIZES[0] - HEADER_BYTES - AEAD_TAG_BYTES, 0);
+        change(&mut inner);
+        let ciphertext = context.seal(&inner, &header).unwrap();
+        [header, ciphertext].concat()
+    }
+
+    #[test]
+    fn the_inside_is_exactly_what_the_layout_says() {
+        let (alice, bob) = (me(1), me(2));
+        let topic = Topic::Inbox(bob.did.clone());
+        let opened = |content: &[u8], change: &dyn Fn(&mut Vec<u8>)| {
+            let bytes = crafted(&alice, &bob, &topic, content, change);
+            open(&bob, &topic, Header::parse(&bytes).unwrap()).err()
+        };
+        let content = b"12345678message";
+        let padding = INNER_HEADER_BYTES + content.len();
+        assert_eq!(opened(content, &|_| ()), None);
+        assert_eq!(opened(content, &|inner| *inner.last_mut().unwrap() = 1), Some(Rejected::Malformed));
+        assert_eq!(opened(content, &|inner| inner[padding] = 1), Some(Rejected::Malformed), "the padding begins there");
+        assert_eq!(opened(content, &|inner| inner[96] = 0xff), Some(Rejected::Malformed), "a length beyond the end");
+        assert_eq!(opened(content, &|inner| inner[99] += 1), Some(Rejected::BadSignature));
+        assert_eq!(opened(b"1234567", &|_| ()), Some(Rejected::Malformed), "no room for the time");
+        let weak = |inner: &mut Vec<u8>| inner[..32].copy_from_slice(&[&[1][..], &[0; 31]].concat());
+        assert_eq!(opened(content, &weak), Some(Rejected::Malformed), "a key that anybody can sign for");
+    }
+
+    #[test]
+    fn a_message_fills_the_smallest_size_that_holds_it() {
+        let (alice, bob) = (me(1), me(2));
+        let topic = Topic::Inbox(bob.did.clone());
+        let mut rng = StdRng::from_seed([9; 32]);
+        let mut size = |length| {
+            let sealed = seal(&alice, &mut rng, (&bob.did, &topic), &[0; 16], 7, &vec![1; length])?;
+            assert_eq!(open(&bob, &topic, Header::parse(&sealed).ok()?).ok()?.message.len(), length);
+            Some(sealed.len())
+        };
+        let overhead = HEADER_BYTES + AEAD_TAG_BYTES + INNER_HEADER_BYTES + TIME_BYTES;
+        for fits in SIZES {
+            assert_eq!(size(fits - overhead), Some(fits));
+            assert_eq!(size(fits - overhead + 1), SIZES.into_iter().find(|size| *size > fits));
+        }
+        assert_eq!(size(0), Some(1024));
+    }
+}

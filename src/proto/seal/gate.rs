@@ -99,9 +99,13 @@ impl Gate {
         self.known.contains_key(did)
     }
 
-    /// The tag for an envelope to `to`, when that one is known.
-    pub(super) fn tag_for(&self, to: &Did, now: Now) -> Option<Tag> {
-        self.known.get(to).map(|known| tag(&known.key, to, now.unix_ms / EPOCH_MS))
+    /// The tag by which `to` can recognise this node, if it knows it.
+    pub(super) fn tag_for(&self, me: &Me, to: &Did, now: Now) -> Tag {
+        let epoch = now.unix_ms / EPOCH_MS;
+        match self.known.get(to) {
+            Some(known) => tag(&known.key, to, epoch),
+            None => tag(&me.contact_key(to), to, epoch),
+        }
     }
 
     /// Whom the tag of an envelope to this node points to; `None` for a stranger.
@@ -144,7 +148,7 @@ fn tag(key: &[u8; 32], recipient: &Did, epoch: u64) -> Tag {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::id::DeviceId;
+    use crate::proto::{id::DeviceId, seal::tests::start};
     use ed25519_dalek::SigningKey;
 
     fn me(seed: u8) -> Me {
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let start = Instant::now();
+        let start = start().mono;
         let mut bucket = Bucket::for_strangers();
         assert_eq!((0..100).filter(|_| bucket.take(start)).count(), 20);
         let taken = (1..=10_000).filter(|ms| bucket.take(start + Duration::from_millis(*ms))).count();
@@ -166,8 +170,8 @@ mod tests {
         let (mut at_alice, mut at_bob) = (Gate::new(), Gate::new());
         at_alice.set_known(&alice, &BTreeSet::from([bob.did.clone()]));
         at_bob.set_known(&bob, &BTreeSet::from([alice.did.clone()]));
-        let at = |unix_ms| Now { mono: Instant::now(), unix_ms };
-        let sent = at_alice.tag_for(&bob.did, at(10 * EPOCH_MS)).unwrap();
+        let at = |unix_ms| Now { unix_ms, ..start() };
+        let sent = at_alice.tag_for(&alice, &bob.did, at(10 * EPOCH_MS));
         for (unix_ms, found) in [
             (9 * EPOCH_MS - 1, false),
             (9 * EPOCH_MS, true),
@@ -177,7 +181,7 @@ mod tests {
         ] {
             assert_eq!(at_bob.sender(&bob, &sent, at(unix_ms)).is_some(), found, "{unix_ms}");
         }
-        let back = at_bob.tag_for(&alice.did, at(10 * EPOCH_MS)).unwrap();
+        let back = at_bob.tag_for(&bob, &alice.did, at(10 * EPOCH_MS));
         assert_ne!(sent, back, "a tag says which way it goes");
         at_bob.set_known(&bob, &BTreeSet::new());
         assert_eq!(at_bob.sender(&bob, &sent, at(10 * EPOCH_MS)), None, "a former contact is a stranger");

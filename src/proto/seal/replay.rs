@@ -110,6 +110,7 @@ impl Replays {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::seal::tests::start;
 
     #[test]
     fn a_window_takes_each_counter_once_in_any_order_within_64() {
@@ -139,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_memory_of_transmissions_is_bounded_in_number_and_time() {
-        let start = Instant::now();
+        let start = start().mono;
         let mut recent = Recent::new(3, Some(Duration::from_secs(10)));
         for n in 0..5 {
             recent.record([n; 32], start);
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn strangers_cannot_push_out_what_contacts_sent() {
-        let start = Instant::now();
+        let start = start().mono;
         let mut replays = Replays::new(Recent::new(2, None), Recent::new(2, None));
         replays.record(true, [1; 32], start);
         for n in 10..20 {

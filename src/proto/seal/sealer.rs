@@ -52,7 +52,7 @@ pub struct Sealer {
     gate: Gate,
     replays: Replays,
     contacts: BTreeSet<Did>,
-    calls: BTreeMap<CallId, Call>,
+    pub(super) calls: BTreeMap<CallId, Call>,
     offered: Rosters,
     offered_by_strangers: Rosters,
 }
@@ -93,12 +93,20 @@ impl Sealer {
     }
 
     fn seal_envelope(&mut self, topic: &Topic, to: &Did, message: &[u8], now: Now) -> Option<Vec<u8>> {
-        let tag = self.gate.tag_for(to, now).unwrap_or_else(|| {
-            let mut random = [0; TAG_BYTES];
-            self.rng.fill_bytes(&mut random);
-            random
-        });
+        let mut tag = [0; TAG_BYTES];
+        if self.is_acquainted(to) {
+            tag = self.gate.tag_for(&self.me, to, now);
+        } else {
+            self.rng.fill_bytes(&mut tag);
+        }
         envelope::seal(&self.me, &mut self.rng, (to, topic), &tag, now.unix_ms, message)
+    }
+
+    /// Contacts, participants, and whoever was in an offer lately: they may know this node by its tag, as the inviter
+    /// does who waits for `Ringing`. Strangers get random bytes.
+    fn is_acquainted(&self, did: &Did) -> bool {
+        let mut offered = self.offered.iter().chain(&self.offered_by_strangers);
+        self.gate.is_known(did) || offered.any(|(_, roster)| roster.contains(did))
     }
 
     /// The invitation as `to` is to receive it: with the grant that this node gives.

@@ -36,7 +36,6 @@ marks! {
     LostHello => "Hellos lost",
     MetByJoin => "participants first met by Join",
     MetByHello => "participants first met by Hello",
-    NewerInstance => "instances replaced by newer ones",
     AckedAgain => "duplicates acknowledged again",
     Retransmission => "messages sent again",
     Duplicate => "copies duplicated by the network",

@@ -124,7 +124,7 @@ impl World {
         let to = to.ok_or_else(|| format!("dialled {:?}", contact.peer_id))?;
         self.coverage.mark(Mark::Dialled);
         // In wild times half of the attempts meet a NAT or a firewall.
-        if !self.wild || self.agenda.chance.percent(50) {
+        if self.dialling && (!self.wild || self.agenda.chance.percent(50)) {
             let delay_us = self.agenda.chance.between(2_000, 200_000);
             self.agenda.after_us(delay_us, Happening::Linked { a: from, b: to });
         }
@@ -154,7 +154,12 @@ impl World {
             Event::CallOffered { invitees, .. } => {
                 self.coverage.mark(if invitees.len() > 1 { Mark::GroupOffer } else { Mark::Offer });
             }
-            Event::CallRang { known, from, .. } => {
+            Event::CallRang { call, known, from, .. } => {
+                let times = self.nodes[ix].rang.entry(*call).or_default();
+                *times += 1;
+                if *times > 1 {
+                    return Err(format!("{call} rang again"));
+                }
                 if std::mem::take(&mut self.nodes[ix].remembered) == 0 {
                     return Err("it rang before the seen-set was written".into());
                 }
@@ -182,6 +187,7 @@ impl World {
             Event::CallEnded { call, reason } => {
                 self.nodes[ix].superseded = *reason == EndReason::Superseded && self.nodes[ix].consent.contains(call);
                 self.nodes[ix].consent.remove(call);
+                self.nodes[ix].ended.insert(*call, *reason);
                 if let Some(mark) = mark_of(*reason) {
                     self.coverage.mark(mark);
                 }

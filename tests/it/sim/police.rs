@@ -17,9 +17,10 @@ use super::coverage::{Coverage, Mark};
 
 /// Hellos are sent in the first 5 s after joining and after a Hello or Join of a higher DID; a timer may be a little late.
 const HELLO_WINDOW: Duration = Duration::from_millis(5_050);
-/// No message is worth more transmissions: one every 3 s over 45 s of ring time, the dense beginning,
-/// and one for each neighbour that subscribes.
-const MAX_TRANSMISSIONS: u32 = 120;
+/// Transmissions of one message: the dense beginning and one for each neighbour that subscribes …
+const MAX_BURST: u64 = 60;
+/// … then one every 3 s.
+const MIN_PAUSE: Duration = Duration::from_secs(2);
 
 /// What one device is seen doing.
 #[derive(Debug, Default)]
@@ -28,9 +29,9 @@ struct Suspect {
     hello: BTreeMap<CallId, (Instance, Instant)>,
     /// When a Hello or Join of a higher DID was heard last.
     higher: BTreeMap<CallId, Instant>,
-    /// Transmissions of each message to each recipient.
-    sent: BTreeMap<(MessageId, Option<Did>), u32>,
-    acked: BTreeMap<MessageId, u32>,
+    /// Transmissions of each message to each recipient, and when the first was.
+    sent: BTreeMap<(MessageId, Option<Did>), (u64, Instant)>,
+    acked: BTreeMap<MessageId, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -65,7 +66,7 @@ impl Police {
         let suspect = self.suspects.entry((did.clone(), device)).or_default();
         let offence = out_of_place(did, outgoing)
             .or_else(|| suspect.hello_out_of_window(outgoing, instance, now))
-            .or_else(|| suspect.too_often(outgoing, coverage));
+            .or_else(|| suspect.too_often(outgoing, now, coverage));
         if let (Some(offence), None) = (offence, &self.offence) {
             self.offence = Some(format!("{offence}: {:?} on {:?}", outgoing.signal, outgoing.topic));
         }
@@ -92,21 +93,23 @@ impl Suspect {
         (now.mono > opened + HELLO_WINDOW).then_some("a Hello outside its windows")
     }
 
-    fn too_often(&mut self, outgoing: &Outgoing, coverage: &mut Coverage) -> Option<&'static str> {
+    fn too_often(&mut self, outgoing: &Outgoing, now: Now, coverage: &mut Coverage) -> Option<&'static str> {
         if let Body::Ack(of) = outgoing.signal.body {
             let times = self.acked.entry(of).or_default();
             *times += 1;
             if *times == 2 {
                 coverage.mark(Mark::AckedAgain);
             }
-            return (*times > 4 * MAX_TRANSMISSIONS).then_some("a message acknowledged without end");
+            return None;
         }
-        let times = self.sent.entry((outgoing.signal.id, outgoing.to.clone())).or_default();
+        let key = (outgoing.signal.id, outgoing.to.clone());
+        let (times, first) = self.sent.entry(key).or_insert((0, now.mono));
         *times += 1;
         if *times == 2 {
             coverage.mark(Mark::Retransmission);
         }
-        (*times > MAX_TRANSMISSIONS).then_some("a message sent without end")
+        let pauses = now.mono.duration_since(*first).as_millis() / MIN_PAUSE.as_millis();
+        (u128::from(*times) > u128::from(MAX_BURST) + pauses).then_some("too often")
     }
 }
 

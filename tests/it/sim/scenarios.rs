@@ -1,1 +1,498 @@
+//! Calls as told: each test is one sentence about what people see, in a quiet world with exactly one thing wrong.
 
+use std::time::Duration;
+
+use telecon::{
+    config::{AutoAccept, WhoMayRing},
+    proto::{
+        id::CallId,
+        io::{CallState, EndReason, ParticipantState, Reply, Request, RequestError},
+        signal::{Body, DeclineReason},
+    },
+};
+
+use super::{
+    coverage::Mark,
+    legs::Faults,
+    oracle,
+    seal::Sealed,
+    setup::Setup,
+    trace::Trace,
+    world::{Fate, NodeIx, World},
+};
+
+/// A world that panics with its trace when a promise is broken.
+struct Stage {
+    world: World,
+}
+
+impl Stage {
+    /// Quiet, with so many people; the first has the lowest DID, the last the highest.
+    fn of(people: usize) -> Self {
+        Self::with(Setup::calm(people))
+    }
+
+    fn with(setup: Setup) -> Self {
+        let world = World::new(setup, Trace::on()).unwrap_or_else(|what| panic!("{what}"));
+        Self { world }
+    }
+
+    /// The node with the `rank`-th DID, counted from the lowest.
+    fn ranked(&self, rank: usize) -> NodeIx {
+        let mut order: Vec<NodeIx> = (0..self.world.dids.len()).collect();
+        order.sort_by(|a, b| self.world.dids[*a].cmp(&self.world.dids[*b]));
+        order[rank]
+    }
+
+    fn fine<T>(&self, result: Result<T, String>) -> T {
+        result.unwrap_or_else(|what| panic!("{}{what}", self.world.trace.tail(60, &self.world.dids)))
+    }
+
+    fn expect(&self, truth: bool, what: &str) {
+        self.fine(if truth { Ok(()) } else { Err(format!("not so: {what}")) });
+    }
+
+    fn ask(&mut self, node: NodeIx, request: Request) -> Result<Reply, RequestError> {
+        let result = self.world.ask(node, request);
+        self.fine(result)
+    }
+
+    fn offer(&mut self, from: NodeIx, to: &[NodeIx]) -> CallId {
+        let invitees = to.iter().map(|node| self.world.dids[*node].clone()).collect();
+        match self.ask(from, Request::Offer { invitees }) {
+            Ok(Reply::Offered(call)) => call,
+            other => panic!("offered: {other:?}"),
+        }
+    }
+
+    fn accept(&mut self, node: NodeIx, call: CallId) {
+        assert_eq!(self.ask(node, Request::Accept(call)), Ok(Reply::Done));
+    }
+
+    fn pass(&mut self, span: Duration) {
+        let result = self.world.run_for(span);
+        self.fine(result);
+    }
+
+    /// Lets time pass until it is true; fails if it is not within `limit_s`.
+    fn until(&mut self, limit_s: u64, what: &str, truth: impl Fn(&Self) -> bool) {
+        let end_us = self.world.now_us() + limit_s * 1_000_000;
+        while !truth(self) {
+            let result = self.world.step(end_us);
+            let more = self.fine(result);
+            self.expect(more || truth(self), what);
+        }
+    }
+
+    fn state(&self, node: NodeIx, call: CallId) -> Option<CallState> {
+        self.world.nodes[node].node.calls().iter().find(|view| view.call == call).map(|view| view.state)
+    }
+
+    fn ended(&self, node: NodeIx, call: CallId) -> Option<EndReason> {
+        self.world.nodes[node].ended.get(&call).copied()
+    }
+
+    /// What `node` shows of `other`.
+    fn shown(&self, node: NodeIx, call: CallId, other: NodeIx) -> Option<ParticipantState> {
+        let views = self.world.nodes[node].node.calls();
+        let view = views.iter().find(|view| view.call == call)?;
+        view.participants.iter().find(|p| p.did == self.world.dids[other]).map(|p| p.state)
+    }
+
+    fn all_hear_each_other(&self, nodes: &[NodeIx], call: CallId) -> bool {
+        nodes.iter().all(|a| {
+            let others = nodes.iter().filter(|b| *b != a);
+            others.clone().all(|b| self.shown(*a, call, *b) == Some(ParticipantState::Joined))
+                && self.world.legs.of(*a).filter(|leg| self.world.legs.connected(leg)).count() == others.count()
+        })
+    }
+
+    fn rings(&self, node: NodeIx) -> bool {
+        self.world.nodes[node].plan.ring
+    }
+
+    fn censor(&mut self, censor: impl Fn(NodeIx, &Sealed) -> Fate + 'static) {
+        self.world.censor = Some(Box::new(censor));
+    }
+
+    /// Drops every message that is like this.
+    fn lose(&mut self, like: impl Fn(&Body) -> bool + 'static) {
+        self.censor(move |_, sealed| if like(&sealed.outgoing.signal.body) { Fate::Drop } else { Fate::Pass });
+    }
+
+    /// Offered, ringing, accepted by all, connected.
+    fn call(&mut self, from: NodeIx, to: &[NodeIx]) -> CallId {
+        let call = self.offer(from, to);
+        for node in to {
+            self.until(2, "it rings", |stage| stage.rings(*node));
+            self.accept(*node, call);
+        }
+        let all: Vec<NodeIx> = to.iter().chain([&from]).copied().collect();
+        self.until(5, "all hear each other", |stage| stage.all_hear_each_other(&all, call));
+        call
+    }
+
+    fn settles(&mut self) {
+        self.pass(self.world.setup.settling());
+        let result = oracle::settled(&mut self.world);
+        self.fine(result);
+    }
+}
+
+#[test]
+fn two_people_hear_each_other_half_a_second_after_accepting() {
+    let mut stage = Stage::of(2);
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.until(1, "the caller knows", |stage| stage.shown(0, call, 1) == Some(ParticipantState::Ringing));
+    assert!(stage.world.nodes.iter().all(|node| !node.plan.microphone), "nothing is captured while it rings");
+    stage.accept(1, call);
+    assert!(!stage.rings(1), "accepting stops the ring");
+    stage.until(1, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert!(stage.world.nodes.iter().all(|node| node.plan.microphone));
+    stage.settles();
+}
+
+#[test]
+fn five_people_make_a_full_mesh() {
+    let mut stage = Stage::of(5);
+    stage.call(2, &[0, 1, 3, 4]);
+    stage.settles();
+    assert_eq!(stage.world.coverage.count(Mark::SettledPair), 20, "both directions of ten pairs");
+}
+
+#[test]
+fn whoever_joins_last_is_met_by_everyone() {
+    for last in 0..4 {
+        let mut stage = Stage::of(4);
+        let last = stage.ranked(last);
+        let early: Vec<NodeIx> = (0..4).filter(|node| *node != last).collect();
+        let call = stage.offer(early[0], &[early[1], early[2], last]);
+        for node in [early[1], early[2]] {
+            stage.until(1, "it rings", |stage| stage.rings(node));
+            stage.accept(node, call);
+        }
+        // All Hello windows are over by then.
+        stage.pass(Duration::from_secs(20));
+        stage.accept(last, call);
+        stage.until(2, "all hear each other", |stage| stage.all_hear_each_other(&[0, 1, 2, 3], call));
+    }
+}
+
+#[test]
+fn without_a_single_hello_the_joins_make_the_call() {
+    let mut stage = Stage::of(3);
+    stage.lose(|body| matches!(body, Body::Hello(_)));
+    stage.call(1, &[0, 2]);
+    stage.settles();
+}
+
+#[test]
+fn without_a_single_join_the_hellos_make_the_call() {
+    let mut stage = Stage::of(3);
+    stage.lose(|body| matches!(body, Body::Join(_)));
+    stage.call(1, &[0, 2]);
+}
+
+#[test]
+fn an_offer_that_is_taken_back_rings_no_longer() {
+    let mut stage = Stage::of(3);
+    let call = stage.offer(0, &[1, 2]);
+    stage.until(1, "both ring", |stage| stage.rings(1) && stage.rings(2));
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.until(1, "neither rings", |stage| !stage.rings(1) && !stage.rings(2));
+    assert_eq!(stage.ended(1, call), Some(EndReason::Cancelled));
+    assert_eq!(stage.ask(1, Request::Accept(call)), Err(RequestError::NoSuchCall));
+    stage.settles();
+}
+
+#[test]
+fn a_cancel_that_overtakes_its_offer_rings_nobody() {
+    let mut stage = Stage::of(2);
+    stage.censor(|_, sealed| {
+        let late = matches!(sealed.outgoing.signal.body, Body::Offer(_));
+        if late { Fate::DelayMs(4_000) } else { Fate::Pass }
+    });
+    let call = stage.offer(0, &[1]);
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.settles();
+    assert!(stage.world.nodes[1].rang.is_empty());
+}
+
+#[test]
+fn the_caller_learns_that_everybody_is_busy() {
+    let mut stage = Stage::of(3);
+    let call = stage.offer(0, &[1, 2]);
+    for node in [1, 2] {
+        stage.until(1, "it rings", |stage| stage.rings(node));
+        assert_eq!(stage.ask(node, Request::Reject(call, DeclineReason::Busy)), Ok(Reply::Done));
+    }
+    stage.until(1, "the call is over", |stage| stage.ended(0, call) == Some(EndReason::Busy));
+    assert_eq!(stage.ended(1, call), Some(EndReason::Rejected));
+}
+
+#[test]
+fn who_declined_is_not_rung_again_though_nobody_hears_of_it() {
+    let mut stage = Stage::of(2);
+    stage.lose(|body| matches!(body, Body::Decline(_) | Body::Ack(_)));
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    assert_eq!(stage.ask(1, Request::Reject(call, DeclineReason::Declined)), Ok(Reply::Done));
+    stage.until(46, "the ring time is over", |stage| stage.ended(0, call) == Some(EndReason::NoAnswer));
+    assert_eq!(stage.world.nodes[1].rang[&call], 1);
+}
+
+#[test]
+fn an_offer_that_nobody_takes_rings_out_on_both_sides() {
+    let mut stage = Stage::of(2);
+    let call = stage.offer(0, &[1]);
+    stage.pass(Duration::from_secs(44));
+    assert!(stage.rings(1));
+    stage.pass(Duration::from_secs(2));
+    assert!(!stage.rings(1));
+    assert_eq!((stage.ended(0, call), stage.ended(1, call)), (Some(EndReason::NoAnswer), Some(EndReason::Missed)));
+}
+
+#[test]
+fn unreachable_is_told_from_not_answered() {
+    let mut stage = Stage::of(2);
+    stage.world.kill(1);
+    let call = stage.offer(0, &[1]);
+    stage.until(46, "the ring time is over", |stage| stage.ended(0, call) == Some(EndReason::Unreachable));
+}
+
+#[test]
+fn a_daemon_that_starts_during_the_ring_time_rings() {
+    let mut stage = Stage::of(2);
+    stage.world.kill(1);
+    let call = stage.offer(0, &[1]);
+    stage.pass(Duration::from_secs(20));
+    let revived = stage.world.revive(1);
+    stage.fine(revived);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.accept(1, call);
+    stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+}
+
+#[test]
+fn a_killed_participant_is_reconnecting_then_left_while_the_others_talk() {
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1, 2]);
+    stage.world.kill(2);
+    for node in [0, 1] {
+        stage.until(5, "reconnecting", |stage| stage.shown(node, call, 2) == Some(ParticipantState::Reconnecting));
+    }
+    assert!(stage.all_hear_each_other(&[0, 1], call));
+    for node in [0, 1] {
+        stage.until(46, "left", |stage| stage.shown(node, call, 2) == Some(ParticipantState::Left));
+    }
+    assert!(stage.all_hear_each_other(&[0, 1], call));
+}
+
+#[test]
+fn a_daemon_that_was_killed_does_not_ring_again_for_what_it_heard_before() {
+    let mut stage = Stage::of(2);
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.world.kill(1);
+    let revived = stage.world.revive(1);
+    stage.fine(revived);
+    stage.pass(Duration::from_secs(46));
+    assert_eq!(stage.world.nodes[1].rang[&call], 1);
+}
+
+#[test]
+fn who_leaves_tells_the_others_at_once() {
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1, 2]);
+    assert_eq!(stage.ask(2, Request::Hangup(call)), Ok(Reply::Done));
+    for node in [0, 1] {
+        stage.until(1, "left", |stage| stage.shown(node, call, 2) == Some(ParticipantState::Left));
+    }
+    assert!(stage.all_hear_each_other(&[0, 1], call));
+    stage.until(1, "silent", |stage| stage.world.legs.of(2).next().is_none() && stage.world.nodes[2].node.idle());
+}
+
+#[test]
+fn who_is_left_alone_leaves_after_the_grace_time() {
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(stage.ask(1, Request::Hangup(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(9));
+    assert_eq!(stage.state(0, call), Some(CallState::Active));
+    stage.until(2, "empty", |stage| stage.ended(0, call) == Some(EndReason::Empty));
+}
+
+#[test]
+fn without_a_grace_time_it_is_waited_for_others() {
+    let mut stage = Stage::with(Setup { grace: Duration::ZERO, ..Setup::calm(2) });
+    let call = stage.call(0, &[1]);
+    assert_eq!(stage.ask(1, Request::Hangup(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(600));
+    assert_eq!(stage.state(0, call), Some(CallState::Active));
+    assert!(!stage.world.nodes[0].plan.microphone, "nobody is there to hear");
+}
+
+#[test]
+fn who_accepts_and_meets_nobody_leaves() {
+    let mut stage = Stage::of(2);
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.world.kill(0);
+    stage.accept(1, call);
+    stage.until(91, "gone", |stage| matches!(stage.ended(1, call), Some(EndReason::Gone | EndReason::Empty)));
+}
+
+#[test]
+fn strangers_ring_nobody_where_only_contacts_may() {
+    let setup = Setup { contact_percent: 0, who_may_ring: WhoMayRing::Contacts, ..Setup::calm(2) };
+    let mut stage = Stage::with(setup);
+    let call = stage.offer(0, &[1]);
+    stage.until(46, "unreachable", |stage| stage.ended(0, call) == Some(EndReason::Unreachable));
+    assert!(stage.world.nodes[1].rang.is_empty());
+    assert!(
+        !stage.world.ledger.borrow().sealed.iter().any(|sealed| sealed.from == stage.world.dids[1]),
+        "it said nothing"
+    );
+}
+
+#[test]
+fn contacts_are_accepted_unasked_where_the_user_said_so() {
+    let mut stage = Stage::with(Setup { auto_accept: AutoAccept::Contacts, ..Setup::calm(3) });
+    let call = stage.offer(0, &[1, 2]);
+    stage.until(2, "all hear each other", |stage| stage.all_hear_each_other(&[0, 1, 2], call));
+}
+
+#[test]
+fn two_people_who_call_each_other_are_in_one_call() {
+    for pause_ms in [0, 1, 5, 15, 30] {
+        let mut stage = Stage::of(2);
+        let calls = [stage.offer(0, &[1]), {
+            stage.pass(Duration::from_millis(pause_ms));
+            let already = stage.rings(1);
+            if already {
+                continue;
+            }
+            stage.offer(1, &[0])
+        }];
+        let winner = calls[0].min(calls[1]);
+        stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], winner));
+        assert!(!stage.rings(0) && !stage.rings(1));
+        stage.settles();
+    }
+}
+
+#[test]
+fn a_call_waits_while_another_one_is_active() {
+    let mut stage = Stage::of(3);
+    let first = stage.call(0, &[1]);
+    let second = stage.offer(2, &[0]);
+    stage.until(1, "it rings", |stage| stage.rings(0));
+    assert_eq!(stage.ask(0, Request::Accept(second)), Err(RequestError::InACall));
+    assert!(stage.all_hear_each_other(&[0, 1], first) && stage.rings(0));
+    assert_eq!(stage.ask(0, Request::Hangup(first)), Ok(Reply::Done));
+    stage.accept(0, second);
+    stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 2], second));
+}
+
+#[test]
+fn who_accept_while_the_network_is_parted_meet_when_it_heals() {
+    // The simulator's find: the ring time passed in between, and their Joins had been dropped with it.
+    let mut stage = Stage::with(Setup { ring: Duration::from_secs(5), ..Setup::calm(4) });
+    let call = stage.offer(0, &[1, 2, 3]);
+    stage.until(1, "all ring", |stage| (1..4).all(|node| stage.rings(node)));
+    stage.world.part(0b1100);
+    for node in [1, 2, 3] {
+        stage.accept(node, call);
+    }
+    stage.pass(Duration::from_secs(12));
+    stage.world.heal();
+    stage.until(10, "all hear each other", |stage| stage.all_hear_each_other(&[0, 1, 2, 3], call));
+}
+
+#[test]
+fn who_gave_each_other_up_meet_again() {
+    // The simulator's find: both counted the other as left, so that neither said anything any more.
+    let mut stage = Stage::with(Setup { reconnect: Duration::from_secs(10), grace: Duration::ZERO, ..Setup::calm(3) });
+    let call = stage.call(0, &[1, 2]);
+    stage.world.part(0b100);
+    stage.until(20, "given up", |stage| {
+        let gone = Some(ParticipantState::Left);
+        stage.shown(0, call, 2) == gone && stage.shown(2, call, 0) == gone && stage.shown(2, call, 1) == gone
+    });
+    stage.world.heal();
+    stage.until(10, "all hear each other", |stage| stage.all_hear_each_other(&[0, 1, 2], call));
+}
+
+#[test]
+fn whoever_is_in_the_call_forwards_for_two_who_are_not_linked() {
+    let mut stage = Stage::of(3);
+    // n1 and n2 see each other only through n0; nobody can dial anybody.
+    stage.world.network.set_links(&[(0, 1), (0, 2)]);
+    stage.world.dialling = false;
+    stage.call(0, &[1, 2]);
+    assert!(stage.world.coverage.count(Mark::Forwarded) > 0);
+    stage.settles();
+}
+
+#[test]
+fn whoever_is_not_in_the_call_forwards_nothing() {
+    let mut stage = Stage::of(3);
+    stage.world.network.set_links(&[(0, 1), (1, 2)]);
+    let call = stage.offer(0, &[2]);
+    stage.until(46, "unreachable", |stage| stage.ended(0, call) == Some(EndReason::Unreachable));
+    assert_eq!(stage.world.coverage.count(Mark::Forwarded), 0);
+}
+
+#[test]
+fn with_the_real_seal_three_people_hear_each_other() {
+    let mut stage = Stage::with(Setup { real_seal: true, ..Setup::calm(3) });
+    stage.call(0, &[1, 2]);
+    stage.settles();
+}
+
+#[test]
+fn a_leg_that_hangs_is_made_again() {
+    let mut stage = Stage::of(2);
+    stage.world.legs.faults = Faults { hang_percent: 100, ..Faults::NONE };
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.accept(1, call);
+    stage.until(2, "it hangs", |stage| stage.world.coverage.count(Mark::LegHung) == 1);
+    stage.world.legs.faults = Faults::NONE;
+    stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+}
+
+#[test]
+fn eight_seconds_each_way_only_make_a_call_slow() {
+    let mut stage = Stage::of(2);
+    stage.censor(|_, _| Fate::DelayMs(8_000));
+    let call = stage.offer(0, &[1]);
+    stage.until(9, "it rings", |stage| stage.rings(1));
+    stage.accept(1, call);
+    stage.until(120, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+}
+
+#[test]
+fn mute_is_shown_to_the_others_and_sends_silence() {
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1, 2]);
+    assert_eq!(stage.ask(1, Request::Mute(true)), Ok(Reply::Done));
+    assert!(stage.world.nodes[1].plan.muted && stage.world.nodes[1].plan.microphone);
+    let muted = |stage: &Stage, node: NodeIx| {
+        let views = stage.world.nodes[node].node.calls();
+        let view = views.iter().find(|view| view.call == call);
+        view.is_some_and(|view| view.participants.iter().any(|p| p.did == stage.world.dids[1] && p.muted))
+    };
+    stage.until(1, "both see it", |stage| muted(stage, 0) && muted(stage, 2));
+}
+
+#[test]
+fn a_daemon_that_stops_leaves_and_tells() {
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(stage.ask(0, Request::Shutdown), Ok(Reply::Done));
+    stage.until(1, "idle", |stage| stage.world.nodes[0].node.idle());
+    stage.until(1, "told", |stage| stage.shown(1, call, 0) == Some(ParticipantState::Left));
+}

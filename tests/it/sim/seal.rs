@@ -8,7 +8,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 use telecon::proto::{
     id::{CallId, DeviceId, Did, Instance},
     io::Now,
-    seal::{Rejected, Seal},
+    seal::{Rejected, Seal, Sealer},
     signal::{Body, Grant, Incoming, MAX_CHAIN, Outgoing, Presence, Sealing, Ticket, Topic},
 };
 
@@ -65,18 +65,24 @@ struct CallKeys {
 
 /// The stand-in or the real thing.
 pub enum AnySeal {
-    Free(FreeSeal),
+    Free(Box<FreeSeal>),
+    Real(Box<Sealer>),
 }
 
 impl AnySeal {
     pub fn new(real: bool, person: &Person, device: DeviceId, seed: [u8; 32], ledger: &Rc<RefCell<Ledger>>) -> Self {
-        let _ = (real, seed);
-        Self::Free(FreeSeal::new(person.did.clone(), device, Rc::clone(ledger)))
+        let did = person.did.clone();
+        if real {
+            Self::Real(Box::new(Sealer::new(person.key.clone(), did, device, seed)))
+        } else {
+            Self::Free(Box::new(FreeSeal::new(did, device, Rc::clone(ledger))))
+        }
     }
 
     fn as_seal(&mut self) -> &mut dyn Seal {
         match self {
-            Self::Free(seal) => seal,
+            Self::Free(seal) => seal.as_mut(),
+            Self::Real(seal) => seal.as_mut(),
         }
     }
 }
@@ -144,14 +150,14 @@ impl FreeSeal {
     /// Remembers a participant's join block; counts how it was met.
     fn learn(&mut self, from: &Did, call: CallId, instance: Instance, by_join: bool) {
         let Some(keys) = self.calls.get_mut(&call) else { return };
-        let mark = match keys.peers.get(from) {
-            Some(known) if *known >= instance => return,
-            Some(_) => Mark::NewerInstance,
-            None if by_join => Mark::MetByJoin,
-            None => Mark::MetByHello,
-        };
-        keys.peers.insert(from.clone(), instance);
-        self.ledger.borrow_mut().coverage.mark(mark);
+        let known = keys.peers.get(from).copied();
+        if known.is_none_or(|known| known < instance) {
+            keys.peers.insert(from.clone(), instance);
+        }
+        if known.is_none() {
+            let mark = if by_join { Mark::MetByJoin } else { Mark::MetByHello };
+            self.ledger.borrow_mut().coverage.mark(mark);
+        }
     }
 
     fn check_keys(&self, sealed: &Sealed) -> Result<(), Rejected> {

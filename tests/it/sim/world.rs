@@ -3,12 +3,17 @@
 //! It drives the same [`Node`] through the same doors as the daemon does: one `handle_*`, then `poll_output` until it is
 //! empty ([`super::drive`]). What is right is [`super::oracle`]'s to say; how bad things are, [`super::setup`]'s.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
 
 use telecon::proto::{
     engine::{Engine, EngineConfig},
     id::{CallId, DeviceId, Did, MessageId},
-    io::{AudioPlan, Input, LegEvent, Request},
+    io::{AudioPlan, EndReason, Input, LegEvent, Request},
     node::Node,
     seal::Rejected,
     signal::{Contact, Topic},
@@ -68,6 +73,9 @@ pub struct SimNode {
     pub seen: Vec<(Did, MessageId)>,
     /// Calls that the user offered or accepted in this life.
     pub consent: BTreeSet<CallId>,
+    /// Calls that are over here, and how often each rang; all lives together.
+    pub ended: BTreeMap<CallId, EndReason>,
+    pub rang: BTreeMap<CallId, u32>,
     /// An own offer has just lost to the same people's: joining theirs needs no key press.
     pub superseded: bool,
     /// Seen-set writes since the last ring.
@@ -92,6 +100,8 @@ pub struct World {
     pub calls: Vec<CallId>,
     pub trace: Trace,
     pub censor: Option<Censor>,
+    /// Participants can dial each other.
+    pub dialling: bool,
     /// Users press and faults happen.
     pub wild: bool,
 }
@@ -113,6 +123,7 @@ impl World {
             calls: Vec::new(),
             trace,
             censor: None,
+            dialling: true,
             wild: true,
         };
         for ix in 0..count {
@@ -140,6 +151,8 @@ impl World {
             plan: AudioPlan::default(),
             seen: Vec::new(),
             consent: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            rang: BTreeMap::new(),
             superseded: false,
             remembered: 0,
             skew_ms,

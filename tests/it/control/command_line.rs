@@ -1,0 +1,336 @@
+//! The built program: what it prints, where, and with which exit code.
+
+use std::{
+    path::Path,
+    process::{Output, Stdio},
+};
+
+use serde_json::{Value, json};
+use telecon::{
+    control::wire::Method,
+    proto::io::{EndReason, Event, ParticipantState},
+};
+use tokio::process::Command;
+
+use super::fake::{Answer, Fake, Journal, call, did, failure, soon};
+
+fn telecon(home: &Path, arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telecon"));
+    command
+        .env_clear()
+        .arg("--home")
+        .arg(home)
+        .args(arguments.split_whitespace())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+async fn run(home: &Path, arguments: &str) -> Output {
+    soon(telecon(home, arguments).output()).await.expect("the program starts")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("no signal")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+#[tokio::test]
+async fn without_a_daemon_every_request_says_how_to_start_it_and_exits_with_69() {
+    let home = tempfile::tempdir().expect("a directory");
+    for verb in [
+        "id",
+        "connect /ip4/192.0.2.7/tcp/1",
+        "call bob",
+        "call bob --wait",
+        "accept",
+        "reject",
+        "hangup",
+        "calls",
+        "status",
+        "stats",
+        "mute",
+        "unmute",
+        "deafen",
+        "undeafen",
+        "contacts list",
+        "contacts add did:key:z bob",
+        "contacts remove bob",
+        "watch",
+        "status --json",
+    ] {
+        let output = run(home.path(), verb).await;
+        let socket = home.path().join("control.sock");
+        let sentence = format!(
+            "telecon: the daemon is not running (nothing answers on {}); start it with: telecon daemon\n",
+            socket.display()
+        );
+        assert_eq!((code(&output), stdout(&output), stderr(&output)), (69, String::new(), sentence), "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn devices_and_configuration_need_no_daemon() {
+    let home = tempfile::tempdir().expect("a directory");
+    for verb in ["devices", "config check", "config show", "config default"] {
+        let output = run(home.path(), verb).await;
+        assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{verb}");
+        assert!(!output.stdout.is_empty(), "{verb}");
+        let json = run(home.path(), &format!("{verb} --json")).await;
+        assert!(serde_json::from_slice::<Value>(&json.stdout).expect("JSON").is_object(), "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_arguments_exit_with_64() {
+    let home = tempfile::tempdir().expect("a directory");
+    for arguments in ["", "cal", "call", "status x", "watch --since x", "contacts add did:key:z"] {
+        let output = run(home.path(), arguments).await;
+        assert_eq!((code(&output), stdout(&output).as_str()), (64, ""), "{arguments}");
+        assert!(!output.stderr.is_empty());
+    }
+    assert!(stderr(&run(home.path(), "cal").await).starts_with("telecon: unrecognized subcommand 'cal'\n"));
+    for arguments in ["--help", "call --help", "--version"] {
+        assert_eq!(code(&run(home.path(), arguments).await), 0, "{arguments}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_configuration_exits_with_78_and_names_file_line_key_cause_and_remedy() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("telecon.toml");
+    std::fs::write(&file, "[network]\nlisen = []\n\n[call]\nring_seconds = 0\n").expect("own directory");
+    let said = format!(
+        "telecon: {0}:2: network.lisen: there is no such key; did you mean network.listen?\n\
+         telecon: {0}:5: call.ring_seconds: 0 seconds are out of range; write a whole number from 1 to 3600\n",
+        file.display()
+    );
+    for verb in ["config check", "config show", "daemon", "devices"] {
+        let output = run(home.path(), verb).await;
+        assert_eq!((code(&output), stderr(&output), stdout(&output).as_str()), (78, said.clone(), ""), "{verb}");
+    }
+    let json = run(home.path(), "config check --json").await;
+    let answer: Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!((&answer["ok"], &answer["mistakes"][1]["key"]), (&false.into(), &"call.ring_seconds".into()));
+    let output = run(home.path(), "daemon --config /no/such.toml").await;
+    assert_eq!(code(&output), 78);
+    assert!(stderr(&output).starts_with("telecon: /no/such.toml does not exist; "), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn config_check_names_the_keys_that_have_no_effect_yet() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("telecon.toml");
+    std::fs::write(&file, "[network]\ndht = false\nmdns = false\n[audio]\nauto_gain = true\n").expect("own directory");
+    let output = run(home.path(), "config check").await;
+    let said = format!(
+        "{0} is right\n{0}:2: network.dht has no effect yet\n{0}:5: audio.auto_gain has no effect yet\n",
+        file.display()
+    );
+    assert_eq!((code(&output), stdout(&output)), (0, said));
+}
+
+#[tokio::test]
+async fn config_show_hides_passwords_and_config_default_is_a_right_configuration() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("telecon.toml");
+    let server = "[[network.ice_servers]]\nurls = [\"turn:a.example\"]\nusername = \"me\"\ncredential = \"geheim\"\n";
+    std::fs::write(&file, server).expect("own directory");
+    for verb in ["config show", "config show --json"] {
+        let shown = stdout(&run(home.path(), verb).await);
+        assert!(shown.contains("turn:a.example") && !shown.contains("geheim"), "{shown}");
+    }
+    std::fs::write(&file, stdout(&run(home.path(), "config default").await)).expect("own directory");
+    assert_eq!(code(&run(home.path(), "config check").await), 0);
+}
+
+#[tokio::test]
+async fn json_is_what_the_daemon_said_and_text_is_for_people() {
+    let status = json!({ "did": did(1), "peer_id": "12D3", "version": "0.1.0", "uptime_s": 5, "listen": [], "peers": 0,
+        "active_call": null, "pending": [], "muted": false, "deafened": false,
+        "audio": { "backend": "null", "input": "a", "output": "b" } });
+    let said = status.clone();
+    let fake = Fake::answering(move |method, _| match method {
+        Method::DaemonStatus {} => Some(Ok(said.clone())),
+        _ => None,
+    });
+    let json = run(fake.dir.path(), "status --json").await;
+    assert_eq!(serde_json::from_slice::<Value>(&json.stdout).expect("one object"), status);
+    assert_eq!(stdout(&json).lines().count(), 1);
+    let text = stdout(&run(fake.dir.path(), "status").await);
+    assert!(text.starts_with(&format!("did        {}\n", did(1))), "{text}");
+}
+
+#[tokio::test]
+async fn every_verb_asks_for_what_it_says() {
+    let fake = Fake::new();
+    let call = || Some("0b1e".to_owned());
+    let contact = |address| Method::ContactAdd { did: "did:key:z".into(), name: "bob".into(), address };
+    let verbs = [
+        ("id", Method::IdentityShow {}),
+        ("connect /ip4/x", Method::NetConnect { address: "/ip4/x".into() }),
+        ("call bob carol", Method::CallOffer { who: vec!["bob".into(), "carol".into()] }),
+        ("accept", Method::CallAccept { call: None }),
+        ("accept 0b1e", Method::CallAccept { call: call() }),
+        ("reject 0b1e", Method::CallReject { call: call(), reason: None }),
+        ("hangup 0b1e", Method::CallHangup { call: call() }),
+        ("calls", Method::CallList {}),
+        ("status", Method::DaemonStatus {}),
+        ("stats", Method::MediaStats {}),
+        ("mute", Method::MediaMute {}),
+        ("unmute", Method::MediaUnmute {}),
+        ("deafen", Method::MediaDeafen {}),
+        ("undeafen", Method::MediaUndeafen {}),
+        ("devices", Method::AudioDevices {}),
+        ("contacts list", Method::ContactList {}),
+        ("contacts add did:key:z bob", contact(None)),
+        ("contacts add did:key:z bob --address /ip4/x", contact(Some("/ip4/x".into()))),
+        ("contacts remove bob", Method::ContactRemove { who: "bob".into() }),
+    ];
+    for (verb, _) in &verbs {
+        let output = run(fake.dir.path(), verb).await;
+        assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{verb}");
+    }
+    assert_eq!(fake.asked(), verbs.map(|(_, method)| method));
+}
+
+#[tokio::test]
+async fn a_refusal_is_one_sentence_on_stderr_with_its_exit_code() {
+    for (word, expected) in [("unknown_contact", 65), ("in_a_call", 75), ("unreachable", 13), ("bad_params", 64)] {
+        let fake = Fake::answering(move |_, _| failure(word, "no contact is called \"bop\"; did you mean bob?"));
+        for verb in ["call bop", "call bop --json"] {
+            let output = run(fake.dir.path(), verb).await;
+            let sentence = "telecon: no contact is called \"bop\"; did you mean bob?\n";
+            assert_eq!((code(&output), stdout(&output).as_str(), stderr(&output).as_str()), (expected, "", sentence));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_strangers_wrote_does_not_reach_the_terminal_as_it_is() {
+    const EVIL: &str = "\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}\r\n";
+    let fake = Fake::answering(|method, _| match method {
+        Method::ContactList {} => Some(Ok(json!({ "contacts": [{ "did": "d", "name": EVIL, "address": EVIL }] }))),
+        _ => failure("no_such_call", EVIL),
+    });
+    for verb in ["contacts list", "contacts list --json", "hangup"] {
+        let output = run(fake.dir.path(), verb).await;
+        let printed = stdout(&output) + &stderr(&output);
+        assert!(printed.contains("owned") && printed.contains("u{202e}") | printed.contains("u202e"), "{printed:?}");
+        assert!(printed.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{printed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_gone_ends_the_program_quietly() {
+    let rows = json!({ "contacts": vec![json!({ "did": "d", "name": "n", "address": "x".repeat(100) }); 5_000] });
+    let fake = Fake::answering(move |_, _| Some(Ok(rows.clone())));
+    for verb in ["contacts list", "contacts list --json", "config default", "--help"] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = telecon(fake.dir.path(), verb);
+        let child = command.stdout(writer).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let output = soon(child.wait_with_output()).await.expect("it ends");
+        assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{verb}");
+    }
+}
+
+/// A daemon on which a call to bob takes this course.
+fn course(events: Vec<Event>) -> Fake {
+    Fake::answering(move |method: &Method, journal: &Journal| -> Answer {
+        match method {
+            Method::ContactList {} => Some(Ok(json!({ "contacts": [{ "did": did(2), "name": "bob" }] }))),
+            Method::CallOffer { .. } => {
+                // Before the answer: who does not watch first misses them.
+                journal.emit(Event::CallOffered { call: call(7), invitees: vec![did(2)] });
+                events.iter().for_each(|event| journal.emit(event.clone()));
+                Some(Ok(json!({ "call": call(7) })))
+            }
+            _ => None,
+        }
+    })
+}
+
+fn changed(state: ParticipantState) -> Event {
+    Event::ParticipantChanged { call: call(7), did: did(2), state }
+}
+
+#[tokio::test]
+async fn a_call_that_is_waited_for_is_done_when_somebody_is_there() {
+    use ParticipantState::{Connecting, Joined, Ringing};
+    let fake = course(vec![changed(Ringing), changed(Connecting), changed(Joined)]);
+    let output = run(fake.dir.path(), "call bob --wait").await;
+    let said = format!("{}\nbob ringing\nbob connecting\nbob joined\n", call(7));
+    assert_eq!((code(&output), stdout(&output), stderr(&output).as_str()), (0, said, ""));
+    let json = run(fake.dir.path(), "call bob --wait --json").await;
+    let lines: Vec<Value> =
+        stdout(&json).lines().map(|line| serde_json::from_str(line).expect("JSON on every line")).collect();
+    assert_eq!(lines[0], json!({ "call": call(7) }));
+    assert_eq!(lines.last().expect("some")["state"], "joined");
+}
+
+#[tokio::test]
+async fn a_call_that_is_waited_for_in_vain_says_why_and_has_its_exit_code() {
+    for (reason, expected, sentence) in [
+        (EndReason::Declined, 10, "the call was declined"),
+        (EndReason::NoAnswer, 11, "nobody answered"),
+        (EndReason::Busy, 12, "busy: in another call"),
+        (EndReason::Unreachable, 13, "unreachable: no device answered; is the other daemon running and connected?"),
+        (EndReason::Gone, 14, "the call was accepted, but no audio connection came about"),
+    ] {
+        let fake = course(vec![Event::CallEnded { call: call(7), reason }]);
+        let output = run(fake.dir.path(), "call bob --wait").await;
+        let said = (format!("{}\n", call(7)), format!("telecon: {sentence}\n"));
+        assert_eq!((code(&output), (stdout(&output), stderr(&output))), (expected, said));
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_ends_while_a_call_is_waited_for_is_told() {
+    let mut fake = course(vec![changed(ParticipantState::Ringing)]);
+    let mut command = telecon(fake.dir.path(), "call bob --wait");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    soon(async {
+        while !fake.asked().iter().any(|method| matches!(method, Method::CallOffer { .. })) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    soon(fake.server.take().expect("running").shutdown()).await;
+    let output = soon(child.wait_with_output()).await.expect("it ends");
+    assert_eq!(code(&output), 69, "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn watch_prints_what_is_kept_and_then_what_happens() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let fake = course(Vec::new());
+    fake.journal.emit(changed(ParticipantState::Ringing));
+    for (arguments, first, second) in [
+        ("watch --since 0", "00:00:01Z     1  07070707 bob ringing", "00:00:01Z     2  07070707 bob joined"),
+        ("watch --since 2 --json", "", ""),
+    ] {
+        let mut command = telecon(fake.dir.path(), arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let first_line = soon(lines.next_line()).await.expect("UTF-8").expect("a line");
+        fake.journal.emit(changed(ParticipantState::Joined));
+        let second_line = soon(lines.next_line()).await.expect("UTF-8").expect("a line");
+        if arguments.ends_with("json") {
+            let [snapshot, event] = [&first_line, &second_line]
+                .map(|line| serde_json::from_str::<Value>(line).expect("JSON on every line"));
+            assert_eq!((&snapshot["event"], &snapshot["seq"]), (&"snapshot".into(), &2.into()));
+            assert_eq!((&event["seq"], &event["state"]), (&3.into(), &"joined".into()));
+        } else {
+            assert_eq!((first_line.as_str(), second_line.as_str()), (first, second));
+        }
+        child.kill().await.expect("own child");
+    }
+}

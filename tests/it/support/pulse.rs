@@ -1,0 +1,226 @@
+//! A headless PulseAudio of a test's own: a microphone and a speaker, each a null sink, in a temporary directory.
+//!
+//! The programs under test find it through `PULSE_SERVER` ([`PulseServer::address`]), which works across network
+//! namespaces. The microphone is fed inside the server, so that no feeder adds delay of its own.
+
+use std::{
+    fmt::Write as _,
+    io::Read,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// 48 kHz mono throughout.
+const RATE_HZ: f64 = 48_000.0;
+
+/// A sound server that ends with this value.
+pub struct PulseServer {
+    child: Child,
+    directory: TempDir,
+}
+
+impl PulseServer {
+    /// Starts a server and waits until it answers.
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path();
+        let mut script = String::new();
+        let socket = path.join("native");
+        std::fs::create_dir(path.join("home")).expect("a home in the temporary directory");
+        writeln!(script, "load-module module-native-protocol-unix auth-anonymous=1 socket={}", socket.display())
+            .unwrap();
+        for sink in ["microphone", "speaker"] {
+            writeln!(script, "load-module module-null-sink sink_name={sink} rate=48000 channels=1").unwrap();
+        }
+        script.push_str("set-default-source microphone.monitor\nset-default-sink speaker\n");
+        std::fs::write(path.join("telecon.pa"), script).expect("the server's script");
+        let server = Self { child: launch(path), directory };
+        server.until_up();
+        server
+    }
+
+    /// Starts it again after [`Self::kill`], at the same address.
+    pub fn restart(&mut self) {
+        self.child = launch(self.directory.path());
+        self.until_up();
+    }
+
+    fn until_up(&self) {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while UnixStream::connect(self.directory.path().join("native")).is_err() || !self.pactl(&["info"]) {
+            assert!(Instant::now() < limit, "PulseAudio did not come up");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// For the `PULSE_SERVER` of the program under test.
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.directory.path().join("native").display())
+    }
+
+    /// A `HOME` for the program under test, so that it makes its PulseAudio cookie there.
+    pub fn home(&self) -> PathBuf {
+        self.directory.path().join("home")
+    }
+
+    /// Plays a clip into the microphone, once, and returns at once.
+    pub fn speak(&self, clip: &[f32]) {
+        let path = self.directory.path().join("clip.wav");
+        write_wav(&path, clip);
+        assert!(self.pactl(&["upload-sample", path.to_str().unwrap(), "clip"]), "the clip goes into the server");
+        assert!(self.pactl(&["play-sample", "clip", "microphone"]), "the clip is played");
+    }
+
+    /// Records what goes into a sink, `microphone` or `speaker`, until [`Recording::stop`].
+    pub fn record(&self, sink: &str) -> Recording {
+        let mut command = Command::new("parec");
+        command
+            .args(["--raw", "--format=s16le", "--rate=48000", "--channels=1", "--latency-msec=5"])
+            .arg(format!("--device={sink}.monitor"));
+        let mut child = own_world(&mut command, self.directory.path())
+            .env("PULSE_SERVER", self.address())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("this test needs parec: apt-get install pulseaudio-utils");
+        let mut pipe = child.stdout.take().expect("a pipe was asked for");
+        let taken = Arc::new(Mutex::new(Taken { samples: Vec::new(), began: None }));
+        let (shared, stopped) = (taken.clone(), Arc::new(AtomicBool::new(false)));
+        let stop = stopped.clone();
+        let reader = std::thread::spawn(move || {
+            let mut bytes = [0; 4_096];
+            let mut odd = Vec::new();
+            while !stop.load(Relaxed) {
+                let Ok(length @ 1..) = pipe.read(&mut bytes) else { return };
+                let now = Instant::now();
+                odd.extend_from_slice(&bytes[..length]);
+                let whole = odd.len() / 2 * 2;
+                let mut taken = shared.lock().unwrap();
+                taken.samples.extend(
+                    odd[..whole].chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0),
+                );
+                odd.drain(..whole);
+                // The reading that came quickest tells best when sample 0 was there.
+                let began = now - Duration::from_secs_f64(taken.samples.len() as f64 / RATE_HZ);
+                taken.began = Some(taken.began.map_or(began, |earlier: Instant| earlier.min(began)));
+            }
+        });
+        Recording { child, taken, stopped, reader: Some(reader) }
+    }
+
+    /// Runs `pactl` against this server; true when it succeeded.
+    pub fn pactl(&self, arguments: &[&str]) -> bool {
+        let mut command = Command::new("pactl");
+        own_world(&mut command, self.directory.path())
+            .args(arguments)
+            .env("PULSE_SERVER", self.address())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .expect("this test needs pactl: apt-get install pulseaudio-utils")
+            .success()
+    }
+
+    /// Ends the server at once, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the server is this test's own child");
+        self.child.wait().expect("it was started here");
+    }
+}
+
+impl Drop for PulseServer {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+struct Taken {
+    samples: Vec<f32>,
+    began: Option<Instant>,
+}
+
+/// A running recording.
+pub struct Recording {
+    child: Child,
+    taken: Arc<Mutex<Taken>>,
+    stopped: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Recording {
+    /// How much is there, in samples.
+    pub fn len(&self) -> usize {
+        self.taken.lock().unwrap().samples.len()
+    }
+
+    /// Ends it; returns the samples and when sample 0 was recorded. Instants of two recordings of one server are
+    /// comparable: both lag by the same.
+    pub fn stop(mut self) -> (Vec<f32>, Instant) {
+        self.end();
+        let taken = self.taken.lock().unwrap();
+        (taken.samples.clone(), taken.began.expect("something was recorded"))
+    }
+
+    fn end(&mut self) {
+        self.stopped.store(true, Relaxed);
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if let Some(reader) = self.reader.take() {
+            drop(reader.join());
+        }
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn launch(directory: &Path) -> Child {
+    let mut command = Command::new("pulseaudio");
+    command
+        .args(["-n", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1", "--log-level=error", "-F"])
+        .arg(directory.join("telecon.pa"));
+    own_world(&mut command, directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("this test needs PulseAudio: apt-get install pulseaudio pulseaudio-utils")
+}
+
+/// Nothing of the user's own sound configuration is read or touched.
+fn own_world<'a>(command: &'a mut Command, directory: &Path) -> &'a mut Command {
+    command
+        .env("HOME", directory)
+        .env("XDG_RUNTIME_DIR", directory)
+        .env("XDG_CONFIG_HOME", directory)
+        .env("PULSE_RUNTIME_PATH", directory.join("runtime"))
+        .env_remove("PULSE_SERVER")
+        .env_remove("DBUS_SESSION_BUS_ADDRESS")
+        .stdin(Stdio::null())
+}
+
+fn write_wav(path: &PathBuf, clip: &[f32]) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 48_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).expect("a WAV in the temporary directory");
+    for sample in clip {
+        writer.write_sample((sample * 32_767.0) as i16).expect("space for a clip");
+    }
+    writer.finalize().expect("space for a clip");
+}
