@@ -29,7 +29,9 @@ pub struct Report {
     pub setup_ms: u64,
     /// From accept to the first audio, in ms: median over all connections; `None` when no daemon told.
     pub connected_ms: Option<u64>,
-    /// Everybody really heard everybody, in the order in which they spoke.
+    /// All heard the voices in one order; if not, speakers are swapped. Only of weight when everybody was heard.
+    pub in_turn: bool,
+    /// Everybody really heard everybody, in one order.
     pub ok: bool,
 }
 
@@ -42,8 +44,6 @@ pub struct Participant {
     pub name: &'static str,
     /// What it heard of each other.
     pub heard: Vec<HeardOf>,
-    /// The others' turns had the order in which they spoke.
-    pub in_turn: bool,
     /// What it heard, as a WAV.
     pub wav: PathBuf,
 }
@@ -88,19 +88,14 @@ pub fn report(voices: &[Voice], seen: &[Seen], setup: Duration, directory: &Path
         let clips: Vec<_> = others.iter().map(|&speaker| (speaker, voices[speaker].clip.as_slice())).collect();
         let heard = score::listen(schedule, without_tail(recording), &clips);
         let heard_of = others.iter().zip(&heard).map(|(&speaker, heard)| of(schedule, seen, listener, speaker, heard));
-        participants.push(Participant {
-            did: member.did.clone(),
-            name: member.name,
-            heard: heard_of.collect(),
-            in_turn: score::in_turn(schedule, &heard),
-            wav,
-        });
+        participants.push(Participant { did: member.did.clone(), name: member.name, heard: heard_of.collect(), wav });
         scores.push(heard);
     }
     Ok(Report {
         participants,
         setup_ms: u64::try_from(setup.as_millis()).unwrap_or(u64::MAX),
         connected_ms: median(seen.iter().flat_map(|member| member.legs.iter().filter_map(|leg| leg.first_audio_ms))),
+        in_turn: score::in_turn(schedule, &scores),
         ok: score::all_heard(schedule, &scores),
     })
 }

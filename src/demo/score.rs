@@ -2,13 +2,13 @@
 //!
 //! Speakers take turns: a cycle has one slot for each, and a speaker's own clip stands in its own slot only, so that a mix
 //! of all of them can be taken apart. Each clip is searched in the listener's recording. It counts as heard when its
-//! normalised correlation reaches [`HEARD`], and the turns must have the order in which they were spoken: that finds
-//! speakers who were swapped.
+//! normalised correlation reaches [`HEARD`], and all listeners must have heard the same order of turns: that finds speakers
+//! who were swapped.
 //!
 //! The files of different daemons start at different moments (each microphone and speaker opens when its first connection
-//! is up), so positions are compared with each other, modulo the cycle, never with a clock. A jitter buffer stretches time
-//! by some ms now and then, so a clip is compared in pieces of [`PIECE_SAMPLES`], each of which may lie up to
-//! [`SHIFT_SAMPLES`] beside its place.
+//! is up), so positions are compared with each other, modulo the cycle, never with a clock; see [`in_turn`]. A jitter
+//! buffer stretches time by some ms now and then, so a clip is compared in pieces of [`PIECE_SAMPLES`], each of which may
+//! lie up to [`SHIFT_SAMPLES`] beside its place.
 
 use super::{
     correlate::{Haystack, energy},
@@ -20,7 +20,7 @@ use crate::audio::SAMPLE_RATE_HZ;
 pub const HEARD: f64 = 0.8;
 /// One turn: a clip of 1 s and 400 ms of silence, more than the daemons' files are apart.
 pub const SLOT_SAMPLES: usize = SAMPLE_RATE_HZ as usize * 14 / 10;
-/// How far the place of a turn may differ between two speakers: half a slot, beyond which it is another one's turn.
+/// How far the listeners' orders of turns may be apart: half a slot, beyond which it is another one's turn.
 const TURN_TOLERANCE_SAMPLES: usize = SLOT_SAMPLES / 2;
 /// A clip is compared in four pieces of 250 ms.
 const PIECE_SAMPLES: usize = CLIP_SAMPLES / 4;
@@ -87,7 +87,7 @@ pub struct Heard {
     pub repetitions: u32,
     /// Where the best repetition starts in the recording, in samples.
     pub at_samples: usize,
-    /// `at_samples` less the place of the speaker's turn, modulo the cycle: about equal for all speakers.
+    /// `at_samples` less the place of the speaker's turn, modulo the cycle.
     pub turn_samples: usize,
 }
 
@@ -104,24 +104,37 @@ pub fn listen(schedule: Schedule, recording: Vec<f32>, speakers: &[(usize, &[f32
     speakers.iter().map(|&(speaker, clip)| find(schedule, &mut recording, speaker, clip)).collect()
 }
 
-/// The turns of all speakers lie where they were spoken.
-pub fn in_turn(schedule: Schedule, heard: &[Heard]) -> bool {
+/// All listeners heard the voices in one order: `listeners` holds, for each participant, what it heard of all others, in
+/// the order of participants.
+///
+/// What listener L heard of speaker S lies at t(L, S) = s(S) - o(L) + delay in its recording, with unknown starts s and o of
+/// the two files. In the sum t(a, b) - t(a, c) + t(b, c) - t(b, a) + t(c, a) - t(c, b) over any three participants all
+/// starts cancel, and only differences of delays, far below a slot, are left. A speaker who was heard in another one's turn
+/// leaves whole slots. Of two participants nothing can be compared: a swap means there that one heard itself.
+pub fn in_turn(schedule: Schedule, listeners: &[Vec<Heard>]) -> bool {
     let cycle = schedule.cycle_samples();
-    heard.iter().enumerate().all(|(at, one)| {
-        heard[at + 1..].iter().all(|other| {
-            let apart = one.turn_samples.abs_diff(other.turn_samples) % cycle;
-            apart.min(cycle - apart) < TURN_TOLERANCE_SAMPLES
-        })
+    let turn = |listener: usize, speaker: usize| -> Option<usize> {
+        let at = if speaker < listener { speaker } else { speaker - 1 };
+        Some(listeners.get(listener)?.get(at)?.turn_samples)
+    };
+    let loop_of = |a, b, c| -> Option<usize> {
+        let there = turn(a, b)? + turn(b, c)? + turn(c, a)?;
+        let back = turn(a, c)? + turn(b, a)? + turn(c, b)?;
+        let apart = there.abs_diff(back) % cycle;
+        Some(apart.min(cycle - apart))
+    };
+    let count = listeners.len();
+    (0..count).all(|a| {
+        (a + 1..count)
+            .all(|b| (b + 1..count).all(|c| loop_of(a, b, c).is_some_and(|apart| apart < TURN_TOLERANCE_SAMPLES)))
     })
 }
 
-/// Everybody heard everybody: `listeners` holds, for each, what it heard of all others.
+/// Everybody heard everybody: `listeners` as for [`in_turn`].
 pub fn all_heard(schedule: Schedule, listeners: &[Vec<Heard>]) -> bool {
     let others = schedule.speakers - 1;
-    listeners.len() == schedule.speakers
-        && listeners
-            .iter()
-            .all(|heard| heard.len() == others && heard.iter().all(Heard::is_heard) && in_turn(schedule, heard))
+    let complete = listeners.len() == schedule.speakers && listeners.iter().all(|heard| heard.len() == others);
+    complete && listeners.iter().flatten().all(Heard::is_heard) && in_turn(schedule, listeners)
 }
 
 /// One place where a clip is, or would be.

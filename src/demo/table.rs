@@ -46,13 +46,13 @@ fn verdict(report: &Report) -> String {
         return "Everybody heard everybody.\n".into();
     }
     let mut out = String::new();
-    for Participant { name, heard, in_turn, .. } in &report.participants {
+    for Participant { name, heard, .. } in &report.participants {
         for missing in heard.iter().filter(|heard| heard.correlation < HEARD) {
             text(&mut out, format_args!("{name} did not hear {}.", missing.name));
         }
-        if !in_turn {
-            text(&mut out, format_args!("{name} heard voices in another order than they spoke: speakers are swapped."));
-        }
+    }
+    if out.is_empty() {
+        out.push_str("The listeners heard the voices in different orders: speakers are swapped.\n");
     }
     out
 }
@@ -82,20 +82,20 @@ mod tests {
             latency_ms: (correlation >= HEARD).then_some(61.4),
             loss_pct: Some(0.0),
         };
-        let listener = |name, heard, in_turn| Participant {
+        let listener = |name, heard| Participant {
             did: format!("did:{name}"),
             name,
             heard,
-            in_turn,
             wav: format!("/tmp/heard-by-{name}\x1b[2J.wav").into(),
         };
         Report {
             participants: vec![
-                listener("Ada", vec![heard("Ben", correlation)], in_turn),
-                listener("Ben", vec![heard("Ada", 0.97)], true),
+                listener("Ada", vec![heard("Ben", correlation)]),
+                listener("Ben", vec![heard("Ada", 0.97)]),
             ],
             setup_ms: 212,
             connected_ms: Some(83),
+            in_turn,
             ok: correlation >= HEARD && in_turn,
         }
     }
@@ -116,7 +116,7 @@ mod tests {
         assert!(shown.contains("NOT HEARD") && shown.ends_with("Ada did not hear Ben.\n"), "{shown}");
         let shown = table(&report(0.95, false));
         assert!(
-            shown.ends_with("Ada heard voices in another order than they spoke: speakers are swapped.\n"),
+            shown.ends_with("The listeners heard the voices in different orders: speakers are swapped.\n"),
             "{shown}"
         );
     }
