@@ -402,7 +402,11 @@ fn host(backend: Backend) -> Result<cpal::Host, String> {
     let pulse = || {
         make_pulse_cookie();
         cpal::host_from_id(HostId::PulseAudio).map_err(|error| {
-            format!("no PulseAudio or PipeWire server answers ({error}); start one, or set [audio] backend to \"alsa\"")
+            let form = match std::env::var("PULSE_SERVER") {
+                Ok(address) if !address.starts_with("unix:") => "; PULSE_SERVER must have the form unix:/path",
+                Ok(_) | Err(_) => "",
+            };
+            format!("no PulseAudio or PipeWire server answers ({error}{form}); start one, or set [audio] backend to \"alsa\"")
         })
     };
     let alsa = || {

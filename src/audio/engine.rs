@@ -80,6 +80,8 @@ impl Engine {
                 None => std::thread::park(),
             }
         }
+        self.input.close();
+        self.output.close();
     }
 
     /// Takes over what callers left; false when the thread should end.

@@ -240,3 +240,83 @@ fn same_format(found: &[u8; HEADER_BYTES]) -> bool {
     let own = header(0);
     found[..4] == own[..4] && found[8..40] == own[8..40]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audio::testing::best_correlation;
+
+    fn tone(rate_hz: u32) -> impl Iterator<Item = f32> {
+        (0..rate_hz).map(move |at| 0.4 * (std::f32::consts::TAU * 440.0 * at as f32 / rate_hz as f32).sin())
+    }
+
+    #[test]
+    fn clips_of_any_format_become_48_khz_mono() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("clip.wav");
+        let reference: Vec<f32> = tone(48_000).collect();
+        for (sample_rate, channels, bits_per_sample, sample_format) in [
+            (44_100, 2, 24, hound::SampleFormat::Int),
+            (16_000, 1, 8, hound::SampleFormat::Int),
+            (96_000, 6, 32, hound::SampleFormat::Float),
+        ] {
+            let spec = hound::WavSpec { channels, sample_rate, bits_per_sample, sample_format };
+            let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+            for sample in tone(sample_rate) {
+                for _ in 0..channels {
+                    match sample_format {
+                        hound::SampleFormat::Float => writer.write_sample(sample).unwrap(),
+                        hound::SampleFormat::Int => {
+                            let scale = (1_i64 << (bits_per_sample - 1)) as f32 - 1.0;
+                            writer.write_sample((sample * scale) as i32).unwrap();
+                        }
+                    }
+                }
+            }
+            writer.finalize().unwrap();
+            let clip: Vec<f32> = read_clip(&path).unwrap().iter().map(|sample| f32::from(*sample) / 32_768.0).collect();
+            let (correlation, _) = best_correlation(&reference[..47_000], &clip, 200);
+            assert!(correlation > 0.99 && clip.len() == 48_000, "{spec:?}: {correlation}, {}", clip.len());
+            let loudest = clip.iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
+            assert!((loudest - 0.4).abs() < 0.02, "{spec:?}: {loudest}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_clip_gets_a_sentence_with_cause_and_remedy() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("clip.wav");
+        for content in [None, Some(&b""[..]), Some(b"RIFF\xff\xff\xff\xffWAVEfmt "), Some(&[0; 4_000])] {
+            if let Some(content) = content {
+                std::fs::write(&path, content).unwrap();
+            }
+            let sentence = read_clip(&path).unwrap_err();
+            assert!(sentence.contains("clip.wav") && sentence.contains("input_file"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_recording_is_readable_at_any_moment_and_continued_after_a_crash() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.wav");
+        let samples =
+            || hound::WavReader::open(&path).unwrap().into_samples::<i16>().map(Result::unwrap).collect::<Vec<_>>();
+        let mut output = FileOutput::open(&path).unwrap();
+        assert!(samples().is_empty());
+        (0..BLOCKS_A_WRITE).for_each(|_| output.play(&[0.5; BLOCK_SAMPLES]));
+        assert_eq!(samples().len(), BLOCKS_A_WRITE * BLOCK_SAMPLES);
+        // A crash: nothing is flushed, and the header counts less than the file holds.
+        std::mem::forget(output);
+        let mut file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all(&header(10)).unwrap();
+        let mut output = FileOutput::open(&path).unwrap();
+        let written = (BLOCKS_A_WRITE * BLOCK_SAMPLES) as u64;
+        assert!(output.started_unix_us().unwrap() <= unix_us() - written * 1_000_000 / SAMPLES_A_SECOND);
+        output.play(&[-0.5; BLOCK_SAMPLES]);
+        drop(output);
+        let all = samples();
+        assert_eq!(all.len(), (BLOCKS_A_WRITE + 1) * BLOCK_SAMPLES);
+        assert!(all[..all.len() - BLOCK_SAMPLES].iter().all(|sample| *sample > 0));
+        assert!(all[all.len() - BLOCK_SAMPLES..].iter().all(|sample| *sample < 0));
+    }
+}

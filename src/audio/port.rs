@@ -19,6 +19,9 @@ use crate::config::{self, Backend};
 /// Between two attempts to open what is broken.
 const RETRY: Duration = Duration::from_secs(3);
 
+/// Silence of a sound server after which `status` says so; the attempt goes on.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What an opened port is called in `status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
@@ -40,7 +43,7 @@ pub struct Port<T: ?Sized> {
 
 enum State<T: ?Sized> {
     Closed,
-    Opening { stand_in: Box<T>, answer: Receiver<Attempt<T>> },
+    Opening { stand_in: Box<T>, answer: Receiver<Attempt<T>>, since: Instant },
     Open { device: Box<T>, name: Opened },
     Broken { stand_in: Box<T>, retry_at: Instant },
 }
@@ -108,13 +111,13 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     pub fn drive(&mut self, wanted: bool, now: Instant, open: impl FnOnce() -> Receiver<Attempt<T>>) -> bool {
         let before = (self.name(), self.problem.clone());
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Closed if wanted => self.settle((self.stand_in)(), open(), now),
+            State::Closed if wanted => self.settle((self.stand_in)(), open(), now, now),
             State::Closed => State::Closed,
             open @ (State::Opening { .. } | State::Open { .. } | State::Broken { .. }) if !wanted => {
                 close(open);
                 State::Closed
             }
-            State::Opening { stand_in, answer } => self.settle(stand_in, answer, now),
+            State::Opening { stand_in, answer, since } => self.settle(stand_in, answer, since, now),
             State::Open { mut device, name } => match device.stopped() {
                 None => State::Open { device, name },
                 Some(why) => {
@@ -124,17 +127,27 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
                     State::Broken { stand_in: (self.stand_in)(), retry_at: now + RETRY }
                 }
             },
-            State::Broken { stand_in, retry_at } if now >= retry_at => self.settle(stand_in, open(), now),
+            State::Broken { stand_in, retry_at } if now >= retry_at => self.settle(stand_in, open(), now, now),
             State::Broken { stand_in, retry_at } => State::Broken { stand_in, retry_at },
         };
         before != (self.name(), self.problem.clone())
     }
 
+    /// Closes it for good, without waiting for a device.
+    pub fn close(&mut self) {
+        close(std::mem::replace(&mut self.state, State::Closed));
+    }
+
     /// What an attempt has come to.
-    fn settle(&mut self, stand_in: Box<T>, answer: Receiver<Attempt<T>>, now: Instant) -> State<T> {
+    fn settle(&mut self, stand_in: Box<T>, answer: Receiver<Attempt<T>>, since: Instant, now: Instant) -> State<T> {
         let attempt = match answer.try_recv() {
             Ok(attempt) => attempt,
-            Err(TryRecvError::Empty) => return State::Opening { stand_in, answer },
+            Err(TryRecvError::Empty) => {
+                if now.saturating_duration_since(since) > PATIENCE {
+                    self.problem = Some("the sound server does not answer; restart it".into());
+                }
+                return State::Opening { stand_in, answer, since };
+            }
             Err(TryRecvError::Disconnected) => Err("the sound system did not answer; restart telecon".into()),
         };
         match attempt {

@@ -159,7 +159,7 @@ fn speech_into_the_microphone_comes_out_of_the_speaker_within_150_ms() {
     echo.say("stats");
     let stats = echo.wait("figures", |line| line.contains("stats "));
     let ((said, said_at), (heard, heard_at)) = (microphone.stop(), speaker.stop());
-    let (there, at) = best_correlation(&clip, &said, 48_000 * 3);
+    let (there, at) = best_correlation(&clip[..96_000], &said, 48_000 * 3);
     assert!(there > 0.95, "the clip went into the microphone: {there}");
     // In pieces of a quarter of a second, because on a busy machine the delay changes on the way.
     let (mut latencies_ms, mut correlations) = (Vec::new(), Vec::new());
