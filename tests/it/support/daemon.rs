@@ -72,19 +72,9 @@ impl Daemon {
         self.address = id["listen"][0].as_str().unwrap().into();
     }
 
-    /// The directory that holds all its files.
-    pub fn home(&self) -> &Path {
-        self.home.path()
-    }
-
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(log_file(self.home.path())).unwrap()
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Runs a verb against it.
