@@ -130,8 +130,10 @@ impl Mallory {
             peers: Vec::new(),
             mdns: false,
         };
-        let (net, events) = net::start(config).unwrap();
+        let (net, mut events) = net::start(config).unwrap();
         net.connect(address.parse().unwrap()).await.unwrap();
+        // What is published before the other side's subscription is known reaches nobody.
+        while !matches!(next(&mut events).await, NetEvent::Subscribed { topic } if topic.starts_with("offer_call/")) {}
         let sealer = Sealer::new(signing, did.clone(), DeviceId([seed; 16]), [seed ^ 0xaa; 32]);
         Self { net, events, sealer, did, messages: 0 }
     }
@@ -155,6 +157,11 @@ impl Mallory {
     }
 }
 
+async fn next(events: &mut mpsc::Receiver<NetEvent>) -> NetEvent {
+    let event = tokio::time::timeout(Duration::from_secs(30), events.recv()).await;
+    event.expect("something happens").expect("the network runs")
+}
+
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     Now { mono: Instant::now(), unix_ms: unix.as_millis().try_into().unwrap() }
@@ -164,7 +171,7 @@ fn rejected(stats: &Value) -> u64 {
     stats["rejected"].as_object().map_or(0, |reasons| reasons.values().filter_map(Value::as_u64).sum())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_offers_ring_nobody_answer_nothing_and_are_counted() {
     let mut bob = Daemon::start("[audio]\nbackend = \"null\"\n");
     let victim: Did = bob.did.parse().unwrap();
@@ -205,7 +212,7 @@ async fn forged_offers_ring_nobody_answer_nothing_and_are_counted() {
     mallory.net.publish(inbox.clone(), good_offer.clone());
     let answered = Topic::Member(good.call, mallory.did.clone()).to_string();
     let first_answer = loop {
-        match tokio::time::timeout(Duration::from_secs(30), mallory.events.recv()).await.unwrap().unwrap() {
+        match next(&mut mallory.events).await {
             NetEvent::Message { topic, .. } => break topic,
             NetEvent::Subscribed { .. } | NetEvent::ListenChanged | NetEvent::PeersChanged => {}
         }
