@@ -222,8 +222,14 @@ fn a_clip_spoken_into_a_call_is_found_in_the_output_file() {
     assert_eq!(status.problem, None);
     // The file is whole while the thread still runs: what a kill would leave behind.
     let recorded = room.recorded();
-    let (correlation, lag) = best_correlation(&clip[..72_000], &recorded, 24_000);
-    println!("file backend: correlation {correlation:.3}, {} ms from input to output, {stats:?}", lag / 48);
+    // In pieces, because on a busy machine the jitter buffer changes the delay on the way; a speaker's pause is none.
+    let mut correlations: Vec<f32> = (0..72_000)
+        .step_by(12_000)
+        .map(|at| best_correlation(&clip[at..at + 12_000], &recorded[at..], 24_000).0)
+        .collect();
+    correlations.sort_by(f32::total_cmp);
+    let correlation = correlations[correlations.len() / 2];
+    println!("file backend: median correlation {correlation:.3}, {stats:?}");
     assert!(correlation > 0.8, "{correlation}");
     assert!(stats.level_db > -40.0, "{stats:?}");
     let (input_us, output_us) = (status.input_started_unix_us.unwrap(), status.output_started_unix_us.unwrap());

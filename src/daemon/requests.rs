@@ -18,11 +18,12 @@ use super::{
 use crate::{
     audio,
     control::wire::{Command, Failure, Method, Subscription},
+    net,
     proto::{
         io::{Now, Reply, Request, RequestError},
         signal::DeclineReason,
     },
-    store::{Contact, ContactError, StoreError, contacts::parse_address},
+    store::{Contact, ContactError, StoreError},
 };
 
 type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
@@ -150,7 +151,7 @@ impl Daemon {
             return Err(failure("own_did", "that is your own DID; add the DIDs of others"));
         }
         let name = name.parse().map_err(refused)?;
-        let address = address.map(parse_address).transpose().map_err(refused)?;
+        let address = address.map(net::parse_address).transpose().map_err(ContactError::from).map_err(refused)?;
         let stored = self.store.put_contact(&Contact { did, name, address }).map_err(refused)?;
         self.reload_contacts(now)?;
         Ok(json!(stored))
@@ -214,7 +215,7 @@ impl Daemon {
     }
 
     fn connect(&self, address: &str, reply: ReplyTo<Value>) {
-        let parsed = parse_address(address).map_err(refused);
+        let parsed = net::parse_address(address).map_err(ContactError::from).map_err(refused);
         let (address, permit) = match parsed.and_then(|address| Ok((address, self.permit()?))) {
             Ok(both) => both,
             Err(failure) => return drop(reply.send(Err(failure))),
@@ -308,7 +309,7 @@ fn not_done(error: &RequestError) -> Failure {
 fn refused(error: ContactError) -> Failure {
     let code = match error {
         ContactError::Name => "bad_name",
-        ContactError::Address => "bad_address",
+        ContactError::Address(_) => "bad_address",
         ContactError::Taken { .. } => "contact_exists",
         ContactError::TooMany => "too_many_contacts",
         ContactError::Store(error) => return store_failed(error),

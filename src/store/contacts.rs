@@ -7,12 +7,10 @@ use rusqlite::{OptionalExtension, params};
 use serde::{Serialize, Serializer};
 
 use super::{Store, StoreError};
-use crate::proto::id::Did;
+use crate::{net::AddressError, proto::id::Did};
 
 /// Longest contact name in characters.
 pub const MAX_NAME_CHARS: usize = 64;
-/// Longest address in bytes.
-pub const MAX_ADDRESS_BYTES: usize = 256;
 /// Most contacts; one more is refused. The whole list fits into one answer on the control socket (1 MiB).
 pub const MAX_CONTACTS: usize = 1024;
 
@@ -39,11 +37,9 @@ pub enum ContactError {
         "a contact's name has 1 to {MAX_NAME_CHARS} characters, no control characters, and does not begin with did:"
     )]
     Name,
-    /// No multiaddr.
-    #[error(
-        "the address must be a multiaddr of at most {MAX_ADDRESS_BYTES} bytes, such as /ip4/192.0.2.7/udp/4001/quic-v1"
-    )]
-    Address,
+    /// Nothing that can be dialled.
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// The name belongs to somebody else.
     #[error("the name {name} is already {owner}'s; choose another, or remove that contact first")]
     Taken {
@@ -103,16 +99,6 @@ impl Serialize for ContactName {
     }
 }
 
-/// A contact's address from what a user typed.
-pub fn parse_address(text: &str) -> Result<Multiaddr, ContactError> {
-    let text = text.trim();
-    if text.len() > MAX_ADDRESS_BYTES {
-        return Err(ContactError::Address);
-    }
-    let address: Multiaddr = text.parse().map_err(|_| ContactError::Address)?;
-    if address.is_empty() { Err(ContactError::Address) } else { Ok(address) }
-}
-
 impl Store {
     /// All contacts by name.
     pub fn contacts(&self) -> Result<Vec<Contact>, StoreError> {
@@ -161,7 +147,7 @@ impl Store {
     fn parse_contact(&self, (did, name, address): (String, String, Option<String>)) -> Result<Contact, StoreError> {
         let did = did.parse().map_err(|_| self.unreadable_row())?;
         let name = name.parse().map_err(|_| self.unreadable_row())?;
-        let address = address.map(|text| parse_address(&text)).transpose().map_err(|_| self.unreadable_row())?;
+        let address = address.map(|text| text.parse()).transpose().map_err(|_| self.unreadable_row())?;
         Ok(Contact { did, name, address })
     }
 

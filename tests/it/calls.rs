@@ -189,13 +189,12 @@ async fn forged_offers_ring_nobody_answer_nothing_and_are_counted() {
         offer
     };
     let for_another = mallory.offer(&mallory.ticket(4), &third);
-    let squatted = Ticket { call: mallory.ticket(5).call, ..mallory.ticket(6) };
-    let wrong_id = mallory.offer(&squatted, &victim);
-    for ticket in [&good, &mallory.ticket(2), &mallory.ticket(4), &squatted] {
+    // An id that does not match its content cannot even be sealed here; the seal's own tests forge one.
+    for ticket in [&good, &mallory.ticket(2), &mallory.ticket(4)] {
         mallory.net.subscribe(Topic::Member(ticket.call, mallory.did.clone()).to_string());
     }
 
-    let forged = [flipped, wrong_signer, for_another, wrong_id];
+    let forged = [flipped, wrong_signer, for_another];
     for bytes in &forged {
         mallory.net.publish(inbox.clone(), bytes.clone());
     }

@@ -43,7 +43,8 @@ fn offences(under: &str, words: &[&str]) -> Vec<String> {
 #[test]
 fn the_core_knows_no_runtime_no_network_and_no_clock() {
     let words = ["tokio", "libp2p", "webrtc::", "rtc::", "cpal", "async fn", "Instant::now", "SystemTime::now"];
-    let found = offences("src/proto", &words);
+    // Its tests need some moment to begin with.
+    let found: Vec<String> = offences("src/proto", &words).into_iter().filter(|at| !at.contains("/tests")).collect();
     assert!(found.is_empty(), "src/proto decides and does nothing:\n{}", found.join("\n"));
 }
 

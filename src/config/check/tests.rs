@@ -94,8 +94,11 @@ fn a_bad_address_is_named_with_its_own_line() {
     assert_eq!(found.len(), 3);
     assert!(found[0].starts_with("t.toml:4: network.listen: \"0.0.0.0:4001\" is not a multiaddr ("), "{found:?}");
     assert!(found[0].ends_with("; write it like /ip4/0.0.0.0/udp/0/quic-v1 or /ip6/::/tcp/0"), "{found:?}");
-    assert!(found[1].starts_with("t.toml:6: network.peers: \"bob\" is not a multiaddr ("), "{found:?}");
-    assert!(found[2].starts_with("t.toml:7: network.bootstrap: \"x\" is not a multiaddr ("), "{found:?}");
+    assert!(found[1].starts_with("t.toml:6: network.peers: \"bob\" cannot be dialled; not a multiaddr; "), "{found:?}");
+    assert!(
+        found[2].starts_with("t.toml:7: network.bootstrap: \"x\" cannot be dialled; not a multiaddr; "),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! Which connections are let in, and which of two stays.
+
 use super::*;
 
 const RTT: Duration = Duration::from_millis(40);

@@ -1,3 +1,5 @@
+//! Every kind of message there and back, and what forged bytes achieve: nothing.
+
 use super::*;
 use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
