@@ -16,7 +16,10 @@ use telecon::{
 };
 use tokio::sync::mpsc;
 
-use crate::support::daemon::Daemon;
+use crate::support::{
+    daemon::{Daemon, Start},
+    namespace::Namespace,
+};
 
 const SILENT: &str = "[audio]\nbackend = \"null\"\n[call]\nauto_accept = \"all\"\nreconnect_seconds = 6\n";
 
@@ -94,6 +97,30 @@ fn a_daemon_that_was_killed_can_be_called_again_at_once() {
     ben.connect(ada);
     ada.json(&["call", &ben.did]);
     ada.until_shown(&ben.did, "joined");
+}
+
+/// As two machines on one local network, with the default configuration of the network.
+#[test]
+fn two_machines_on_one_network_find_each_other_and_are_in_a_call() {
+    let namespaces = Namespace::linked();
+    let [mut ada, mut ben] = namespaces.each_ref().map(|namespace| {
+        Daemon::start_with(Start {
+            config: SILENT.into(),
+            whole_network: true,
+            through: namespace.enter(),
+            ..Start::default()
+        })
+    });
+    for daemon in [&mut ada, &mut ben] {
+        daemon.until(&["status"], |status| status["peers"].as_u64() >= Some(1));
+    }
+    ada.json(&["contacts", "add", &ben.did, "ben"]);
+    ada.json(&["call", "ben"]);
+    let (ada_did, ben_did) = (ada.did.clone(), ben.did.clone());
+    ada.until_shown(&ben_did, "joined");
+    ben.until_shown(&ada_did, "joined");
+    received_bytes_grow(&mut ada, &ben_did);
+    received_bytes_grow(&mut ben, &ada_did);
 }
 
 #[test]

@@ -90,6 +90,28 @@ fn what_is_said_into_a_microphone_comes_out_of_the_other_side_s_speaker_and_back
     }
 }
 
+#[test]
+fn an_incoming_call_rings_audibly_though_no_client_is_there() {
+    let server = PulseServer::start();
+    let mut ben = Daemon::start_with(Start {
+        config: "[audio]\nbackend = \"pulseaudio\"\n".into(),
+        env: vec![("PULSE_SERVER".into(), server.address()), ("HOME".into(), server.home().display().to_string())],
+        ..Start::default()
+    });
+    let mut ada = Daemon::start("[audio]\nbackend = \"null\"\n");
+    ben.connect(&mut ada);
+    let (before, during) = (server.record("speaker"), server.record("speaker"));
+    record_for(&before, 1);
+    let (before, _) = before.stop();
+    ada.json(&["call", &ben.did]);
+    ada.until_shown(&ben.did, "ringing");
+    record_for(&during, 4);
+    let (during, _) = during.stop();
+    let loudest = |sound: &[f32]| sound.iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
+    assert!(loudest(&before) < 0.001, "it makes a noise before anybody calls");
+    assert!(loudest(&during) > 0.02, "nobody can hear it ring: {}", loudest(&during));
+}
+
 fn read_wav(path: &Path) -> Vec<f32> {
     let mut reader = hound::WavReader::open(path).unwrap();
     assert_eq!((reader.spec().sample_rate, reader.spec().channels), (48_000, 1));

@@ -38,6 +38,8 @@ pub struct Daemon {
 pub struct Start {
     /// `[audio]` and `[call]` of its configuration.
     pub config: String,
+    /// Its `[network]` is the default one, not that of the loopback.
+    pub whole_network: bool,
     /// Additional environment.
     pub env: Vec<(String, String)>,
     /// A command that the daemon is started through, such as one that enters a namespace.
@@ -53,7 +55,8 @@ impl Daemon {
     /// As [`Self::start`], with more to say.
     pub fn start_with(start: Start) -> Self {
         let home = tempfile::tempdir().unwrap();
-        fs::write(home.path().join("telecon.toml"), format!("{LOOPBACK}\n{}", start.config)).unwrap();
+        let network = if start.whole_network { "" } else { LOOPBACK };
+        fs::write(home.path().join("telecon.toml"), format!("{network}\n{}", start.config)).unwrap();
         let child = launch(home.path(), &start);
         let mut daemon = Self { child, home, start, did: String::new(), address: String::new() };
         daemon.learn_names();

@@ -1,4 +1,4 @@
-//! A network namespace of a test's own, with nothing but a loopback that can be made lossy (nftables).
+//! Network namespaces of a test's own: one whose loopback can be made lossy (nftables), or two that are linked like two machines.
 //!
 //! Control sockets are files, so that a test stays outside and talks to daemons inside. Without root it is made in a user namespace.
 
@@ -15,11 +15,26 @@ pub struct Namespace {
 impl Namespace {
     /// Makes one, its loopback up.
     pub fn new() -> Self {
-        let mut command = Command::new("unshare");
-        if !rustix::process::geteuid().is_root() {
-            command.arg("--map-root-user");
+        let user: &[&str] = if rustix::process::geteuid().is_root() { &[] } else { &["--map-root-user"] };
+        Self::hold(Command::new("unshare").args(user))
+    }
+
+    /// Makes two, linked by a cable: 10.77.0.1 and 10.77.0.2.
+    pub fn linked() -> [Self; 2] {
+        let first = Self::new();
+        let second = Self::hold(first.command().arg("unshare"));
+        let peer = second.holder.id().to_string();
+        first.run(&["ip", "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &peer]);
+        for (namespace, address) in [(&first, "10.77.0.1/24"), (&second, "10.77.0.2/24")] {
+            namespace.run(&["ip", "address", "add", address, "dev", "cable"]);
+            namespace.run(&["ip", "link", "set", "cable", "up"]);
+            namespace.run(&["ip", "route", "add", "default", "dev", "cable"]);
         }
-        let mut holder = command
+        [first, second]
+    }
+
+    fn hold(unshare: &mut Command) -> Self {
+        let mut holder = unshare
             .args(["--net", "--", "sh", "-c", "ip link set lo up && echo up && exec cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -41,11 +56,21 @@ impl Namespace {
         words
     }
 
+    fn command(&self) -> Command {
+        let words = self.enter();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        command
+    }
+
+    fn run(&self, words: &[&str]) {
+        assert!(self.command().args(words).status().unwrap().success(), "{words:?} failed in the namespace");
+    }
+
     /// A firewall for all UDP of the namespace.
     pub fn firewall(&self) -> Firewall {
-        let words = self.enter();
-        let mut nft = Command::new(&words[0])
-            .args(&words[1..])
+        let mut nft = self
+            .command()
             .args(["nft", "--interactive"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
