@@ -99,14 +99,15 @@ fn a_daemon_that_was_killed_can_be_called_again_at_once() {
     ada.until_shown(&ben.did, "joined");
 }
 
-/// As two machines on one local network, with the default configuration of the network.
+/// As two machines on one local network, with the default configuration, and as it happens without a sound card.
 #[test]
 fn two_machines_on_one_network_find_each_other_and_are_in_a_call() {
     let namespaces = Namespace::linked();
     let [mut ada, mut ben] = namespaces.each_ref().map(|namespace| {
         Daemon::start_with(Start {
-            config: SILENT.into(),
+            config: "[call]\nauto_accept = \"all\"\n".into(),
             whole_network: true,
+            env: vec![("PULSE_SERVER".into(), "unix:/nonexistent".into())],
             through: namespace.enter(),
             ..Start::default()
         })
@@ -121,6 +122,8 @@ fn two_machines_on_one_network_find_each_other_and_are_in_a_call() {
     ben.until_shown(&ada_did, "joined");
     received_bytes_grow(&mut ada, &ben_did);
     received_bytes_grow(&mut ben, &ada_did);
+    let status = ada.json(&["status"]);
+    assert!(status["audio"]["problem"].is_string(), "it has no sound card and does not say so: {status}");
 }
 
 #[test]
