@@ -1,4 +1,4 @@
-//! Reads everything that nodes send and checks it against PROTOCOL.md: who may send what, where, when and how often.
+//! Reads everything that nodes send and checks it against docs/protocol.md: who may send what, where, when and how often.
 //!
 //! Only worlds with the stand-in seal have it; the real seal hides what travels.
 
@@ -113,7 +113,7 @@ impl Suspect {
     }
 }
 
-/// Messages on a topic, under a sealing or from a side that PROTOCOL.md does not allow.
+/// Messages on a topic, under a sealing or from a side that docs/protocol.md does not allow.
 fn out_of_place(did: &Did, outgoing: &Outgoing) -> Option<&'static str> {
     let call = outgoing.signal.call;
     let to = outgoing.to.as_ref();
