@@ -68,7 +68,7 @@ pub struct Network {
     pub bootstrap: Vec<String>,
     /// STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
-    /// Interfaces that ICE may use; empty: all.
+    /// Interfaces that ICE may use; empty: all but the loopback, which serves when there is no other.
     pub ice_interfaces: Vec<String>,
     /// Use relays only (hides the own address from the other side).
     pub ice_relay_only: bool,
