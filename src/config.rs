@@ -38,6 +38,14 @@ impl Config {
             Err(source) => Err(ConfigError::Unreadable { file: file.into(), source }),
         }
     }
+
+    /// For showing: without the TURN servers' passwords, since what is shown ends up in bug reports.
+    pub fn without_passwords(mut self) -> Self {
+        for server in self.network.ice_servers.iter_mut().filter(|server| !server.credential.is_empty()) {
+            server.credential = "(hidden)".into();
+        }
+        self
+    }
 }
 
 /// `telecon.toml`. Every key may be left out.

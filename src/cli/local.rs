@@ -139,12 +139,9 @@ fn mistakes(error: &ConfigError) -> Vec<Value> {
     }
 }
 
-/// `telecon config show`: without the TURN servers' passwords, since what is shown ends up in bug reports.
+/// `telecon config show`
 pub fn config_show(file: &Path, printer: Printer) -> Result<(), CliError> {
-    let mut config = Config::load(file)?;
-    for server in config.network.ice_servers.iter_mut().filter(|server| !server.credential.is_empty()) {
-        server.credential = "(hidden)".into();
-    }
+    let config = Config::load(file)?.without_passwords();
     let toml = toml::to_string(&config);
     let toml =
         toml.map_err(|error| CliError::new(exit::FAILED, format!("the configuration has no text form: {error}")))?;
