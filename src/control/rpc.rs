@@ -216,5 +216,4 @@ pub fn lagged_line() -> String {
 }
 
 #[cfg(test)]
-#[path = "rpc/tests.rs"]
 mod tests;
