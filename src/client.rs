@@ -30,7 +30,10 @@ use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
 
-use crate::control::wire::{Failure, Method};
+use crate::control::{
+    server::API,
+    wire::{Failure, Method},
+};
 
 /// Longest line that is read: an answer of 1 MiB and what stands around it.
 const MAX_LINE_BYTES: usize = 1024 * 1024 + 4096;
@@ -116,7 +119,7 @@ impl Client {
                 _ => ClientError::Failed(failure),
             });
         }
-        if greeting["telecon"].is_null() || greeting["api"] != 1 {
+        if greeting["telecon"].is_null() || greeting["api"] != API {
             return Err(ClientError::Protocol("it greets in another way".into()));
         }
         client.greeting = greeting;

@@ -38,6 +38,14 @@ impl Config {
             Err(source) => Err(ConfigError::Unreadable { file: file.into(), source }),
         }
     }
+
+    /// For showing: without the TURN servers' passwords, since what is shown ends up in bug reports.
+    pub fn without_passwords(mut self) -> Self {
+        for server in self.network.ice_servers.iter_mut().filter(|server| !server.credential.is_empty()) {
+            server.credential = "(hidden)".into();
+        }
+        self
+    }
 }
 
 /// `telecon.toml`. Every key may be left out.
@@ -68,7 +76,7 @@ pub struct Network {
     pub bootstrap: Vec<String>,
     /// STUN and TURN servers.
     pub ice_servers: Vec<IceServer>,
-    /// Interfaces that ICE may use; empty: all.
+    /// Interfaces that ICE may use; empty: all but the loopback, which serves when there is no other.
     pub ice_interfaces: Vec<String>,
     /// Use relays only (hides the own address from the other side).
     pub ice_relay_only: bool,

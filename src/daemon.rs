@@ -12,7 +12,7 @@
 //! only place that tells the core the time. The `select!` is biased in the order of the picture, so that strangers, who can only
 //! reach the last branch, never make the user wait.
 //!
-//! Nothing here awaits slow work: dialling and listing devices run in tasks with replies of their own, at most [`MAX_TASKS`] at once.
+//! Nothing here awaits slow work: dialling and listing devices run in tasks with replies of their own, at most `MAX_TASKS` at once.
 
 use std::{
     collections::BTreeMap,

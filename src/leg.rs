@@ -47,7 +47,8 @@ const COMMANDS: usize = 80;
 /// Longest time that closing may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Directives for the log filter (prefixes of targets): the WebRTC library writes peers' addresses at ERROR.
+/// Directives for the log filter (prefixes of targets): the WebRTC library writes addresses at WARN and ERROR, also of what is
+/// usual while a connection begins.
 pub const QUIET_LOGS: [&str; 2] = ["rtc=off", "webrtc=off"];
 
 /// How legs find their way through the network; shared by all of them.

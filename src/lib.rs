@@ -3,12 +3,13 @@
 //! The crate's map, from the inside out:
 //!
 //! - [`proto`] decides: the sans-IO core (calls, rosters, retransmission, sealing). No clock, no socket, no thread.
-//! - `net` carries signals (libp2p gossipsub), `leg` carries media (one WebRTC connection a participant),
-//!   [`audio`] owns the sound card, the codec and the mixer, `store` remembers (SQLite).
-//! - `daemon` is the one loop that feeds the core and carries its outputs out.
+//! - [`net`] carries signals (libp2p gossipsub), [`leg`] carries media (one WebRTC connection a participant),
+//!   [`audio`] owns the sound card, the codec and the mixer, [`store`] remembers (SQLite).
+//! - [`daemon`] is the one loop that feeds the core and carries its outputs out.
 //! - [`control`] is the Unix socket: its wire form and its server; [`client`] is the public way to talk to it.
-//! - `cli` turns command-line verbs into requests and answers into text; `demo` is the call of several daemons on one machine.
-//! - [`config`] and `identity` are read once at start.
+//! - [`cli`] turns command-line verbs into requests and answers into text; [`demo`] is the call of several daemons on one
+//!   machine.
+//! - [`config`] and [`identity`] are read once at start.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -231,7 +231,7 @@ fn listen(
 }
 
 impl Net {
-    /// Subscribes, if it is a topic of this protocol. Never lost: subscriptions are a shared set ([`MAX_TOPICS`] at most;
+    /// Subscribes, if it is a topic of this protocol. Never lost: subscriptions are a shared set (`MAX_TOPICS` at most;
     /// further ones are refused and counted), which the task follows before it carries out any later command.
     pub fn subscribe(&self, topic: String) {
         let full = self.topics.with(|topics| {

@@ -7,7 +7,7 @@ use opus::{Application, Bitrate, Channels, Signal};
 
 use super::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
 
-/// Fullband speech that PESQ-WB rates at 4.27 (libopus 1.6.1, complexity 9, no loss).
+/// Clear fullband speech: measured at PESQ-WB 4.27.
 const BITRATE_BPS: i32 = 32_000;
 /// 0..=10; 9 costs 151 µs a frame against 110 µs at 5, and sounds better under hybrid coding.
 const COMPLEXITY: i32 = 9;

@@ -171,5 +171,4 @@ pub enum ConfigVerb {
 }
 
 #[cfg(test)]
-#[path = "args/tests.rs"]
 mod tests;

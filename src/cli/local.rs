@@ -13,6 +13,7 @@ use crate::{
     config::{self, Config, ConfigError, Paths},
     daemon,
     demo::{self, Progress},
+    leg,
 };
 
 use super::{
@@ -20,8 +21,8 @@ use super::{
     text::{self, Printer},
 };
 
-/// What is logged when nobody says otherwise. The WebRTC stack warns of what is usual while a connection begins, with addresses.
-const LOG: &str = "warn,rtc=error,telecon=info";
+/// What is logged when nobody says otherwise, [`leg::QUIET_LOGS`] aside.
+const LOG: &str = "warn,telecon=info";
 /// What the demo logs: its progress is shown in another way.
 const DEMO_LOG: &str = "warn";
 
@@ -44,7 +45,7 @@ pub fn daemon(mut paths: Paths, config: Option<PathBuf>) -> Result<(), CliError>
         paths.config_file = file;
     }
     let config = Config::load(&paths.config_file)?;
-    start_log(LOG)?;
+    start_log(&format!("{LOG},{}", leg::QUIET_LOGS.join(",")))?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
     Ok(runtime.block_on(daemon::run(paths, config))?)
 }
@@ -139,12 +140,9 @@ fn mistakes(error: &ConfigError) -> Vec<Value> {
     }
 }
 
-/// `telecon config show`: without the TURN servers' passwords, since what is shown ends up in bug reports.
+/// `telecon config show`
 pub fn config_show(file: &Path, printer: Printer) -> Result<(), CliError> {
-    let mut config = Config::load(file)?;
-    for server in config.network.ice_servers.iter_mut().filter(|server| !server.credential.is_empty()) {
-        server.credential = "(hidden)".into();
-    }
+    let config = Config::load(file)?.without_passwords();
     let toml = toml::to_string(&config);
     let toml =
         toml.map_err(|error| CliError::new(exit::FAILED, format!("the configuration has no text form: {error}")))?;

@@ -325,5 +325,4 @@ fn happened(event: &Value, names: &Names) -> String {
 }
 
 #[cfg(test)]
-#[path = "show/tests.rs"]
 mod tests;

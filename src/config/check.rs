@@ -324,5 +324,4 @@ fn is_not(value: &DeValue, expected: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "check/tests.rs"]
 mod tests;

@@ -264,5 +264,5 @@ async fn live_event(live: &mut Option<broadcast::Receiver<Arc<EventRecord>>>) ->
 }
 
 fn stopping() -> Failure {
-    Failure { code: "stopping".into(), message: "the daemon is stopping; ask again when it runs".into() }
+    Failure::new("stopping", "the daemon is stopping; ask again when it runs")
 }

@@ -36,7 +36,7 @@ pub enum Ask {
     Call {
         /// Name and parameters.
         method: Method,
-        /// See CONTROL: the same key again returns the first answer.
+        /// The same key again returns the first answer.
         request_key: Option<String>,
     },
     /// `events.watch`
@@ -216,5 +216,4 @@ pub fn lagged_line() -> String {
 }
 
 #[cfg(test)]
-#[path = "rpc/tests.rs"]
 mod tests;

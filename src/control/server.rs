@@ -147,7 +147,8 @@ impl Door {
                 continue;
             }
             let Ok(place) = places.clone().try_acquire_owned() else {
-                turn_away(&stream, "too_many_clients", "64 clients are connected already; close one of them");
+                let message = format!("{MAX_CLIENTS} clients are connected already; close one of them");
+                turn_away(&stream, "too_many_clients", &message);
                 continue;
             };
             let served = connection::serve(stream, &self.greeting, self.commands.clone(), self.stop.clone());
@@ -161,8 +162,7 @@ impl Door {
 
 /// In place of the greeting; a fresh socket's buffer has room for one line.
 fn turn_away(stream: &UnixStream, code: &str, message: &str) {
-    let failure = Failure { code: code.into(), message: message.into() };
-    let line = rpc::failure_line(&Value::Null, &failure) + "\n";
+    let line = rpc::failure_line(&Value::Null, &Failure::new(code, message)) + "\n";
     if let Err(error) = stream.try_write(line.as_bytes()) {
         tracing::debug!(%error, "a control client was turned away without a word");
     }

@@ -126,5 +126,4 @@ pub fn peer_uid(stream: &tokio::net::UnixStream) -> io::Result<u32> {
 }
 
 #[cfg(test)]
-#[path = "socket/tests.rs"]
 mod tests;

@@ -147,6 +147,13 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// From its stable word and its sentence.
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into() }
+    }
+}
+
 /// What the socket server hands to the daemon's loop (bounded channel; a full one makes the client wait).
 #[derive(Debug)]
 pub enum Command {

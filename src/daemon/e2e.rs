@@ -16,6 +16,8 @@ use crate::{
 
 /// Between two looks at what has no event.
 const POLL: Duration = Duration::from_millis(10);
+/// What has not happened by then does not happen: the test fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Member {
     dir: TempDir,
@@ -51,26 +53,32 @@ impl Member {
 
     /// Reads events until one is as described.
     async fn event(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let event = self.events.next().await.expect("events go on").unwrap();
-            if wanted(&event) {
-                return event;
+        let look = async {
+            loop {
+                let event = self.events.next().await.expect("events go on").unwrap();
+                if wanted(&event) {
+                    return event;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, look).await.expect("the event comes")
     }
 
     /// Asks until the answer is as wanted.
     async fn until(&mut self, method: Method, wanted: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let answer = self.ask(method.clone()).await;
-            if wanted(&answer) {
-                return answer;
+        let look = async {
+            loop {
+                let answer = self.ask(method.clone()).await;
+                if wanted(&answer) {
+                    return answer;
+                }
+                tokio::time::sleep(POLL).await;
             }
-            tokio::time::sleep(POLL).await;
-        }
+        };
+        timeout(PATIENCE, look).await.expect("the answer becomes as wanted")
     }
 
-    /// How much of what this member heard was that tone.
+    /// Stops the daemon and tells how much of what this member heard was each tone.
     async fn stop(mut self, tones_hz: [f32; 2]) -> [f32; 2] {
         self.ask(Method::DaemonStop {}).await;
         self.running.await.unwrap().unwrap();
@@ -78,13 +86,16 @@ impl Member {
     }
 }
 
-async fn connect(socket: &Path) -> Client {
-    loop {
-        match Client::connect(socket).await {
-            Ok(client) => return client,
-            Err(_) => tokio::time::sleep(POLL).await,
+pub(super) async fn connect(socket: &Path) -> Client {
+    let look = async {
+        loop {
+            match Client::connect(socket).await {
+                Ok(client) => return client,
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
         }
-    }
+    };
+    timeout(PATIENCE, look).await.expect("the daemon answers")
 }
 
 fn write_tone(path: &Path, tone_hz: f32) {

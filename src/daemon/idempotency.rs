@@ -30,17 +30,13 @@ impl Answers {
     /// The first answer under this key, or why the key cannot be used; `None`: the request is new.
     pub(super) fn first(&self, key: &str, method: &Method) -> Option<Answer> {
         if key.is_empty() || key.len() > MAX_KEY_BYTES {
-            return Some(Err(Failure {
-                code: "bad_request_key".into(),
-                message: format!("a request_key has 1 to {MAX_KEY_BYTES} bytes; a UUID will do"),
-            }));
+            let message = format!("a request_key has 1 to {MAX_KEY_BYTES} bytes; a UUID will do");
+            return Some(Err(Failure::new("bad_request_key", message)));
         }
         let (asked, answer) = self.by_key.get(key)?;
         if *asked != hash(method) {
-            return Some(Err(Failure {
-                code: "request_key_reused".into(),
-                message: "this request_key belongs to another request; take a new key for each request".into(),
-            }));
+            let message = "this request_key belongs to another request; take a new key for each request";
+            return Some(Err(Failure::new("request_key_reused", message)));
         }
         Some(answer.clone())
     }
@@ -84,7 +80,7 @@ mod tests {
     #[test]
     fn a_failure_is_an_answer_too() {
         let mut answers = Answers::default();
-        let failure = Failure { code: "in_a_call".into(), message: "another call is active".into() };
+        let failure = Failure::new("in_a_call", "another call is active");
         answers.keep("k".into(), &offer("bob"), Err(failure.clone()));
         assert_eq!(answers.first("k", &offer("bob")), Some(Err(failure)));
     }

@@ -10,12 +10,10 @@ use crate::{
         id::{Did, LegId, MessageId},
         io::{LegCommand, Now, Output, Request},
         signal::Contact,
+        wire::MAX_ADDRESSES,
     },
     store::Sender,
 };
-
-/// Most addresses in a `Join`.
-const MAX_ANNOUNCED: usize = 8;
 
 impl Daemon {
     /// Does everything that the core wants, in its order, until it wants nothing more.
@@ -84,10 +82,10 @@ impl Daemon {
 }
 
 /// The addresses that others are most likely to reach first: public and private ones before link-local before loopback; at most
-/// [`MAX_ANNOUNCED`].
+/// [`MAX_ADDRESSES`].
 fn announced(mut addresses: Vec<Multiaddr>) -> Vec<String> {
     addresses.sort_by_key(distance);
-    addresses.iter().take(MAX_ANNOUNCED).map(Multiaddr::to_string).collect()
+    addresses.iter().take(MAX_ADDRESSES).map(Multiaddr::to_string).collect()
 }
 
 fn distance(address: &Multiaddr) -> u8 {
@@ -110,6 +108,6 @@ mod tests {
         let mut all = vec![parse("/ip4/127.0.0.1/tcp/1"), parse("/ip6/fe80::1/tcp/1"), parse("/ip4/192.0.2.7/tcp/1")];
         assert_eq!(announced(all.clone()), ["/ip4/192.0.2.7/tcp/1", "/ip6/fe80::1/tcp/1", "/ip4/127.0.0.1/tcp/1"]);
         all.extend((2..20).map(|port| parse(&format!("/ip4/192.0.2.7/tcp/{port}"))));
-        assert_eq!(announced(all).len(), MAX_ANNOUNCED);
+        assert_eq!(announced(all).len(), MAX_ADDRESSES);
     }
 }

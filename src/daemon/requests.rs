@@ -12,7 +12,7 @@ use tracing::error;
 use super::{
     Daemon,
     idempotency::Answer,
-    resolve::{self, Verb, failure, shown},
+    resolve::{self, Verb, shown},
     views,
 };
 use crate::{
@@ -30,7 +30,7 @@ type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
 
 /// What everybody hears while the daemon stops.
 pub(super) fn stopping() -> Failure {
-    failure("stopping", "the daemon is stopping; start it again, then ask again")
+    Failure::new("stopping", "the daemon is stopping; start it again, then ask again")
 }
 
 impl Daemon {
@@ -125,7 +125,7 @@ impl Daemon {
             Some("busy") => DeclineReason::Busy,
             Some(other) => {
                 let message = format!("{} is no reason; say declined or busy", shown(other));
-                return Err(failure("bad_reason", message));
+                return Err(Failure::new("bad_reason", message));
             }
         };
         let call = resolve::call(call, Verb::Reject, &self.node.calls())?.call;
@@ -148,7 +148,7 @@ impl Daemon {
     fn add_contact(&mut self, did: &str, name: &str, address: Option<&str>, now: Now) -> Answer {
         let did = resolve::did(did)?;
         if did == self.did {
-            return Err(failure("own_did", "that is your own DID; add the DIDs of others"));
+            return Err(Failure::new("own_did", "that is your own DID; add the DIDs of others"));
         }
         let name = name.parse().map_err(refused)?;
         let address = address.map(net::parse_address).transpose().map_err(ContactError::from).map_err(refused)?;
@@ -160,7 +160,7 @@ impl Daemon {
     fn remove_contact(&mut self, who: &str, now: Now) -> Answer {
         let did = resolve::person(who, &self.contacts)?;
         if !self.store.remove_contact(&did).map_err(store_failed)? {
-            return Err(failure("unknown_contact", "no contact has that DID; `telecon contacts list` shows all"));
+            return Err(Failure::new("unknown_contact", "no contact has that DID; `telecon contacts list` shows all"));
         }
         self.reload_contacts(now)?;
         Ok(json!({ "removed": did }))
@@ -202,16 +202,10 @@ impl Daemon {
         views::stats(legs.collect(), self.node.rejected().iter())
     }
 
-    /// The configuration in force, without the TURN servers' passwords: answers end up in bug reports.
+    /// The configuration in force.
     fn config(&self) -> Answer {
-        let mut config = self.config.clone();
-        for server in &mut config.network.ice_servers {
-            if !server.credential.is_empty() {
-                server.credential = "(hidden)".into();
-            }
-        }
-        serde_json::to_value(config)
-            .map_err(|error| failure("internal", format!("the configuration has no JSON form: {error}")))
+        serde_json::to_value(self.config.clone().without_passwords())
+            .map_err(|error| Failure::new("internal", format!("the configuration has no JSON form: {error}")))
     }
 
     fn connect(&self, address: &str, reply: ReplyTo<Value>) {
@@ -224,7 +218,7 @@ impl Daemon {
         task::spawn(async move {
             let answer = match net.connect(address).await {
                 Ok(peer) => Ok(json!({ "peer_id": peer.to_string() })),
-                Err(error) => Err(failure("unreachable", error.to_string())),
+                Err(error) => Err(Failure::new("unreachable", error.to_string())),
             };
             let _client_gone = reply.send(answer);
             drop(permit);
@@ -263,7 +257,7 @@ impl Daemon {
 
     fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
         let permit = Arc::clone(&self.tasks).try_acquire_owned();
-        permit.map_err(|_| failure("try_again", "too many slow requests are under way; try again in a moment"))
+        permit.map_err(|_| Failure::new("try_again", "too many slow requests are under way; try again in a moment"))
     }
 }
 
@@ -303,7 +297,7 @@ fn not_done(error: &RequestError) -> Failure {
         RequestError::TooManyCalls => ("too_many_calls", "accept or reject one first"),
         RequestError::Stopping => return stopping(),
     };
-    failure(code, format!("{error}; {remedy}"))
+    Failure::new(code, format!("{error}; {remedy}"))
 }
 
 fn refused(error: ContactError) -> Failure {
@@ -314,10 +308,10 @@ fn refused(error: ContactError) -> Failure {
         ContactError::TooMany => "too_many_contacts",
         ContactError::Store(error) => return store_failed(error),
     };
-    failure(code, error.to_string())
+    Failure::new(code, error.to_string())
 }
 
 fn store_failed(error: StoreError) -> Failure {
     error!(%error, "a request failed");
-    failure("store_failed", error.to_string())
+    Failure::new("store_failed", error.to_string())
 }

@@ -16,11 +16,6 @@ use crate::{
 /// Longest piece of a user's text in an answer, in characters.
 const MAX_SHOWN_CHARS: usize = 64;
 
-/// A failure from its stable word and its sentence.
-pub(super) fn failure(code: &str, message: impl Into<String>) -> Failure {
-    Failure { code: code.into(), message: message.into() }
-}
-
 /// A user's text in quotes, escaped and shortened.
 pub(super) fn shown(text: &str) -> String {
     let mut shown = String::from("\"");
@@ -37,14 +32,14 @@ pub(super) fn invitees(who: &[String], own: &Did, contacts: &[Contact]) -> Resul
     for text in who {
         let did = person(text, contacts)?;
         if did == *own {
-            return Err(failure("bad_invitees", "that is your own DID; name somebody else to call"));
+            return Err(Failure::new("bad_invitees", "that is your own DID; name somebody else to call"));
         }
         if !all.contains(&did) {
             all.push(did);
         }
     }
     if all.is_empty() {
-        return Err(failure("bad_invitees", "nobody to call; name a DID or a contact"));
+        return Err(Failure::new("bad_invitees", "nobody to call; name a DID or a contact"));
     }
     Ok(all)
 }
@@ -65,13 +60,13 @@ pub(super) fn person(text: &str, contacts: &[Contact]) -> Result<Did, Failure> {
         Some(name) => drop(write!(message, "; did you mean {name}?")),
         None => message.push_str("; add one with `telecon contacts add DID NAME`, or give a DID"),
     }
-    Err(failure("unknown_contact", message))
+    Err(Failure::new("unknown_contact", message))
 }
 
 /// A DID that can be called.
 pub(super) fn did(text: &str) -> Result<Did, Failure> {
     let parsed = text.trim().parse::<Did>();
-    parsed.map_err(|error| failure("bad_did", format!("{} is no DID that can be called: {error}", shown(text))))
+    parsed.map_err(|error| Failure::new("bad_did", format!("{} is no DID that can be called: {error}", shown(text))))
 }
 
 fn nearest<'a>(folded: &str, contacts: &'a [Contact]) -> Option<&'a ContactName> {
@@ -101,7 +96,9 @@ pub(super) fn call<'a>(text: Option<&str>, verb: Verb, calls: &'a [CallView]) ->
     let found: Vec<_> = calls.iter().filter(|call| !prefix.is_empty() && has_prefix(call.call, &prefix)).collect();
     match found[..] {
         [call] => Ok(call),
-        [] => Err(failure("no_such_call", format!("there is no call {}; `telecon calls` lists them", shown(text)))),
+        [] => {
+            Err(Failure::new("no_such_call", format!("there is no call {}; `telecon calls` lists them", shown(text))))
+        }
         [..] => {
             let fitting: Vec<_> = found.iter().copied().filter(|call| verb.fits(call.state)).collect();
             if let [call] = fitting[..] { Ok(call) } else { Err(ambiguous(&found)) }
@@ -114,7 +111,7 @@ fn only(verb: Verb, calls: &[CallView]) -> Result<&CallView, Failure> {
     let fitting = if fitting.is_empty() && verb == Verb::Hangup { calls.iter().collect() } else { fitting };
     match fitting[..] {
         [call] => Ok(call),
-        [] => Err(failure("no_such_call", verb.nothing())),
+        [] => Err(Failure::new("no_such_call", verb.nothing())),
         [..] => Err(ambiguous(&fitting)),
     }
 }
@@ -126,7 +123,7 @@ fn has_prefix(call: CallId, prefix: &str) -> bool {
 fn ambiguous(calls: &[&CallView]) -> Failure {
     let ids: Vec<_> = calls.iter().take(4).map(|call| call.call.to_string()).collect();
     let more = if calls.len() > ids.len() { ", …" } else { "" };
-    failure("ambiguous_call", format!("more than one call can be meant; name one of {}{more}", ids.join(", ")))
+    Failure::new("ambiguous_call", format!("more than one call can be meant; name one of {}{more}", ids.join(", ")))
 }
 
 impl Verb {

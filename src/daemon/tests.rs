@@ -184,12 +184,7 @@ async fn the_daemon_ends_in_time_when_asked_and_takes_its_socket_away() {
     let paths = paths(&dir);
     let socket = paths.socket.clone();
     let running = tokio::spawn(run(paths, quiet()));
-    let mut client = loop {
-        match crate::client::Client::connect(&socket).await {
-            Ok(client) => break client,
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    };
+    let mut client = e2e::connect(&socket).await;
     client.request(Method::CallOffer { who: vec![did_of(2).to_string()] }, None).await.unwrap();
     client.request(Method::DaemonStop {}, None).await.unwrap();
     // Nobody acknowledges the Cancel, so the outbox has its whole second.

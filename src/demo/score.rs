@@ -7,8 +7,8 @@
 //!
 //! The files of different daemons start at different moments (each microphone and speaker opens when its first connection
 //! is up), so positions are compared with each other, modulo the cycle, never with a clock; see [`in_turn`]. A jitter
-//! buffer stretches time by some ms now and then, so a clip is compared in pieces of [`PIECE_SAMPLES`], each of which may
-//! lie up to [`SHIFT_SAMPLES`] beside its place.
+//! buffer stretches time by some ms now and then, so a clip is compared in pieces of `PIECE_SAMPLES`, each of which may
+//! lie up to `SHIFT_SAMPLES` beside its place.
 
 use super::{
     correlate::{Haystack, energy},

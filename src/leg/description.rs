@@ -7,11 +7,8 @@
 use std::net::IpAddr;
 
 use super::addresses::is_link_local;
-
-/// Longest description; an own one has about 700 bytes.
-const MAX_SDP_BYTES: usize = 6 * 1024;
-/// Longest candidate line; the longest honest one (IPv6 relay) has about 180 bytes.
-const MAX_CANDIDATE_BYTES: usize = 256;
+// An own description has about 700 bytes, the longest honest candidate (IPv6 relay) about 180.
+use crate::proto::wire::{MAX_CANDIDATE_BYTES, MAX_SDP_BYTES};
 
 /// SHA-256 of a DTLS certificate.
 pub(super) type Fingerprint = [u8; 32];

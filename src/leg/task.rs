@@ -38,6 +38,7 @@ use crate::{
         id::LegId,
         io::{LegCommand, LegEvent, Role},
         signal::{Sdp, SdpKind},
+        wire::MAX_CANDIDATES,
     },
 };
 
@@ -47,8 +48,6 @@ const REPORTS: usize = 256;
 const MAX_REMOTE_CANDIDATES: usize = 64;
 /// Own candidates an attempt.
 const MAX_LOCAL_CANDIDATES: usize = 64;
-/// Candidates in one [`LegEvent::Candidates`].
-const BATCH: usize = 16;
 /// How long a batch waits for more while gathering goes on: host candidates come within one millisecond.
 const BATCH_WAIT: Duration = Duration::from_millis(10);
 /// From the remote description on. A failed DTLS handshake may never report itself; the engine retries much earlier.
@@ -145,6 +144,7 @@ struct Attempt {
     /// Events that the daemon has not taken yet. Bounded: there is one of each kind, candidates are bounded, and
     /// `Disconnected` and `Recovered` cancel each other.
     outbox: VecDeque<LegEvent>,
+    /// [`MAX_CANDIDATES`] at most, then it goes.
     batch: Vec<String>,
     batch_due: Option<tokio::time::Instant>,
     local_candidates: usize,
@@ -330,7 +330,7 @@ impl Attempt {
         }
         self.local_candidates += 1;
         self.batch.push(candidate);
-        if self.batch.len() == BATCH {
+        if self.batch.len() == MAX_CANDIDATES {
             self.flush();
         } else if self.batch_due.is_none() {
             self.batch_due = Some(tokio::time::Instant::now() + BATCH_WAIT);

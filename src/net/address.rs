@@ -6,12 +6,8 @@ use std::net::IpAddr;
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-use crate::proto::signal::Contact;
-
-/// Longest multiaddr text, in bytes, that is looked at.
-pub const MAX_ADDRESS_BYTES: usize = 256;
-/// Most addresses of one peer.
-pub const MAX_ADDRESSES: usize = 8;
+pub use crate::proto::wire::{MAX_ADDRESS_BYTES, MAX_ADDRESSES};
+use crate::proto::{signal::Contact, wire::MAX_PEER_ID_BYTES};
 
 /// Why a text or a multiaddr cannot be dialled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +85,7 @@ pub(super) fn check(address: &Multiaddr) -> Result<Dialable, AddressError> {
 /// What a participant's node told in its `Join`, as far as it can be dialled: IP addresses only, so that a stranger
 /// cannot make this node ask for names.
 pub(super) fn check_contact(contact: &Contact) -> Option<(PeerId, Vec<Multiaddr>)> {
-    if contact.peer_id.len() > 128 {
+    if contact.peer_id.len() > MAX_PEER_ID_BYTES {
         return None;
     }
     let peer: PeerId = contact.peer_id.parse().ok()?;

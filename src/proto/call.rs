@@ -3,7 +3,7 @@
 //! Data and derivations only; what is done about it stands in [`super::engine`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,7 @@ use super::{
     id::{Did, Instance, MessageId},
     io::{CallState, CallView, EndReason, LegEvent, ParticipantState, ParticipantView, Setup},
     leg::Leg,
+    seen::Recent,
     signal::{Contact, DeclineReason, MediaState, Ticket, Topic},
 };
 
@@ -124,7 +125,7 @@ pub struct Member {
     /// The state that clients were told last.
     pub shown: ParticipantState,
     /// Its latest messages.
-    pub heard: Recent,
+    pub heard: Recent<MessageId>,
 }
 
 /// What is known of a participant.
@@ -199,7 +200,7 @@ impl Member {
             left: None,
             attempts: None,
             shown: ParticipantState::Invited,
-            heard: Recent::default(),
+            heard: Recent::new(REMEMBERED_MESSAGES),
         }
     }
 
@@ -254,29 +255,6 @@ impl Member {
             leg: peer.and_then(|peer| peer.leg.as_ref()).and_then(Leg::id),
             setup: peer.map(|peer| peer.setup).unwrap_or_default(),
         }
-    }
-}
-
-/// The latest message ids of a participant, oldest dropped.
-#[derive(Debug, Default)]
-pub struct Recent {
-    order: VecDeque<MessageId>,
-    known: BTreeSet<MessageId>,
-}
-
-impl Recent {
-    /// True the first time.
-    pub fn insert(&mut self, id: MessageId) -> bool {
-        if !self.known.insert(id) {
-            return false;
-        }
-        self.order.push_back(id);
-        if self.order.len() > REMEMBERED_MESSAGES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-        true
     }
 }
 

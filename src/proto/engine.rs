@@ -1,7 +1,7 @@
 //! The state machine of all calls: told what happened and what time it is, it says what to do.
 //!
 //! No deadline is stored twice: each is derived from the state it belongs to, and after every input
-//! [`Engine::settle`] does whatever has become due. Requests stand in `engine/requests.rs`, signals in
+//! `settle` does whatever has become due. Requests stand in `engine/requests.rs`, signals in
 //! `engine/signals.rs`, legs in `engine/legs.rs`.
 
 mod legs;

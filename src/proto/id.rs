@@ -215,7 +215,7 @@ pub struct DeviceId(pub [u8; 16]);
 /// One stay of a device in a call; a higher instance of a DID replaces the lower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Instance {
-    /// max(unix ms, highest heard for the own DID in this call + 1).
+    /// Unix time in ms at which the stay began. A device never joins the same call twice, so its own stays need no more.
     pub number: u64,
     /// Breaks ties between two devices that accept in the same millisecond.
     pub device: DeviceId,

@@ -132,10 +132,7 @@ impl Outbox {
     /// A subscriber of the topic appeared: what waits there is due, unless it was sent a moment ago.
     pub fn subscribed(&mut self, topic: &Topic, now: Instant) {
         for entry in self.entries.iter_mut().filter(|entry| &entry.outgoing.topic == topic && !entry.acked) {
-            entry.next_at = match entry.sent_at {
-                Some(sent_at) => entry.next_at.min((sent_at + MIN_REPEAT).max(now)),
-                None => now,
-            };
+            entry.advance(now);
         }
     }
 
@@ -166,10 +163,7 @@ impl Outbox {
         for entry in self.entries.iter_mut().filter(|entry| !entry.acked && like(&entry.outgoing)) {
             found = true;
             entry.pause = FIRST_REPEAT;
-            entry.next_at = match entry.sent_at {
-                Some(sent_at) => entry.next_at.min((sent_at + MIN_REPEAT).max(now)),
-                None => now,
-            };
+            entry.advance(now);
         }
         found
     }
@@ -192,5 +186,15 @@ impl Outbox {
     /// Forgets the round trips of everyone for whom `known` is false.
     pub fn retain_round_trips(&mut self, mut known: impl FnMut(&Did) -> bool) {
         self.round_trips.retain(|did, _| known(did));
+    }
+}
+
+impl Entry {
+    /// Due now, unless it was sent a moment ago.
+    fn advance(&mut self, now: Instant) {
+        self.next_at = match self.sent_at {
+            Some(sent_at) => self.next_at.min((sent_at + MIN_REPEAT).max(now)),
+            None => now,
+        };
     }
 }

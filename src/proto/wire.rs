@@ -81,7 +81,7 @@ pub struct BlockFields {
 }
 
 /// The number of a kind on the wire.
-pub fn kind(body: &Body) -> u16 {
+fn kind(body: &Body) -> u16 {
     match body {
         Body::Offer(_) => 1,
         Body::Cancel(_) => 2,

@@ -182,13 +182,13 @@ impl Engine {
         if from == &self.config.did {
             return self.handle_own_presence(call, presence.instance, now);
         }
-        let inviter = self.config.did.clone();
+        let me = self.config.did.clone();
         let Some(known) = self.calls.get_mut(&call) else { return };
         if !known.members.contains_key(from) && known.members.len() + 1 >= MAX_PARTICIPANTS {
             return;
         }
         let member = known.members.entry(from.clone()).or_insert_with(Member::invited);
-        if known.from == inviter && matches!(member.presence, Presence::Declined(_)) {
+        if known.from == me && matches!(member.presence, Presence::Declined(_)) {
             // It said no to this invitation; a new one needs a new offer.
             return;
         }

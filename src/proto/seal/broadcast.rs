@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Rejected,
-    keys::{self, Me, VERSION, transcript, verify},
+    keys::{self, AEAD_TAG_BYTES, Me, VERSION, transcript, verify},
 };
 use crate::proto::{
     id::{CallId, DeviceId, Did, Instance},
@@ -30,7 +30,6 @@ pub(super) const SUITE: u8 = 2;
 
 const NONCE_BYTES: usize = 24;
 const HEADER_BYTES: usize = 2 + NONCE_BYTES;
-const AEAD_TAG_BYTES: usize = 16;
 /// Sender's key, instance number, device, counter, signature.
 const INNER_HEADER_BYTES: usize = 32 + 8 + 16 + 8 + SIGNATURE_BYTES;
 

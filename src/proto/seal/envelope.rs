@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{
     Rejected,
     gate::{TAG_BYTES, Tag},
-    keys::{self, HpkeKem, HpkePrivate, HpkePublic, KeyId, Me, VERSION, transcript, verify},
+    keys::{self, AEAD_TAG_BYTES, HpkeKem, HpkePrivate, HpkePublic, KeyId, Me, VERSION, transcript, verify},
 };
 use crate::proto::{
     id::Did,
@@ -33,7 +33,6 @@ pub(super) const SUITE: u8 = 1;
 /// All sizes that an envelope may have, in bytes.
 const SIZES: [usize; 4] = [1024, 2048, 4096, MAX_SEALED_BYTES];
 const ENC_BYTES: usize = 32;
-const AEAD_TAG_BYTES: usize = 16;
 const HEADER_BYTES: usize = 2 + 4 + TAG_BYTES + ENC_BYTES;
 /// Sender's key, signature, length of the content.
 const INNER_HEADER_BYTES: usize = 32 + SIGNATURE_BYTES + 4;

@@ -31,6 +31,8 @@ pub(super) const PAIRWISE: &[u8] = b"telecon/1 pairwise\0";
 
 /// First byte of everything sealed: the protocol's major version.
 pub(super) const VERSION: u8 = 1;
+/// What each of the ciphers adds to a message: Poly1305's tag (RFC 8439, §2.5).
+pub(super) const AEAD_TAG_BYTES: usize = 16;
 
 /// The key id of a DID's X25519 key in the envelope header.
 pub(super) type KeyId = [u8; 4];

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::{
     Rejected,
     block::JoinBlock,
-    keys::{self, VERSION, transcript},
+    keys::{self, AEAD_TAG_BYTES, VERSION, transcript},
     replay::Window,
 };
 use crate::proto::{
@@ -31,7 +31,6 @@ pub(super) const SUITE: u8 = 3;
 
 const SESSION_ID_BYTES: usize = 16;
 const HEADER_BYTES: usize = 2 + SESSION_ID_BYTES + 8;
-const AEAD_TAG_BYTES: usize = 16;
 
 /// Names a direction of a session, so that the recipient finds its key; says nothing to others.
 pub(super) type SessionId = [u8; SESSION_ID_BYTES];
