@@ -18,6 +18,8 @@ UNIT_DIR ?= $(if $(filter $(HOME)/.local,$(PREFIX)),$(or $(XDG_DATA_HOME),$(HOME
 BINARY ?=
 # What `make demo` hands to `telecon demo`, such as DEMO="--participants 5".
 DEMO ?=
+# What `make bench` hands to scripts/bench, such as BENCH="idle call", or BENCH="--write docs/performance.md".
+BENCH ?=
 
 .PHONY: help
 help: ## show this list
@@ -65,7 +67,7 @@ uninstall: ## remove what `make install` put in place; identity, contacts and co
 bench: ## measure memory, processor time and call set-up of a release build (docs/performance.md)
 	@scripts/setup test
 	$(CARGO) build --release --locked
-	scripts/bench '$(TARGET_DIR)/release/telecon'
+	scripts/bench '$(TARGET_DIR)/release/telecon' $(BENCH)
 
 .PHONY: deny
 deny: ## licences, sources, advisories and doubled crates (needs cargo-deny)
