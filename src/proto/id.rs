@@ -209,11 +209,11 @@ impl<'de> Deserialize<'de> for CallId {
 }
 
 /// One installation of telecon, random, made at first start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub [u8; 16]);
 
 /// One stay of a device in a call; a higher instance of a DID replaces the lower.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance {
     /// Unix time in ms at which the stay began. A device never joins the same call twice, so its own stays need no more.
     pub number: u64,
@@ -222,7 +222,7 @@ pub struct Instance {
 }
 
 /// One message, the same over all its transmissions; random.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(pub [u8; 16]);
 
 /// One attempt to connect to one other participant; never used twice by a daemon.

@@ -73,7 +73,7 @@ impl fmt::Debug for CallKey {
 }
 
 /// What the creator fixed for the whole call; it is part of the call id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
     /// Only the creator may invite.
     pub closed: bool,
@@ -87,19 +87,18 @@ impl Settings {
 }
 
 /// `inviter`'s permission for `invitee` to be in the call, signed by the inviter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// Who invites.
     pub inviter: Did,
     /// Who is invited.
     pub invitee: Did,
     /// Ed25519 over (label, call id, inviter, invitee).
-    #[serde(with = "serde_bytes")]
     pub signature: [u8; 64],
 }
 
 /// All that it takes to be in a call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
     /// The call's id, which must match the three fields below.
     pub call: CallId,
@@ -114,7 +113,7 @@ pub struct Ticket {
 }
 
 /// An invitation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
     /// The inviter's own ticket on the way out; sealing adds the recipient's grant, so that it is the recipient's on arrival.
     pub ticket: Ticket,
@@ -125,8 +124,7 @@ pub struct Offer {
 }
 
 /// Why a ringing call was not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeclineReason {
     /// The person said no.
     Declined,
@@ -135,8 +133,7 @@ pub enum DeclineReason {
 }
 
 /// Why an invitation was taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelReason {
     /// The inviter gave up or left.
     Cancelled,
@@ -145,7 +142,7 @@ pub enum CancelReason {
 }
 
 /// What a participant tells about its microphone and ears; a higher version replaces a lower one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MediaState {
     /// Grows with every change within an instance.
     pub version: u32,
@@ -156,7 +153,7 @@ pub struct MediaState {
 }
 
 /// Where a participant's node can be dialled.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Contact {
     /// libp2p PeerId in its text form.
     pub peer_id: String,
@@ -165,7 +162,7 @@ pub struct Contact {
 }
 
 /// A participant announces itself: the join block (which the seal adds and checks) and its present state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
     /// This stay.
     pub instance: Instance,
@@ -176,8 +173,7 @@ pub struct Presence {
 }
 
 /// Which half of the SDP exchange (RFC 8829).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SdpKind {
     /// From the lower DID.
     Offer,
@@ -186,7 +182,7 @@ pub enum SdpKind {
 }
 
 /// A session description bound to exactly one DTLS certificate.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Sdp {
     /// The attempt it belongs to; the lower DID counts them from 1.
     pub attempt: u32,
@@ -206,7 +202,7 @@ impl fmt::Debug for Sdp {
 }
 
 /// A batch of trickled ICE candidates (RFC 8838).
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Ice {
     /// The attempt that they belong to.
     pub attempt: u32,
@@ -221,7 +217,7 @@ impl fmt::Debug for Ice {
 }
 
 /// One signal, the same in all its transmissions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signal {
     /// Random; a repeated transmission has the same id.
     pub id: MessageId,
@@ -232,7 +228,7 @@ pub struct Signal {
 }
 
 /// What a signal says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
     /// Inbox: you are invited.
     Offer(Box<Offer>),
