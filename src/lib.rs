@@ -9,7 +9,7 @@
 //! - [`control`] is the Unix socket: its wire form and its server; [`client`] is the public way to talk to it.
 //! - [`cli`] turns command-line verbs into requests and answers into text; [`demo`] is the call of several daemons on one
 //!   machine.
-//! - [`config`] and [`identity`] are read once at start.
+//! - [`config`] and [`identity`] are read once at start; [`text`] knows what a terminal must not get to see.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -25,3 +25,4 @@ pub mod leg;
 pub mod net;
 pub mod proto;
 pub mod store;
+pub mod text;

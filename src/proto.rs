@@ -13,6 +13,6 @@ mod leg;
 pub mod node;
 mod outbox;
 pub mod seal;
-mod seen;
+pub mod seen;
 pub mod signal;
 pub mod wire;

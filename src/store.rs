@@ -20,7 +20,7 @@ mod seen;
 
 pub use contacts::{Contact, ContactError, ContactName};
 pub use events::{KEPT_EVENTS, read_events};
-pub use seen::{KEPT_SEEN_CONTACTS, KEPT_SEEN_STRANGERS, SEEN_MS, Sender};
+pub use seen::{SEEN_MS, Sender};
 
 /// The database's name in the state directory.
 pub const FILE_NAME: &str = "telecon.db";

@@ -8,6 +8,7 @@ use std::{
 use serde_json::Value;
 
 use super::exit::CliError;
+use crate::text::is_dangerous;
 
 /// Writes answers to stdout, for people or for scripts.
 #[derive(Debug, Clone, Copy)]
@@ -44,13 +45,6 @@ impl Printer {
         }
         Ok(stdout.flush()?)
     }
-}
-
-/// Characters that move the cursor, change colours, reverse the writing or are not to be seen: never printed as they are.
-fn is_dangerous(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// One line of text that is safe on a terminal.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use libp2p::Multiaddr;
 use serde_json::{Value, json};
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -100,8 +101,10 @@ impl Daemon {
                 Ok(json!({ "peers": peers }))
             }
             Method::ConfigShow {} => self.config(),
-            // `command` has these.
-            Method::DaemonStop {} | Method::NetConnect { .. } | Method::AudioDevices {} => Err(stopping()),
+            // `command` has answered these.
+            Method::DaemonStop {} | Method::NetConnect { .. } | Method::AudioDevices {} => {
+                Err(Failure::new("internal", "this request is answered elsewhere; please report it"))
+            }
         }
     }
 
@@ -167,7 +170,9 @@ impl Daemon {
     }
 
     fn reload_contacts(&mut self, now: Now) -> Result<(), Failure> {
-        self.contacts = self.store.contacts().map_err(store_failed)?;
+        let before = std::mem::replace(&mut self.contacts, self.store.contacts().map_err(store_failed)?);
+        let dropped = dropped_addresses(&before, &self.contacts, &self.config.network.peers);
+        self.net.forget(dropped);
         self.contacts_changed(now);
         Ok(())
     }
@@ -199,7 +204,7 @@ impl Daemon {
             let id = other.leg?;
             Some(views::leg(other, call, &self.legs.get(&id)?.stats(), heard.get(&id), &self.contacts))
         });
-        views::stats(legs.collect(), self.node.rejected().iter())
+        views::stats(legs.collect(), self.node.rejected().iter(), self.net.counters())
     }
 
     /// The configuration in force.
@@ -314,4 +319,31 @@ fn refused(error: ContactError) -> Failure {
 fn store_failed(error: StoreError) -> Failure {
     error!(%error, "a request failed");
     Failure::new("store_failed", error.to_string())
+}
+
+/// Addresses that no contact has any more, and that are not kept for their own sake (`[network] peers`).
+fn dropped_addresses(before: &[Contact], after: &[Contact], peers: &[String]) -> Vec<Multiaddr> {
+    let still = |address: &Multiaddr| {
+        after.iter().any(|contact| contact.address.as_ref() == Some(address)) || peers.contains(&address.to_string())
+    };
+    before.iter().filter_map(|contact| contact.address.clone()).filter(|address| !still(address)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::id::Did;
+
+    #[test]
+    fn an_address_is_forgotten_with_its_last_owner() {
+        let address = |port: u16| format!("/ip4/192.0.2.7/tcp/{port}").parse::<Multiaddr>().unwrap();
+        let contact = |seed: u8, port: u16| Contact {
+            did: Did::from_key(ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key()),
+            name: format!("c{seed}").parse().unwrap(),
+            address: Some(address(port)),
+        };
+        let before = [contact(1, 1), contact(2, 2), contact(3, 2), contact(4, 4)];
+        let after = [contact(3, 2)];
+        assert_eq!(dropped_addresses(&before, &after, &[address(4).to_string()]), [address(1)]);
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     audio::{AudioStatus, LegAudioStats},
     leg::LegStats,
-    net::{NetStatus, PeerInfo},
+    net::{NetCounters, NetStatus, PeerInfo},
     proto::{
         id::Did,
         io::{CallState, CallView, ParticipantView},
@@ -99,6 +99,10 @@ pub(super) fn leg(
         "recv_kbps": leg.recv_kbps,
         "packets_sent": leg.packets_sent,
         "packets_received": leg.packets_received,
+        "packets_ignored": leg.packets_ignored,
+        "candidates_ignored": leg.candidates_ignored,
+        "frames_dropped": leg.frames_dropped,
+        "remote_loss_pct": leg.remote_loss_pct,
         "level_db": audio.map(|audio| audio.level_db),
         "connected_ms": other.setup.first_audio,
         "setup": other.setup,
@@ -106,10 +110,14 @@ pub(super) fn leg(
 }
 
 /// `media.stats`
-pub(super) fn stats<'a>(legs: Vec<Value>, rejected: impl Iterator<Item = (&'a Rejected, &'a u64)>) -> Value {
+pub(super) fn stats<'a>(
+    legs: Vec<Value>,
+    rejected: impl Iterator<Item = (&'a Rejected, &'a u64)>,
+    net: NetCounters,
+) -> Value {
     let rejected: serde_json::Map<_, _> =
         rejected.map(|(reason, count)| (reason.to_string(), Value::from(*count))).collect();
-    json!({ "legs": legs, "rejected": rejected })
+    json!({ "legs": legs, "rejected": rejected, "net": net })
 }
 
 /// One entry of `net.peers`.
@@ -241,7 +249,9 @@ mod tests {
     #[test]
     fn rejections_are_counted_by_their_stable_words() {
         let rejected = std::collections::BTreeMap::from([(Rejected::BadSignature, 2), (Rejected::Replayed, 1)]);
-        let shown = stats(Vec::new(), rejected.iter());
-        assert_eq!(shown, json!({ "legs": [], "rejected": { "bad_signature": 2, "replayed": 1 } }));
+        let shown = stats(Vec::new(), rejected.iter(), NetCounters { oversize: 3, ..NetCounters::default() });
+        assert_eq!(shown["legs"], json!([]));
+        assert_eq!(shown["rejected"], json!({ "bad_signature": 2, "replayed": 1 }));
+        assert_eq!(shown["net"]["oversize"], 3);
     }
 }

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, params};
 use serde::{Serialize, Serializer};
 
 use super::{Store, StoreError};
-use crate::{net::AddressError, proto::id::Did};
+use crate::{net::AddressError, proto::id::Did, text::is_dangerous};
 
 /// Longest contact name in characters.
 pub const MAX_NAME_CHARS: usize = 64;
@@ -75,17 +75,11 @@ impl FromStr for ContactName {
         let name = text.trim();
         let fits = (1..=MAX_NAME_CHARS).contains(&name.chars().count());
         let is_did = name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("did:"));
-        if !fits || is_did || name.chars().any(is_unprintable) {
+        if !fits || is_did || name.chars().any(is_dangerous) {
             return Err(ContactError::Name);
         }
         Ok(Self(name.to_owned()))
     }
-}
-
-/// Control characters, and the invisible ones that make a terminal show a text in another order than it has (Unicode UAX #9).
-fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 impl fmt::Display for ContactName {

@@ -6,14 +6,13 @@
 use rusqlite::params;
 
 use super::{Store, StoreError};
-use crate::proto::id::{Did, MessageId};
+use crate::proto::{
+    id::{Did, MessageId},
+    seen,
+};
 
 /// How long a message is remembered, in ms.
 pub const SEEN_MS: u64 = 10 * 60 * 1000;
-/// Most remembered messages of contacts.
-pub const KEPT_SEEN_CONTACTS: u32 = 4096;
-/// Most remembered messages of strangers.
-pub const KEPT_SEEN_STRANGERS: u32 = 16_384;
 
 /// Which room a sender's messages are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +26,8 @@ pub enum Sender {
 impl Sender {
     fn room(self) -> (bool, u32) {
         match self {
-            Self::Contact => (true, KEPT_SEEN_CONTACTS),
-            Self::Stranger => (false, KEPT_SEEN_STRANGERS),
+            Self::Contact => (true, seen::MAX_CONTACTS as u32),
+            Self::Stranger => (false, seen::MAX_STRANGERS as u32),
         }
     }
 }

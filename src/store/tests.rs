@@ -11,6 +11,7 @@ use crate::{
     proto::{
         id::{Did, MessageId},
         io::Event,
+        seen::MAX_STRANGERS,
     },
 };
 
@@ -243,14 +244,14 @@ fn strangers_cannot_push_contacts_out_and_the_oldest_goes_first() {
     let mut store = Store::open(dir.path()).unwrap();
     store.remember(&did(1), message(0), Sender::Contact, 1).unwrap();
     let transaction = store.db.unchecked_transaction().unwrap();
-    for at in 0..KEPT_SEEN_STRANGERS {
+    for at in 0..MAX_STRANGERS as u32 {
         let insert = "INSERT INTO seen (sender, message, contact, time_ms) VALUES (?1, ?2, 0, ?3)";
         store.db.prepare_cached(insert).unwrap().execute((did(2).as_str(), message(at).0, 2 + at)).unwrap();
     }
     transaction.commit().unwrap();
     store.remember(&did(2), message(u32::MAX), Sender::Stranger, 100_000).unwrap();
     let seen = store.seen(0).unwrap();
-    assert_eq!(seen.len() as u32, KEPT_SEEN_STRANGERS + 1);
+    assert_eq!(seen.len(), MAX_STRANGERS + 1);
     assert_eq!(seen[0], (did(1), message(0)));
     assert_eq!(seen[1], (did(2), message(1)), "the stranger's oldest message made room");
 }
