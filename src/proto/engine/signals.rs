@@ -162,7 +162,7 @@ impl Engine {
                     CancelReason::Cancelled => self.end_call(call, EndReason::Cancelled, now.mono),
                     CancelReason::SupersededBy(winner) => {
                         self.end_call(call, EndReason::Superseded, now.mono);
-                        if joined && self.calls.get(&winner).is_some_and(Call::is_incoming) {
+                        if joined && self.is_same_call(call, winner) {
                             self.accept(winner, now);
                         }
                     }
@@ -170,6 +170,14 @@ impl Engine {
             }
             Phase::Ended { .. } => {}
         }
+    }
+
+    /// Whether `winner`, which rings here, is what glare would have made of `loser`: whoever took that one wanted this
+    /// one too. In a call with other people the user has to be asked.
+    fn is_same_call(&self, loser: CallId, winner: CallId) -> bool {
+        let (Some(lost), Some(won)) = (self.calls.get(&loser), self.calls.get(&winner)) else { return false };
+        let same_people = lost.members.keys().eq(won.members.keys());
+        won.is_incoming() && winner < loser && same_people && lost.ticket.settings == won.ticket.settings
     }
 
     fn remember_cancel(&mut self, from: Did, call: CallId, now: Now) {

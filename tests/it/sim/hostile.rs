@@ -147,6 +147,39 @@ impl Victim {
 }
 
 #[test]
+fn a_cancel_moves_nobody_into_a_call_with_other_people() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (mallory, eve) = (victim.others[1].clone(), victim.others[2].clone());
+    let (accepted, _) = victim.in_call_with(&mallory);
+    let other = (2..100).find(|key| {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&u16::to_be_bytes(*key));
+        CallId::derive(&mallory, &Settings::default(), &bytes) < accepted
+    });
+    let other = victim.hear_offer(&mallory, other.unwrap(), &[eve]);
+    let cancel = Body::Cancel(CancelReason::SupersededBy(other));
+    victim.hear(&mallory, None, Sealing::Envelope, accepted, cancel);
+    assert_eq!(victim.state(accepted), None);
+    assert_eq!(victim.state(other), Some(CallState::Incoming), "nobody has accepted that one");
+}
+
+#[test]
+fn a_cancel_moves_nobody_into_a_call_that_does_not_win() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let mallory = victim.others[1].clone();
+    let (accepted, _) = victim.in_call_with(&mallory);
+    let other = (2..100).find(|key| {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&u16::to_be_bytes(*key));
+        CallId::derive(&mallory, &Settings::default(), &bytes) > accepted
+    });
+    let other = victim.hear_offer(&mallory, other.unwrap(), &[]);
+    let cancel = Body::Cancel(CancelReason::SupersededBy(other));
+    victim.hear(&mallory, None, Sealing::Envelope, accepted, cancel);
+    assert_eq!(victim.state(other), Some(CallState::Incoming), "the lower id wins");
+}
+
+#[test]
 fn candidates_of_attempts_that_never_come_are_bounded_even_when_there_are_none() {
     let mut victim = Victim::new(AutoAccept::None);
     let mallory = victim.others[1].clone();
