@@ -334,10 +334,21 @@ impl Engine {
         let by_me = call.from == self.config.did;
         let present: Vec<Did> =
             call.members.iter().filter(|(_, m)| m.peer().is_some()).map(|(did, _)| did.clone()).collect();
+        // Who has accepted a moment ago and lacks our Join can read no Leave of ours.
+        let lacks_join = |did: &Did| {
+            self.outbox.any(|outgoing| {
+                let join = outgoing.signal.call == id && matches!(outgoing.signal.body, Body::Join(_));
+                join && outgoing.to.as_ref() == Some(did)
+            })
+        };
         let invited: Vec<Did> = call
             .members
             .iter()
-            .filter(|(_, member)| matches!(member.presence, Presence::Invited { .. } | Presence::Expired))
+            .filter(|(did, member)| match member.presence {
+                Presence::Invited { .. } | Presence::Expired => true,
+                Presence::In(_) => lacks_join(did),
+                Presence::Declined(_) | Presence::Unreachable | Presence::Out { .. } => false,
+            })
             .map(|(did, _)| did.clone())
             .collect();
         self.outbox.drop_where(|outgoing| outgoing.signal.call == id);
