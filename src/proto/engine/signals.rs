@@ -402,6 +402,10 @@ impl Engine {
     /// A participant left (`instance`: its signed word for all stays up to that one).
     fn mark_out(&mut self, call: CallId, from: &Did, instance: Option<Instance>, now: Now) {
         let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) else { return };
+        if matches!(member.presence, Presence::Declined(_)) {
+            // It never was in, and its no stands.
+            return;
+        }
         let present = member.peer().map(|peer| peer.instance);
         let Some(instance) = instance.or(present) else { return };
         member.left = member.left.max(Some(instance));

@@ -12,10 +12,10 @@ use telecon::{
     proto::{
         engine::{Effect, Engine, EngineConfig},
         id::{CallId, DeviceId, Did, Instance, MessageId},
-        io::{CallState, Event, Input, LegCommand, LegEvent, Now, Output, Reply, Request},
+        io::{CallState, Event, Input, LegCommand, LegEvent, Now, Output, ParticipantState, Reply, Request},
         signal::{
-            Body, CallKey, CancelReason, Ice, Incoming, MediaState, Offer, Presence, Sdp, SdpKind, Sealing, Settings,
-            Signal, Ticket,
+            Body, CallKey, CancelReason, DeclineReason, Ice, Incoming, MediaState, Offer, Presence, Sdp, SdpKind,
+            Sealing, Settings, Signal, Ticket,
         },
     },
 };
@@ -281,4 +281,22 @@ fn the_largest_numbers_break_nothing() {
     pairwise(&mut victim, Body::Leave(last));
     victim.pass(Duration::from_secs(100));
     assert_eq!(victim.engine.calls().len(), 0);
+}
+
+#[test]
+fn who_declined_comes_in_neither_by_a_join_nor_after_a_leave() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let Reply::Offered(call) = victim.ask(Request::Offer { invitees: vec![friend, mallory.clone()] }) else {
+        panic!("it is offered")
+    };
+    let no = Body::Decline(DeclineReason::Declined);
+    victim.hear(&mallory, None, Sealing::Envelope, call, no);
+    let first = victim.hear_join(&mallory, call, 5);
+    victim.hear(&mallory, Some(first), Sealing::Broadcast, call, Body::Leave(first));
+    victim.hear_join(&mallory, call, 6);
+    let views = victim.engine.calls();
+    let shown = views[0].participants.iter().find(|other| other.did == mallory).unwrap();
+    assert_eq!(shown.state, ParticipantState::Declined);
+    assert_eq!(victim.legs_opened, 0);
 }
