@@ -47,10 +47,6 @@ const COMMANDS: usize = 80;
 /// Longest time that closing may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Directives for the log filter (prefixes of targets): the WebRTC library writes addresses at WARN and ERROR, also of what is
-/// usual while a connection begins.
-pub const QUIET_LOGS: [&str; 2] = ["rtc=off", "webrtc=off"];
-
 /// How legs find their way through the network; shared by all of them.
 #[derive(Clone, Default)]
 pub struct IceConfig {

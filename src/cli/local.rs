@@ -13,7 +13,6 @@ use crate::{
     config::{self, Config, ConfigError, Paths},
     daemon,
     demo::{self, Progress},
-    leg,
 };
 
 use super::{
@@ -21,10 +20,11 @@ use super::{
     text::{self, Printer},
 };
 
-/// What is logged when nobody says otherwise, [`leg::QUIET_LOGS`] aside.
-const LOG: &str = "warn,telecon=info";
+/// What is logged when nobody says otherwise: only what this crate says. The libraries' lines name peers, addresses and topics (which
+/// hold DIDs), and strangers can cause as many of them as they like.
+const LOG: &str = "off,telecon=info";
 /// What the demo logs: its progress is shown in another way.
-const DEMO_LOG: &str = "warn";
+const DEMO_LOG: &str = "off,telecon=warn";
 
 /// Runs a request to its end.
 pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, CliError> {
@@ -45,7 +45,7 @@ pub fn daemon(mut paths: Paths, config: Option<PathBuf>) -> Result<(), CliError>
         paths.config_file = file;
     }
     let config = Config::load(&paths.config_file)?;
-    start_log(&format!("{LOG},{}", leg::QUIET_LOGS.join(",")))?;
+    start_log(LOG)?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
     Ok(runtime.block_on(daemon::run(paths, config))?)
 }
@@ -162,4 +162,33 @@ fn print_config(config: &Config, toml: &str, mut printer: Printer) -> Result<(),
     let json =
         json.map_err(|error| CliError::new(exit::FAILED, format!("the configuration has no JSON form: {error}")))?;
     printer.print(&text::json_line(&json))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+    use super::*;
+
+    struct Count(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Count {
+        fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_library_says_of_peers_is_logged() {
+        let lines = std::sync::Arc::default();
+        let subscriber =
+            tracing_subscriber::registry().with(EnvFilter::new(LOG)).with(Count(std::sync::Arc::clone(&lines)));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(target: "libp2p_gossipsub::behaviour", rpc = "offer_call/did:key:z6Mk", "Send Queue full");
+            tracing::error!(target: "libp2p_gossipsub::behaviour", "Subscription filter error");
+            tracing::error!(target: "rtc::ice", "192.0.2.7");
+            tracing::info!(target: "telecon::daemon", "ready");
+        });
+        assert_eq!(lines.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
 }

@@ -164,6 +164,21 @@ impl Check<'_> {
             }
             self.value(known.name, &known.kind, value);
         }
+        if section == "audio" {
+            self.audio_files(keys);
+        }
+    }
+
+    /// What is heard must not be written over what is to be spoken.
+    fn audio_files(&mut self, keys: &DeTable) {
+        let file = |key: &str| keys.get(key).and_then(|value| text(value).ok().map(|path| (value.span().start, path)));
+        if let (Some((_, input)), Some((offset, output))) = (file("input_file"), file("output_file"))
+            && !output.is_empty()
+            && Path::new(input) == Path::new(output)
+        {
+            let cause = "this is the file that audio.input_file names, and it would be overwritten";
+            self.mistake(offset, "audio.output_file", wrong(cause, "name another file"));
+        }
     }
 
     fn unknown_key(&mut self, offset: usize, name: &str) {

@@ -29,6 +29,12 @@ use crate::config::{AutoAccept, WhoMayRing};
 const MAX_RINGING: usize = 8;
 /// As many of them may come from strangers.
 const MAX_RINGING_STRANGERS: usize = 4;
+/// A stranger's offer may ring so often, after [`STRANGERS_BURST`] at once: who offers and cancels without end is a nuisance.
+const STRANGERS_PAUSE: Duration = Duration::from_secs(5);
+const STRANGERS_BURST: u32 = 8;
+/// Calls that are over and whose last signals are repeated still; beyond that the oldest falls silent. The seal has room
+/// for 64 calls in all.
+const MAX_ENDED: usize = 16;
 /// Cancels that overtook their offers; the oldest is dropped.
 const MAX_EARLY_CANCELS: usize = 256;
 const EARLY_CANCEL_KEPT: Duration = Duration::from_secs(300);
@@ -82,6 +88,8 @@ pub struct Engine {
     seen: Seen,
     calls: BTreeMap<CallId, Call>,
     early_cancels: VecDeque<EarlyCancel>,
+    /// When all rings of strangers so far will have been paid for.
+    strangers_paid: Option<Instant>,
     outbox: Outbox,
     /// Connections that have not reported `Closed` yet, and to whom they lead.
     legs: BTreeMap<LegId, Did>,
@@ -112,6 +120,7 @@ impl Engine {
             seen: Seen::new(&contacts, seen),
             calls: BTreeMap::new(),
             early_cancels: VecDeque::new(),
+            strangers_paid: None,
             outbox: Outbox::default(),
             legs: BTreeMap::new(),
             last_leg: 0,
@@ -325,10 +334,21 @@ impl Engine {
         let by_me = call.from == self.config.did;
         let present: Vec<Did> =
             call.members.iter().filter(|(_, m)| m.peer().is_some()).map(|(did, _)| did.clone()).collect();
+        // Who has accepted a moment ago and lacks our Join can read no Leave of ours.
+        let lacks_join = |did: &Did| {
+            self.outbox.any(|outgoing| {
+                let join = outgoing.signal.call == id && matches!(outgoing.signal.body, Body::Join(_));
+                join && outgoing.to.as_ref() == Some(did)
+            })
+        };
         let invited: Vec<Did> = call
             .members
             .iter()
-            .filter(|(_, member)| matches!(member.presence, Presence::Invited { .. } | Presence::Expired))
+            .filter(|(did, member)| match member.presence {
+                Presence::Invited { .. } | Presence::Expired => true,
+                Presence::In(_) => lacks_join(did),
+                Presence::Declined(_) | Presence::Unreachable | Presence::Out { .. } => false,
+            })
             .map(|(did, _)| did.clone())
             .collect();
         self.outbox.drop_where(|outgoing| outgoing.signal.call == id);
@@ -349,6 +369,16 @@ impl Engine {
             call.phase = Phase::Ended { instance, until: ring_until.max(now + LAST_WORDS) };
         }
         self.output(Output::Event(Event::CallEnded { call: id, reason }));
+        let ended = self.calls.iter().filter_map(|(id, call)| match call.phase {
+            Phase::Ended { until, .. } => Some((until, *id)),
+            Phase::Incoming { .. } | Phase::Joined { .. } => None,
+        });
+        let ended: BTreeSet<(Instant, CallId)> = ended.collect();
+        if ended.len() > MAX_ENDED
+            && let Some((_, oldest)) = ended.first()
+        {
+            self.forget_call(*oldest);
+        }
     }
 
     fn forget_call(&mut self, id: CallId) {

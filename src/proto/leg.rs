@@ -73,7 +73,7 @@ pub struct Leg {
     attempt: u32,
     current: Option<Current>,
     closing: Option<LegId>,
-    /// Initiator: when the next attempt begins.
+    /// Initiator: when the next attempt begins. Answerer: before that none begins, however many are offered.
     next_at: Option<Instant>,
     /// Answerer: an offer that waits until the former connection is closed.
     pending: Option<Sdp>,
@@ -141,6 +141,7 @@ impl Leg {
                 Phase::Up => None,
             },
             (None, Role::Initiator) if self.closing.is_none() => self.next_at,
+            (None, Role::Answerer) if self.closing.is_none() && self.pending.is_some() => self.next_at,
             (None, Role::Initiator | Role::Answerer) => None,
         }
     }
@@ -168,7 +169,8 @@ impl Leg {
             }
             Role::Initiator => {}
             Role::Answerer => {
-                if let Some(offer) = self.pending.take() {
+                let may_open = self.next_at.is_none_or(|at| at <= cx.now);
+                if let Some(offer) = self.pending.take_if(|_| may_open) {
                     self.attempt = offer.attempt;
                     let id = self.open(cx);
                     cx.actions.push(Action::Command(id, LegCommand::Remote(offer)));
@@ -249,6 +251,9 @@ impl Leg {
 
     /// The peer's candidates; those that overtook their description are kept.
     pub fn handle_ice(&mut self, ice: Ice, cx: &mut Context<'_>) {
+        if ice.candidates.is_empty() {
+            return;
+        }
         match &self.current {
             Some(current) if ice.attempt == self.attempt => {
                 cx.actions.push(Action::Command(current.id, LegCommand::Candidates(ice)));
@@ -287,7 +292,10 @@ impl Leg {
             // The initiator gives up first; the answerer only acts when it does not.
             patience *= 2;
         }
-        self.next_at = None;
+        self.next_at = match self.role {
+            Role::Initiator => None,
+            Role::Answerer => Some(cx.now + FIRST_PAUSE),
+        };
         self.current = Some(Current { id, phase: Phase::Connecting { deadline: cx.now + patience }, answered: false });
         cx.actions.push(Action::DropSignals);
         cx.actions.push(Action::Open(id, self.role));

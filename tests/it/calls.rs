@@ -146,7 +146,7 @@ struct Mallory {
     events: mpsc::Receiver<NetEvent>,
     sealer: Sealer,
     did: Did,
-    messages: u8,
+    messages: u128,
 }
 
 impl Mallory {
@@ -177,9 +177,9 @@ impl Mallory {
         self.messages += 1;
         self.sealer.open_call(ticket);
         let participants = vec![self.did.clone(), to.clone()];
-        let offer = Offer { ticket: ticket.clone(), participants, ring_ms: 45_000 };
+        let offer = Offer { ticket: ticket.clone(), participants, ring_ms: u32::MAX };
         let body = Body::Offer(Box::new(offer));
-        let signal = Signal { id: MessageId([self.messages; 16]), call: ticket.call, body };
+        let signal = Signal { id: MessageId(self.messages.to_be_bytes()), call: ticket.call, body };
         let topic = Topic::Inbox(to.clone());
         let outgoing = Outgoing { topic, sealing: Sealing::Envelope, to: Some(to.clone()), signal };
         self.sealer.seal(&outgoing, now()).expect("it can be sealed")
@@ -255,6 +255,52 @@ async fn forged_offers_ring_nobody_answer_nothing_and_are_counted() {
     let stats = bob.until(&["stats"], |stats| rejected(stats) > before);
     assert!(stats["rejected"]["replayed"].as_u64() >= Some(1), "{stats}");
     assert_eq!(bob.json(&["calls"])["calls"].as_array().unwrap().len(), 1, "a replay rings");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_who_floods_the_inbox_rings_four_times_and_keeps_no_contact_waiting() {
+    let mut bob = Daemon::start("[audio]\nbackend = \"null\"\n");
+    let mut ada = Daemon::start("[audio]\nbackend = \"null\"\n");
+    ada.connect(&mut bob);
+    bob.json(&["contacts", "add", &ada.did, "ada"]);
+    ada.json(&["contacts", "add", &bob.did, "bob"]);
+    let victim: Did = bob.did.parse().unwrap();
+    let mut mallory = Mallory::connected_to(&bob.address, 7).await;
+    let inbox = Topic::Inbox(victim.clone()).to_string();
+    let flood: Vec<Vec<u8>> = (0..1_000_u32)
+        .map(|n| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            let call = CallId::derive(&mallory.did, &Settings::default(), &key);
+            let ticket = Ticket { call, key: CallKey(key), ..mallory.ticket(0) };
+            let mut bytes = mallory.offer(&ticket, &victim);
+            mallory.sealer.close_call(call);
+            // Every other one costs its victim the public-key work and is noise.
+            bytes[200] ^= u8::from(n % 2 == 1);
+            bytes
+        })
+        .collect();
+    let net = mallory.net.clone();
+    let flooding = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(Duration::from_millis(2));
+        for bytes in flood.iter().cycle().take(5_000) {
+            net.publish(inbox.clone(), bytes.clone());
+            pace.tick().await;
+        }
+    });
+    bob.until(&["calls"], |calls| calls["calls"].as_array().is_some_and(|calls| calls.len() >= 4));
+    let called_at = Instant::now();
+    ada.json(&["call", "bob"]);
+    let from = ada.did.clone();
+    bob.until(&["calls"], |calls| calls["calls"].as_array().unwrap().iter().any(|call| call["from"] == from.as_str()));
+    let waited = called_at.elapsed();
+    assert!(!flooding.is_finished(), "the flood was over before the call");
+    println!("a contact's call rang after {} ms", waited.as_millis());
+    assert!(waited < Duration::from_secs(5), "a contact waited for {waited:?}");
+    assert_eq!(bob.json(&["calls"])["calls"].as_array().unwrap().len(), 5, "four strangers' and the contact's");
+    flooding.await.unwrap();
+    assert_eq!(bob.json(&["calls"])["calls"].as_array().unwrap().len(), 5, "four strangers' and the contact's");
+    assert!(rejected(&bob.json(&["stats"])) >= 100);
 }
 
 #[test]

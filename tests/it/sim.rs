@@ -6,6 +6,7 @@ mod agenda;
 mod coverage;
 mod drive;
 mod encore;
+mod hostile;
 mod legs;
 mod network;
 mod oracle;

@@ -161,3 +161,12 @@ fn whatever_is_set_is_what_the_program_reads() {
     assert_eq!(config.call.auto_accept, crate::config::AutoAccept::Contacts);
     assert_eq!(config.call.ring_seconds, 45);
 }
+
+#[test]
+fn what_is_to_be_spoken_is_not_overwritten() {
+    one_mistake(
+        "[audio]\ninput_file = \"/tmp/a.wav\"\noutput_file = \"/tmp//a.wav\"",
+        "t.toml:3: audio.output_file: this is the file that audio.input_file names, and it would be overwritten; name another file",
+    );
+    assert!(check("[audio]\ninput_file = \"\"\noutput_file = \"\"", Path::new("t.toml")).is_ok());
+}

@@ -49,6 +49,11 @@ impl Engine {
         }
         let me = self.config.did.clone();
         let settings = Settings::default();
+        // Somebody was faster, and it rings here: to call the same people is to take that call.
+        if let Some(same) = self.ringing_with(&invitees, settings) {
+            self.accept(same, now);
+            return Ok(same);
+        }
         let key = CallKey(self.rng.random());
         let id = CallId::derive(&me, &settings, &key.0);
         let ticket = Ticket { call: id, creator: me.clone(), settings, key, chain: Vec::new() };
@@ -71,6 +76,12 @@ impl Engine {
         self.announce(id, now.mono);
         self.output(Output::Event(Event::CallOffered { call: id, invitees: invitees.into_iter().collect() }));
         Ok(id)
+    }
+
+    /// The call that rings here and has exactly these people in it.
+    fn ringing_with(&self, others: &BTreeSet<Did>, settings: Settings) -> Option<CallId> {
+        let mut ringing = self.calls.iter().filter(|(_, call)| call.is_incoming() && call.ticket.settings == settings);
+        ringing.find(|(_, call)| call.members.keys().eq(others)).map(|(id, _)| *id)
     }
 
     fn accept_request(&mut self, id: CallId, now: Now) -> Result<(), RequestError> {

@@ -1,8 +1,14 @@
 //! What other participants say. Every signal is verified already; here it is decided whether it may change something.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use super::{EARLY_CANCEL_KEPT, EarlyCancel, Effect, Engine, MAX_EARLY_CANCELS, MAX_RINGING, MAX_RINGING_STRANGERS};
+use super::{
+    EARLY_CANCEL_KEPT, EarlyCancel, Effect, Engine, MAX_EARLY_CANCELS, MAX_RINGING, MAX_RINGING_STRANGERS,
+    STRANGERS_BURST, STRANGERS_PAUSE,
+};
 use crate::{
     config::{AutoAccept, WhoMayRing},
     proto::{
@@ -66,7 +72,8 @@ impl Engine {
             self.remember_cancel(from.clone(), call, now);
             return self.acknowledge(call, &from, Sealing::Envelope, id);
         }
-        if glare.is_none() && !self.has_room_to_ring(known) {
+        let may_ring = self.has_room_to_ring(known) && (known || self.takes_stranger(now.mono));
+        if glare.is_none() && !may_ring {
             return;
         }
         self.seen.insert(from.clone(), id, known);
@@ -94,6 +101,16 @@ impl Engine {
         let ringing = || self.calls.values().filter(|call| call.is_incoming());
         let strangers = ringing().filter(|call| !self.contacts.contains(&call.from)).count();
         ringing().count() < MAX_RINGING && (known || strangers < MAX_RINGING_STRANGERS)
+    }
+
+    /// Counts a stranger's ring, unless there were too many lately.
+    fn takes_stranger(&mut self, now: Instant) -> bool {
+        let paid = self.strangers_paid.map_or(now, |paid| paid.max(now));
+        let may = paid.duration_since(now) <= STRANGERS_PAUSE * (STRANGERS_BURST - 1);
+        if may {
+            self.strangers_paid = Some(paid + STRANGERS_PAUSE);
+        }
+        may
     }
 
     fn ring(&mut self, from: &Did, id: MessageId, offer: Offer, known: bool, now: Now) {
@@ -145,7 +162,7 @@ impl Engine {
                     CancelReason::Cancelled => self.end_call(call, EndReason::Cancelled, now.mono),
                     CancelReason::SupersededBy(winner) => {
                         self.end_call(call, EndReason::Superseded, now.mono);
-                        if joined && self.calls.get(&winner).is_some_and(Call::is_incoming) {
+                        if joined && self.is_same_call(call, winner) {
                             self.accept(winner, now);
                         }
                     }
@@ -155,10 +172,24 @@ impl Engine {
         }
     }
 
+    /// Whether `winner`, which rings here, is what glare would have made of `loser`: whoever took that one wanted this
+    /// one too. In a call with other people the user has to be asked.
+    fn is_same_call(&self, loser: CallId, winner: CallId) -> bool {
+        let (Some(lost), Some(won)) = (self.calls.get(&loser), self.calls.get(&winner)) else { return false };
+        let same_people = lost.members.keys().eq(won.members.keys());
+        won.is_incoming() && winner < loser && same_people && lost.ticket.settings == won.ticket.settings
+    }
+
     fn remember_cancel(&mut self, from: Did, call: CallId, now: Now) {
         self.early_cancels.retain(|cancel| !(cancel.call == call && cancel.from == from));
         if self.early_cancels.len() >= MAX_EARLY_CANCELS {
-            self.early_cancels.pop_front();
+            // Strangers push out each other's, and none of a contact's.
+            let a_strangers = self.early_cancels.iter().position(|cancel| !self.contacts.contains(&cancel.from));
+            match a_strangers {
+                Some(at) => drop(self.early_cancels.remove(at)),
+                None if self.contacts.contains(&from) => drop(self.early_cancels.pop_front()),
+                None => return,
+            }
         }
         self.early_cancels.push_back(EarlyCancel { from, call, until: now.mono + EARLY_CANCEL_KEPT });
     }
@@ -235,7 +266,11 @@ impl Engine {
         }
         if let Phase::Ended { instance, .. } = phase {
             // It does not know that we are gone.
-            if let Some(leave) = instance.map(Body::Leave) {
+            let told = self.outbox.hurry(now.mono, |outgoing| {
+                let leaves = matches!(outgoing.signal.body, Body::Leave(_));
+                leaves && outgoing.signal.call == call && outgoing.to.as_ref() == Some(from)
+            });
+            if let Some(leave) = instance.filter(|_| !told).map(Body::Leave) {
                 self.post(call, from, Sealing::Pairwise, leave, Persistence::UntilAcked, now.mono);
             }
             return false;
@@ -367,6 +402,10 @@ impl Engine {
     /// A participant left (`instance`: its signed word for all stays up to that one).
     fn mark_out(&mut self, call: CallId, from: &Did, instance: Option<Instance>, now: Now) {
         let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) else { return };
+        if matches!(member.presence, Presence::Declined(_)) {
+            // It never was in, and its no stands.
+            return;
+        }
         let present = member.peer().map(|peer| peer.instance);
         let Some(instance) = instance.or(present) else { return };
         member.left = member.left.max(Some(instance));

@@ -496,3 +496,41 @@ fn a_daemon_that_stops_leaves_and_tells() {
     stage.until(1, "idle", |stage| stage.world.nodes[0].node.idle());
     stage.until(1, "told", |stage| stage.shown(1, call, 0) == Some(ParticipantState::Left));
 }
+
+#[test]
+fn who_calls_back_while_it_rings_takes_that_call() {
+    for caller in [0, 1] {
+        let mut stage = Stage::of(2);
+        let callee = 1 - caller;
+        let call = stage.offer(caller, &[callee]);
+        stage.until(1, "it rings", |stage| stage.rings(callee));
+        assert_eq!(stage.offer(callee, &[caller]), call);
+        stage.until(1, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+        stage.settles();
+    }
+}
+
+#[test]
+fn who_calls_other_people_while_it_rings_makes_a_call_of_its_own() {
+    let mut stage = Stage::of(3);
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    assert_ne!(stage.offer(1, &[0, 2]), call);
+    assert_eq!(stage.state(1, call), Some(CallState::Incoming));
+}
+
+#[test]
+fn a_caller_who_hangs_up_at_the_moment_of_accepting_leaves_nobody_waiting() {
+    let mut stage = Stage::of(2);
+    // The caller hears of the acceptance, but nothing of its own Join comes through before it hangs up.
+    stage.censor(|from, sealed| {
+        let joins = matches!(sealed.outgoing.signal.body, Body::Join(_) | Body::Hello(_));
+        if from == 0 && joins { Fate::Drop } else { Fate::Pass }
+    });
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.accept(1, call);
+    stage.until(1, "the caller knows", |stage| stage.shown(0, call, 1) == Some(ParticipantState::Connecting));
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.until(2, "it is over", |stage| stage.ended(1, call) == Some(EndReason::Cancelled));
+}

@@ -1,0 +1,302 @@
+//! What insiders and strangers say to one engine, message by message: nothing grows, nobody is moved, others get through.
+//!
+//! The seal has let everything through that stands here: its senders are who they say, and may be in the call.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use telecon::{
+    config::{AutoAccept, WhoMayRing},
+    proto::{
+        engine::{Effect, Engine, EngineConfig},
+        id::{CallId, DeviceId, Did, Instance, MessageId},
+        io::{CallState, Event, Input, LegCommand, LegEvent, Now, Output, ParticipantState, Reply, Request},
+        signal::{
+            Body, CallKey, CancelReason, DeclineReason, Ice, Incoming, MediaState, Offer, Presence, Sdp, SdpKind,
+            Sealing, Settings, Signal, Ticket,
+        },
+    },
+};
+
+use super::setup::person;
+
+/// One engine, whose owner has the highest DID, and what it has done so far.
+struct Victim {
+    engine: Engine,
+    me: Did,
+    others: Vec<Did>,
+    now: Now,
+    messages: u128,
+    rang: usize,
+    opened: BTreeSet<CallId>,
+    legs_opened: usize,
+    offers_sent: usize,
+}
+
+impl Victim {
+    /// The first of the others is its only contact.
+    fn new(auto_accept: AutoAccept) -> Self {
+        let mut dids: Vec<Did> = (0..6).map(|ix| person(ix).did.clone()).collect();
+        dids.sort();
+        let me = dids.pop().unwrap();
+        let config = EngineConfig {
+            did: me.clone(),
+            device: DeviceId([1; 16]),
+            ring: Duration::from_secs(45),
+            grace: Duration::from_secs(10),
+            reconnect: Duration::from_secs(45),
+            auto_accept,
+            who_may_ring: WhoMayRing::Anyone,
+        };
+        let engine = Engine::new(config, [7; 32], vec![dids[0].clone()], Vec::new());
+        let now = Now { mono: Instant::now(), unix_ms: 1_800_000_000_000 };
+        let mut victim = Self {
+            engine,
+            me,
+            others: dids,
+            now,
+            messages: 0,
+            rang: 0,
+            opened: BTreeSet::new(),
+            legs_opened: 0,
+            offers_sent: 0,
+        };
+        victim.drain();
+        victim
+    }
+
+    /// Does what a shell would; every connection closes as soon as it is told to.
+    fn drain(&mut self) {
+        while let Some(effect) = self.engine.poll_effect() {
+            match effect {
+                Effect::OpenCall(ticket) => drop(self.opened.insert(ticket.call)),
+                Effect::CloseCall(call) => drop(self.opened.remove(&call)),
+                Effect::Send(outgoing) if matches!(outgoing.signal.body, Body::Offer(_)) => self.offers_sent += 1,
+                Effect::Output(Output::Event(Event::CallRang { .. })) => self.rang += 1,
+                Effect::Output(Output::Leg(_, LegCommand::Open { .. })) => self.legs_opened += 1,
+                Effect::Output(Output::Leg(id, LegCommand::Close)) => {
+                    self.engine.handle_input(Input::Leg(id, LegEvent::Closed), self.now);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        let end = self.now.mono + span;
+        while let Some(at) = self.engine.poll_timeout().filter(|at| *at <= end) {
+            self.now.mono = self.now.mono.max(at);
+            self.engine.handle_timeout(self.now);
+            self.drain();
+        }
+        self.now.mono = end;
+        self.now.unix_ms += span.as_millis() as u64;
+    }
+
+    fn ask(&mut self, request: Request) -> Reply {
+        let reply = self.engine.handle_request(request, self.now).expect("it is done");
+        self.drain();
+        reply
+    }
+
+    fn hear(&mut self, from: &Did, instance: Option<Instance>, sealing: Sealing, call: CallId, body: Body) {
+        self.messages += 1;
+        let signal = Signal { id: MessageId(self.messages.to_be_bytes()), call, body };
+        let incoming = Incoming { from: from.clone(), instance, sealing, signal };
+        self.engine.handle_input(Input::Signal(incoming), self.now);
+        self.drain();
+    }
+
+    fn hear_offer(&mut self, from: &Did, key: u16, others: &[Did]) -> CallId {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&key.to_be_bytes());
+        let settings = Settings::default();
+        let call = CallId::derive(from, &settings, &bytes);
+        let ticket = Ticket { call, creator: from.clone(), settings, key: CallKey(bytes), chain: Vec::new() };
+        let participants = [from, &self.me].into_iter().chain(others).cloned().collect();
+        let offer = Body::Offer(Box::new(Offer { ticket, participants, ring_ms: 45_000 }));
+        self.hear(from, None, Sealing::Envelope, call, offer);
+        call
+    }
+
+    fn hear_join(&mut self, from: &Did, call: CallId, number: u64) -> Instance {
+        let instance = Instance { number, device: DeviceId([9; 16]) };
+        let join = Body::Join(Presence { instance, state: MediaState::default(), contact: None });
+        self.hear(from, Some(instance), Sealing::Envelope, call, join);
+        instance
+    }
+
+    /// In a call with `from`, who has a leg to it.
+    fn in_call_with(&mut self, from: &Did) -> (CallId, Instance) {
+        let call = self.hear_offer(from, 1, &[]);
+        self.ask(Request::Accept(call));
+        let instance = self.hear_join(from, call, 5);
+        (call, instance)
+    }
+
+    fn state(&self, call: CallId) -> Option<CallState> {
+        self.engine.calls().iter().find(|view| view.call == call).map(|view| view.state)
+    }
+
+    /// How much it holds, roughly.
+    fn size(&self) -> usize {
+        format!("{:?}", self.engine).len()
+    }
+}
+
+#[test]
+fn a_cancel_moves_nobody_into_a_call_with_other_people() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (mallory, eve) = (victim.others[1].clone(), victim.others[2].clone());
+    let (accepted, _) = victim.in_call_with(&mallory);
+    let other = (2..100).find(|key| {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&u16::to_be_bytes(*key));
+        CallId::derive(&mallory, &Settings::default(), &bytes) < accepted
+    });
+    let other = victim.hear_offer(&mallory, other.unwrap(), &[eve]);
+    let cancel = Body::Cancel(CancelReason::SupersededBy(other));
+    victim.hear(&mallory, None, Sealing::Envelope, accepted, cancel);
+    assert_eq!(victim.state(accepted), None);
+    assert_eq!(victim.state(other), Some(CallState::Incoming), "nobody has accepted that one");
+}
+
+#[test]
+fn a_cancel_moves_nobody_into_a_call_that_does_not_win() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let mallory = victim.others[1].clone();
+    let (accepted, _) = victim.in_call_with(&mallory);
+    let other = (2..100).find(|key| {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&u16::to_be_bytes(*key));
+        CallId::derive(&mallory, &Settings::default(), &bytes) > accepted
+    });
+    let other = victim.hear_offer(&mallory, other.unwrap(), &[]);
+    let cancel = Body::Cancel(CancelReason::SupersededBy(other));
+    victim.hear(&mallory, None, Sealing::Envelope, accepted, cancel);
+    assert_eq!(victim.state(other), Some(CallState::Incoming), "the lower id wins");
+}
+
+#[test]
+fn candidates_of_attempts_that_never_come_are_bounded_even_when_there_are_none() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let mallory = victim.others[1].clone();
+    let (call, instance) = victim.in_call_with(&mallory);
+    let empty = |attempt| Body::Ice(Ice { attempt, candidates: Vec::new() });
+    for attempt in 1..300 {
+        victim.hear(&mallory, Some(instance), Sealing::Pairwise, call, empty(attempt));
+    }
+    let before = victim.size();
+    for attempt in 300..3_000 {
+        victim.hear(&mallory, Some(instance), Sealing::Pairwise, call, empty(attempt));
+    }
+    let grown = victim.size().saturating_sub(before);
+    assert!(grown < 2_000, "{grown} more");
+}
+
+#[test]
+fn who_says_hello_again_and_again_to_one_who_left_keeps_nobody_from_calling() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let (call, _) = victim.in_call_with(&mallory);
+    victim.ask(Request::Hangup(call));
+    for number in 6..700 {
+        victim.hear_join(&mallory, call, number);
+    }
+    victim.ask(Request::Offer { invitees: vec![friend] });
+    assert_eq!(victim.offers_sent, 1, "the outbox has no room");
+}
+
+#[test]
+fn calls_that_are_over_are_forgotten_when_they_are_too_many() {
+    let mut victim = Victim::new(AutoAccept::All);
+    let mallory = victim.others[1].clone();
+    for key in 1..200 {
+        victim.pass(Duration::from_secs(1));
+        let call = victim.hear_offer(&mallory, key, &[]);
+        victim.hear_join(&mallory, call, 5);
+        victim.hear(&mallory, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+    }
+    // The seal holds 64 calls; no further one could be accepted.
+    assert!(victim.opened.len() <= 32, "{} calls are open", victim.opened.len());
+}
+
+#[test]
+fn a_stranger_who_offers_and_cancels_all_the_time_rings_now_and_then() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    for key in 1..1_200 {
+        let call = victim.hear_offer(&mallory, key, &[]);
+        victim.hear(&mallory, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+        victim.pass(Duration::from_millis(50));
+    }
+    assert!((4..40).contains(&victim.rang), "it rang {} times in a minute", victim.rang);
+    let before = victim.rang;
+    victim.hear_offer(&friend, 1, &[]);
+    assert_eq!(victim.rang, before + 1, "a contact never waits for strangers");
+}
+
+#[test]
+fn cancels_of_strangers_push_out_none_of_a_contact() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let key = [[0, 3].as_slice(), &[0; 30]].concat().try_into().unwrap();
+    let overtaken = CallId::derive(&friend, &Settings::default(), &key);
+    victim.hear(&friend, None, Sealing::Envelope, overtaken, Body::Cancel(CancelReason::Cancelled));
+    for number in 0..1_000_u128 {
+        let call = CallId::from_bytes(number.to_be_bytes());
+        victim.hear(&mallory, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+    }
+    assert_eq!(victim.hear_offer(&friend, 3, &[]), overtaken);
+    assert_eq!(victim.rang, 0, "it was taken back before it came");
+}
+
+#[test]
+fn an_initiator_that_offers_without_end_makes_a_few_connections_a_second() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let mallory = victim.others[1].clone();
+    let (call, instance) = victim.in_call_with(&mallory);
+    for attempt in (1..2_000).chain([u32::MAX]) {
+        let sdp = Sdp { attempt, kind: SdpKind::Offer, sdp: String::new(), fingerprint: [0; 32] };
+        victim.hear(&mallory, Some(instance), Sealing::Pairwise, call, Body::Sdp(sdp));
+        victim.pass(Duration::from_millis(5));
+    }
+    assert!((1..=60).contains(&victim.legs_opened), "{} connections in 10 s", victim.legs_opened);
+}
+
+#[test]
+fn the_largest_numbers_break_nothing() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let mallory = victim.others[1].clone();
+    let (call, _) = victim.in_call_with(&mallory);
+    let last = victim.hear_join(&mallory, call, u64::MAX);
+    let pairwise = |victim: &mut Victim, body| victim.hear(&mallory, Some(last), Sealing::Pairwise, call, body);
+    pairwise(&mut victim, Body::State(MediaState { version: u32::MAX, muted: true, deafened: true }));
+    pairwise(&mut victim, Body::Restart(u32::MAX));
+    pairwise(&mut victim, Body::Unknown(u16::MAX));
+    let sdp = Sdp { attempt: u32::MAX, kind: SdpKind::Offer, sdp: String::new(), fingerprint: [0; 32] };
+    pairwise(&mut victim, Body::Sdp(sdp));
+    pairwise(&mut victim, Body::Leave(last));
+    victim.pass(Duration::from_secs(100));
+    assert_eq!(victim.engine.calls().len(), 0);
+}
+
+#[test]
+fn who_declined_comes_in_neither_by_a_join_nor_after_a_leave() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let Reply::Offered(call) = victim.ask(Request::Offer { invitees: vec![friend, mallory.clone()] }) else {
+        panic!("it is offered")
+    };
+    let no = Body::Decline(DeclineReason::Declined);
+    victim.hear(&mallory, None, Sealing::Envelope, call, no);
+    let first = victim.hear_join(&mallory, call, 5);
+    victim.hear(&mallory, Some(first), Sealing::Broadcast, call, Body::Leave(first));
+    victim.hear_join(&mallory, call, 6);
+    let views = victim.engine.calls();
+    let shown = views[0].participants.iter().find(|other| other.did == mallory).unwrap();
+    assert_eq!(shown.state, ParticipantState::Declined);
+    assert_eq!(victim.legs_opened, 0);
+}
