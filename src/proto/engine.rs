@@ -409,7 +409,17 @@ impl Engine {
     fn address(&mut self, call: CallId, to: &Did, sealing: Sealing, body: Body) -> Outgoing {
         let topic = match body {
             Body::Offer(_) | Body::Cancel(_) | Body::Answered(_) => Topic::Inbox(to.clone()),
-            _ => Topic::Member(call, to.clone()),
+            Body::Ringing
+            | Body::Decline(_)
+            | Body::Join(_)
+            | Body::Hello(_)
+            | Body::Leave(_)
+            | Body::Sdp(_)
+            | Body::Ice(_)
+            | Body::Restart(_)
+            | Body::State(_)
+            | Body::Ack(_)
+            | Body::Unknown(_) => Topic::Member(call, to.clone()),
         };
         let id = MessageId(self.rng.random());
         Outgoing { topic, sealing, to: Some(to.clone()), signal: Signal { id, call, body } }

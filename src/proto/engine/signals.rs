@@ -335,7 +335,7 @@ impl Engine {
         match (body, instance) {
             (Body::Ringing, _) => self.handle_ringing(call, from),
             (Body::Decline(reason), _) => self.handle_decline(call, from, reason),
-            (Body::Leave(_), Some(instance)) => self.mark_out(call, from, Some(instance), now),
+            (Body::Leave(left), Some(_)) => self.mark_out(call, from, Some(left), now),
             (body, Some(instance)) if sealing == Sealing::Pairwise => {
                 self.handle_pairwise(call, from, instance, body, now);
             }
