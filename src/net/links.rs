@@ -193,6 +193,11 @@ impl NetworkBehaviour for Links {
         if let Some((peer_id, id)) = self.closing.pop_front() {
             return Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) });
         }
-        self.gossip.poll(cx)
+        match self.gossip.poll(cx) {
+            // libp2p-gossipsub 0.50.1 sets its heartbeat again when it has fired, and returns without polling it: nobody
+            // would wake an idle node for the next one.
+            Poll::Pending => self.gossip.poll(cx),
+            ready @ Poll::Ready(_) => ready,
+        }
     }
 }
