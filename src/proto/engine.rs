@@ -176,6 +176,11 @@ impl Engine {
         self.media.deafened
     }
 
+    /// The own DID.
+    pub fn did(&self) -> &Did {
+        &self.config.did
+    }
+
     /// No call, nobody who has to acknowledge something, no connection left: a shutdown may finish.
     pub fn is_idle(&self) -> bool {
         !self.calls.values().any(Call::is_alive) && !self.outbox.is_waiting() && self.legs.is_empty()
@@ -285,7 +290,8 @@ impl Engine {
     }
 
     fn show_changes(&mut self, id: CallId) {
-        let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_alive()) else { return };
+        // Before this device is in the call, nobody is connecting to it.
+        let Some(call) = self.calls.get_mut(&id).filter(|call| call.instance().is_some()) else { return };
         for (did, member) in &mut call.members {
             let state = member.state();
             if state != member.shown {
@@ -323,7 +329,9 @@ impl Engine {
 
     /// The call is over here: says what the others have to know, and closes its legs.
     fn end_call(&mut self, id: CallId, reason: EndReason, now: Instant) {
-        self.end_call_with(id, reason, CancelReason::Cancelled, now);
+        let rang_out = matches!(reason, EndReason::NoAnswer | EndReason::Unreachable);
+        let cancel = if rang_out { CancelReason::RangOut } else { CancelReason::Cancelled };
+        self.end_call_with(id, reason, cancel, now);
     }
 
     /// As [`Self::end_call`]; `cancel` is what those hear who have not answered yet.
@@ -331,7 +339,7 @@ impl Engine {
         let Some(call) = self.calls.get(&id).filter(|call| call.is_alive()) else { return };
         let instance = call.instance();
         let ring_until = call.ring_until;
-        let by_me = call.from == self.config.did;
+        let (by_me, met) = (call.from == self.config.did, call.met);
         let present: Vec<Did> =
             call.members.iter().filter(|(_, m)| m.peer().is_some()).map(|(did, _)| did.clone()).collect();
         // Who has accepted a moment ago and lacks our Join can read no Leave of ours.
@@ -345,9 +353,9 @@ impl Engine {
             .members
             .iter()
             .filter(|(did, member)| match member.presence {
-                Presence::Invited { .. } | Presence::Expired => true,
+                Presence::Invited { .. } | Presence::Expired | Presence::Unreachable => true,
                 Presence::In(_) => lacks_join(did),
-                Presence::Declined(_) | Presence::Unreachable | Presence::Out { .. } => false,
+                Presence::Declined(_) | Presence::Out { .. } => false,
             })
             .map(|(did, _)| did.clone())
             .collect();
@@ -361,8 +369,10 @@ impl Engine {
             for did in &present {
                 self.post(id, did, Sealing::Pairwise, Body::Leave(instance), Persistence::UntilAcked, now);
             }
-            for did in invited.iter().filter(|_| by_me && now < ring_until) {
-                self.post(id, did, Sealing::Envelope, Body::Cancel(cancel), Persistence::Until(ring_until), now);
+            // Where an offer arrived late it rings longer than here.
+            let persistence = if now < ring_until { Persistence::Until(ring_until) } else { Persistence::UntilAcked };
+            for did in invited.iter().filter(|_| by_me && (now < ring_until || !met)) {
+                self.post(id, did, Sealing::Envelope, Body::Cancel(cancel), persistence, now);
             }
         }
         if let Some(call) = self.calls.get_mut(&id) {

@@ -27,6 +27,10 @@ impl<S: Seal> Node<S> {
     /// Bytes arrived on a topic. A rejection changes nothing but its counter.
     pub fn handle_gossip(&mut self, topic: &Topic, bytes: &[u8], now: Now) -> Result<(), Rejected> {
         self.now = Some(now);
+        if matches!(topic, Topic::Member(_, to) if to != self.engine.did()) {
+            // Subscribed only so that it is forwarded.
+            return Ok(());
+        }
         match self.seal.open(topic, bytes, now) {
             Ok(incoming) => {
                 self.engine.handle_input(Input::Signal(incoming), now);

@@ -137,6 +137,8 @@ pub enum DeclineReason {
 pub enum CancelReason {
     /// The inviter gave up or left.
     Cancelled,
+    /// The ring time is over; where the offer arrived late it would ring on.
+    RangOut,
     /// Both called each other; the other call goes on.
     SupersededBy(CallId),
 }

@@ -179,6 +179,7 @@ fn encode_body(signal: &Signal, block: Option<&[u8]>) -> Option<Vec<u8>> {
     match &signal.body {
         Body::Offer(offer) => to_bytes(&WireOffer::new(offer)?),
         Body::Cancel(CancelReason::Cancelled) => to_bytes(&WireCancel { reason: 0, other: [0; 16] }),
+        Body::Cancel(CancelReason::RangOut) => to_bytes(&WireCancel { reason: 2, other: [0; 16] }),
         Body::Cancel(CancelReason::SupersededBy(other)) => {
             to_bytes(&WireCancel { reason: 1, other: *other.as_bytes() })
         }
@@ -202,10 +203,12 @@ fn decode_body(kind: u16, call: CallId, body: &[u8]) -> Result<(Body, Option<Vec
         1 => Body::Offer(Box::new(from_bytes::<WireOffer>(body)?.into_offer(call)?)),
         2 => {
             let cancel = from_bytes::<WireCancel>(body)?;
-            // A reason of a later version still takes the invitation back.
-            let superseded = cancel.reason == 1;
-            let other = CallId::from_bytes(cancel.other);
-            Body::Cancel(if superseded { CancelReason::SupersededBy(other) } else { CancelReason::Cancelled })
+            Body::Cancel(match cancel.reason {
+                1 => CancelReason::SupersededBy(CallId::from_bytes(cancel.other)),
+                2 => CancelReason::RangOut,
+                // A reason of a later version still takes the invitation back.
+                _ => CancelReason::Cancelled,
+            })
         }
         3 => Body::Answered(DeviceId(from_bytes(body)?)),
         4 if body.is_empty() => Body::Ringing,

@@ -44,9 +44,7 @@ impl Engine {
         if invitees.is_empty() || invitees.len() >= MAX_PARTICIPANTS || invitees.contains(&self.config.did) {
             return Err(RequestError::BadInvitees);
         }
-        if self.active_call().is_some() {
-            return Err(RequestError::InACall);
-        }
+        self.make_way(now.mono)?;
         let me = self.config.did.clone();
         let settings = Settings::default();
         // Somebody was faster, and it rings here: to call the same people is to take that call.
@@ -89,10 +87,19 @@ impl Engine {
         if !call.is_incoming() {
             return Err(RequestError::NotRinging);
         }
-        if self.active_call().is_some() {
+        self.make_way(now.mono)?;
+        self.accept(id, now);
+        Ok(())
+    }
+
+    /// Another call is possible when there is none, or one in which everybody else has left.
+    fn make_way(&mut self, now: Instant) -> Result<(), RequestError> {
+        let Some(active) = self.active_call() else { return Ok(()) };
+        let call = &self.calls[&active];
+        if !call.met || call.has_company() || call.is_awaited() {
             return Err(RequestError::InACall);
         }
-        self.accept(id, now);
+        self.end_call(active, EndReason::Empty, now);
         Ok(())
     }
 

@@ -159,7 +159,10 @@ impl Engine {
             Phase::Incoming { .. } | Phase::Joined { .. } => {
                 let joined = self.calls[&call].instance().is_some();
                 match reason {
-                    CancelReason::Cancelled => self.end_call(call, EndReason::Cancelled, now.mono),
+                    CancelReason::RangOut if !joined => self.end_call(call, EndReason::Missed, now.mono),
+                    CancelReason::Cancelled | CancelReason::RangOut => {
+                        self.end_call(call, EndReason::Cancelled, now.mono);
+                    }
                     CancelReason::SupersededBy(winner) => {
                         self.end_call(call, EndReason::Superseded, now.mono);
                         if joined && self.is_same_call(call, winner) {

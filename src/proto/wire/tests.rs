@@ -61,6 +61,7 @@ fn every_body() -> Vec<Body> {
     vec![
         Body::Offer(Box::new(offer(MAX_CHAIN, MAX_PARTICIPANTS as u8))),
         Body::Cancel(CancelReason::Cancelled),
+        Body::Cancel(CancelReason::RangOut),
         Body::Cancel(CancelReason::SupersededBy(CallId::from_bytes([1; 16]))),
         Body::Answered(DeviceId([4; 16])),
         Body::Ringing,

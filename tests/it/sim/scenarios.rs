@@ -255,6 +255,32 @@ fn an_offer_that_nobody_takes_rings_out_on_both_sides() {
 }
 
 #[test]
+fn an_offer_that_arrives_late_does_not_ring_longer_than_its_caller_waits() {
+    let mut stage = Stage::of(2);
+    stage.world.kill(1);
+    let call = stage.offer(0, &[1]);
+    stage.pass(Duration::from_secs(40));
+    let revived = stage.world.revive(1);
+    stage.fine(revived);
+    stage.until(4, "it rings late", |stage| stage.rings(1));
+    stage.until(6, "the caller gives up, and it is told", |stage| stage.ended(1, call) == Some(EndReason::Missed));
+    assert!(!stage.rings(1));
+}
+
+#[test]
+fn a_call_that_everybody_else_has_left_makes_way_for_another() {
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1]);
+    assert_eq!(stage.ask(1, Request::Hangup(call)), Ok(Reply::Done));
+    stage.until(2, "the other is gone", |stage| stage.shown(0, call, 1) == Some(ParticipantState::Left));
+    let second = stage.offer(2, &[0]);
+    stage.until(2, "it rings", |stage| stage.rings(0));
+    stage.accept(0, second);
+    assert_eq!(stage.ended(0, call), Some(EndReason::Empty));
+    stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 2], second));
+}
+
+#[test]
 fn unreachable_is_told_from_not_answered() {
     let mut stage = Stage::of(2);
     stage.world.kill(1);

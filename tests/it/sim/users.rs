@@ -2,7 +2,7 @@
 
 use telecon::proto::{
     id::{CallId, Did},
-    io::{CallState, CallView, Request},
+    io::{CallState, CallView, ParticipantState, Request},
     signal::DeclineReason,
 };
 
@@ -39,14 +39,25 @@ impl Sight<'_> {
         self.views.iter().any(|view| matches!(view.state, CallState::Active | CallState::Outgoing))
     }
 
+    /// In a call in which nobody is left or awaited: a new one takes its place if somebody was met in it, which a view does
+    /// not tell.
+    fn deserted(&self) -> bool {
+        use ParticipantState::{Declined, Expired, Left, Unreachable};
+        let mut active = self.views.iter().filter(|view| view.state == CallState::Active);
+        active.any(|view| view.participants.iter().all(|p| matches!(p.state, Left | Declined | Expired | Unreachable)))
+    }
+
     pub fn verdict(&self, request: &Request) -> Verdict {
         let must = |done| if done { Verdict::Done } else { Verdict::Refused };
         match request {
             Request::Offer { invitees } => {
                 let fine = !invitees.is_empty() && !invitees.contains(self.own);
-                must(fine && !self.engaged())
+                if fine && self.deserted() { Verdict::Either } else { must(fine && !self.engaged()) }
             }
-            Request::Accept(call) => must(self.state(*call) == Some(CallState::Incoming) && !self.engaged()),
+            Request::Accept(call) => {
+                let rings = self.state(*call) == Some(CallState::Incoming);
+                if rings && self.deserted() { Verdict::Either } else { must(rings && !self.engaged()) }
+            }
             Request::Reject(call, _) => must(self.state(*call) == Some(CallState::Incoming)),
             Request::Hangup(call) => match self.state(*call) {
                 Some(CallState::Active | CallState::Outgoing | CallState::Incoming) => Verdict::Done,
