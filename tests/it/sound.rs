@@ -57,7 +57,19 @@ fn say(from: &PulseServer, to: &PulseServer, clip: &[f32]) -> (f32, f64) {
     record_for(&ear, 5);
     let ((said, said_from), (heard, heard_from)) = (mouth.stop(), ear.stop());
     let (said_at, _) = find(clip, said);
-    let (heard_at, correlation) = find(clip, heard);
+    let mut heard = Haystack::new(heard);
+    let (heard_at, _) = heard.best(clip, 0..heard.lags(clip.len())).expect("the recording is longer than the clip");
+    // Half a second at a time, since the jitter buffer may stretch time on the way; half of them are better than this.
+    let pieces = clip.chunks_exact(500 * PER_MS).enumerate();
+    let mut correlations: Vec<f32> = pieces
+        .filter_map(|(number, piece)| {
+            let around = heard_at + number * piece.len();
+            heard.best(piece, around.saturating_sub(200 * PER_MS)..around + 200 * PER_MS)
+        })
+        .map(|(_, correlation)| correlation)
+        .collect();
+    correlations.sort_by(f32::total_cmp);
+    let correlation = correlations[correlations.len() / 2];
     let ms = |at: usize| at as f64 / PER_MS as f64;
     let began_later_ms = if heard_from >= said_from {
         (heard_from - said_from).as_secs_f64() * 1000.0
