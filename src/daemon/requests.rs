@@ -299,7 +299,6 @@ fn not_done(error: &RequestError) -> Failure {
         RequestError::NotRinging => ("not_ringing", "`telecon calls` tells its state"),
         RequestError::InACall => ("in_a_call", "hang it up first"),
         RequestError::BadInvitees => ("bad_invitees", "name them by DID or contact name"),
-        RequestError::TooManyCalls => ("too_many_calls", "accept or reject one first"),
         RequestError::Stopping => return stopping(),
     };
     Failure::new(code, format!("{error}; {remedy}"))

@@ -136,9 +136,6 @@ pub enum RequestError {
     /// Nobody, oneself, or more than [`super::signal::MAX_PARTICIPANTS`].
     #[error("a call needs between 1 and 31 other participants")]
     BadInvitees,
-    /// Too many calls ring at once.
-    #[error("too many calls are ringing")]
-    TooManyCalls,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
