@@ -390,6 +390,27 @@ async fn a_living_address_is_dialled_while_a_dead_one_of_the_same_peer_is_still_
 }
 
 #[tokio::test]
+async fn any_number_of_announced_nodes_does_not_push_out_a_partner_that_is_connected() {
+    let key = Keypair::generate_ed25519();
+    let (a, b) = (Node::with_key(key.clone(), &[TCP], &[]), Node::start(&[], &[]));
+    let to_a = a.address().await;
+    b.net.dial(contact(a.id(), &to_a));
+    b.connected_to(a.id()).await;
+    let (_silent, dead) = silent_address();
+    for _ in 0..MAX_PARTNERS + 8 {
+        b.net.dial(contact(PeerId::random(), &dead));
+    }
+    // The answer comes after all that was asked for before.
+    let own: Multiaddr = format!("/ip4/127.0.0.1/tcp/1/p2p/{}", b.id()).parse().unwrap();
+    assert_eq!(b.net.connect(own).await, Err(ConnectError::Oneself));
+    a.net.shutdown().await;
+    b.status("alone", |status| status.peers.is_empty()).await;
+    // Only who is still a partner is dialled again.
+    let a = Node::with_key(key, &[&without_peer_id(&to_a).to_string()], &[]);
+    b.connected_to(a.id()).await;
+}
+
+#[tokio::test]
 async fn a_node_recognises_itself() {
     let node = Node::start(&[QUIC, TCP], &[]);
     let status = node.status("listens twice", |status| status.listen.len() == 2).await;
