@@ -47,7 +47,8 @@ const EVENTS: usize = 1024;
 const COMMANDS: usize = 1024;
 /// Topics that this node may be subscribed to: 34 for each call of 32.
 const MAX_TOPICS: usize = 1024;
-/// Call partners that gossip is always sent to and that are kept connected; the oldest is dropped for a new one.
+/// Call partners that gossip is always sent to and that are kept connected; for a new one, the oldest that is not connected
+/// is dropped.
 const MAX_PARTNERS: usize = 64;
 /// How long [`Net::connect`] takes at most.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -282,6 +283,7 @@ impl Net {
 
     /// A participant of a call: dialled unless connected, and gossip is always sent to it directly. Nonsense is ignored;
     /// at most [`MAX_ADDRESSES`] addresses are used, and no names.
+    /// While `MAX_PARTNERS` of them are connected, a further one is dialled once and that is all.
     pub fn dial(&self, contact: Contact) {
         match address::check_contact(&contact) {
             Some((peer, addresses)) => self.command(Command::Dial { peer, addresses }),

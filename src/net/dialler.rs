@@ -20,6 +20,8 @@ const MAX_TARGETS: usize = 512;
 const MAX_FOUND: usize = 64;
 /// Tries for a target that nobody asked to keep; then it is forgotten.
 const MAX_TRIES: u32 = 8;
+/// Most attempts that run beside a target's first one, each with the addresses that were new when it began.
+const MAX_BESIDE: usize = 3;
 /// First wait after a failure, doubled up to [`MAX_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -49,6 +51,11 @@ enum State {
 struct Target {
     /// Never empty.
     addresses: Vec<Multiaddr>,
+    /// Those of them that came during an attempt or a back-off and were not tried yet: they wait for neither.
+    fresh: Vec<Multiaddr>,
+    /// Attempts to reach fresh addresses; [`MAX_BESIDE`] at most. That they fail says nothing about the others, so the
+    /// back-off does not count them.
+    beside: Vec<ConnectionId>,
     /// Named by `/p2p/…`, or learned from the first connection.
     peer: Option<PeerId>,
     reasons: Vec<Reason>,
@@ -79,7 +86,10 @@ impl Dialler {
             None => target.addresses.contains(&to.address),
         });
         if let Some(target) = known {
-            target.add(to.address, reason);
+            let new = target.add(to.address, reason);
+            if new && reason == Reason::Kept {
+                target.start_afresh(now);
+            }
             return true;
         }
         if !self.make_room(reason) {
@@ -87,7 +97,8 @@ impl Dialler {
         }
         let state = if connected { State::Connected { since: now } } else { State::Waiting { until: now } };
         let (addresses, reasons) = (vec![to.address], vec![reason]);
-        self.targets.push(Target { addresses, peer: to.peer, reasons, state, failures: 0 });
+        let (fresh, beside) = (Vec::new(), Vec::new());
+        self.targets.push(Target { addresses, fresh, beside, peer: to.peer, reasons, state, failures: 0 });
         true
     }
 
@@ -96,6 +107,7 @@ impl Dialler {
         for target in &mut self.targets {
             if target.reasons.contains(&Reason::Kept) && target.addresses.contains(address) {
                 target.addresses.retain(|other| other != address);
+                target.fresh.retain(|other| other != address);
                 if target.addresses.is_empty() {
                     target.reasons.clear();
                 }
@@ -121,14 +133,23 @@ impl Dialler {
 
     /// The next attempt that is due. The caller must dial it and report what became of it.
     pub fn due(&mut self, now: Instant) -> Option<DialOpts> {
-        let target = self.targets.iter_mut().find(|target| target.due_at().is_some_and(|until| until <= now))?;
+        let waited = |target: &Target| target.due_at().is_some_and(|until| until <= now);
+        let target = self.targets.iter_mut().find(|target| waited(target) || target.due_beside())?;
+        // Whoever else dials this peer may do so in vain, at an address that never answers: only a connection is a reason
+        // not to dial.
+        let to_peer = |peer, addresses| {
+            DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Disconnected).build()
+        };
+        if let Some(peer) = target.peer.filter(|_| !waited(target)) {
+            let options = to_peer(peer, std::mem::take(&mut target.fresh));
+            target.beside.push(options.connection_id());
+            return Some(options);
+        }
         let options = match target.peer {
-            Some(peer) => DialOpts::peer_id(peer)
-                .addresses(target.addresses.clone())
-                .condition(PeerCondition::DisconnectedAndNotDialing)
-                .build(),
+            Some(peer) => to_peer(peer, target.addresses.clone()),
             None => DialOpts::unknown_peer_id().address(target.addresses.first()?.clone()).build(),
         };
+        target.fresh.clear();
         target.state = State::Dialling(options.connection_id());
         Some(options)
     }
@@ -141,11 +162,13 @@ impl Dialler {
     /// A connection to the peer is up, whoever made it.
     pub fn connected(&mut self, id: ConnectionId, peer: PeerId, now: Instant) {
         for target in &mut self.targets {
+            target.beside.retain(|other| *other != id);
             if target.state == State::Dialling(id) {
                 target.peer = Some(peer);
             }
             if target.peer == Some(peer) && !matches!(target.state, State::Connected { .. }) {
                 target.state = State::Connected { since: now };
+                target.fresh.clear();
             }
         }
         self.merge(peer);
@@ -154,6 +177,7 @@ impl Dialler {
     /// The attempt failed, and the peer is not connected otherwise.
     pub fn failed(&mut self, id: ConnectionId, now: Instant) {
         for target in &mut self.targets {
+            target.beside.retain(|other| *other != id);
             if target.state == State::Dialling(id) {
                 target.back_off(now);
             }
@@ -164,6 +188,9 @@ impl Dialler {
     /// The attempt found this node itself: the address is never dialled again.
     pub fn is_self(&mut self, id: ConnectionId) {
         self.targets.retain(|target| target.state != State::Dialling(id));
+        for target in &mut self.targets {
+            target.beside.retain(|other| *other != id);
+        }
     }
 
     /// The last connection to the peer is gone.
@@ -224,16 +251,36 @@ impl Dialler {
 }
 
 impl Target {
-    fn add(&mut self, address: Multiaddr, reason: Reason) {
+    /// Returns whether the address is new.
+    fn add(&mut self, address: Multiaddr, reason: Reason) -> bool {
         if !self.reasons.contains(&reason) {
             self.reasons.push(reason);
         }
-        if !self.addresses.contains(&address) {
-            if self.addresses.len() >= MAX_ADDRESSES {
-                self.addresses.remove(0);
-            }
-            self.addresses.push(address);
+        if self.addresses.contains(&address) {
+            return false;
         }
+        if self.addresses.len() >= MAX_ADDRESSES {
+            let oldest = self.addresses.remove(0);
+            self.fresh.retain(|other| *other != oldest);
+        }
+        if !matches!(self.state, State::Connected { .. }) {
+            self.fresh.push(address.clone());
+        }
+        self.addresses.push(address);
+        true
+    }
+
+    /// The user named another address: what the former ones did does not count.
+    fn start_afresh(&mut self, now: Instant) {
+        self.failures = 0;
+        if let State::Waiting { until } = &mut self.state {
+            *until = (*until).min(now);
+        }
+    }
+
+    /// Whether fresh addresses can be dialled beside whatever goes on.
+    fn due_beside(&self) -> bool {
+        self.peer.is_some() && !self.fresh.is_empty() && self.beside.len() < MAX_BESIDE
     }
 
     fn due_at(&self) -> Option<Instant> {
@@ -324,6 +371,56 @@ mod tests {
         }
         dialler.network_changed(now);
         assert!(dialler.next_due().unwrap() <= now + AT_ONCE);
+    }
+
+    #[test]
+    fn new_addresses_are_dialled_beside_a_pending_attempt_up_to_a_bound() {
+        let (mut dialler, now) = setup();
+        let peer = PeerId::random();
+        dialler.want(to(1, Some(peer)), Reason::Kept, false, now);
+        let dead = dialler.due(now).unwrap().connection_id();
+        let mut beside = Vec::new();
+        for port in 2..20 {
+            dialler.want(to(port, Some(peer)), Reason::Found, false, now);
+            beside.extend(dialler.due(now).map(|options| options.connection_id()));
+            assert!(dialler.due(now).is_none(), "each address once");
+        }
+        assert_eq!(beside.len(), MAX_BESIDE);
+        assert!(dialler.targets[0].fresh.len() <= MAX_ADDRESSES);
+        assert_eq!(dialler.targets[0].state, State::Dialling(dead));
+        dialler.failed(beside[0], now);
+        assert_eq!(dialler.targets[0].state, State::Dialling(dead), "the first attempt goes on");
+        let next = dialler.due(now).expect("there is room for the addresses that waited").connection_id();
+        dialler.connected(next, peer, now);
+        assert!(dialler.due(now).is_none());
+        assert_eq!(dialler.next_due(), None);
+    }
+
+    #[test]
+    fn a_new_address_does_not_wait_for_the_back_off_of_the_former_ones() {
+        let (mut dialler, now) = setup();
+        let peer = Some(PeerId::random());
+        dialler.want(to(1, peer), Reason::Kept, false, now);
+        for _ in 0..6 {
+            let id = dialler.due(now + 10 * MAX_WAIT).unwrap().connection_id();
+            dialler.failed(id, now);
+        }
+        let until = dialler.next_due().unwrap();
+        assert!(until > now + 10 * FIRST_WAIT);
+        // What the network tells is tried once at once, and changes nothing otherwise.
+        dialler.want(to(2, peer), Reason::Found, false, now);
+        let id = dialler.due(now).expect("at once").connection_id();
+        dialler.failed(id, now);
+        assert!(dialler.due(now).is_none());
+        assert_eq!(dialler.next_due(), Some(until));
+        // What is kept already is nothing new.
+        dialler.want(to(1, peer), Reason::Kept, false, now);
+        assert!(dialler.due(now).is_none());
+        dialler.want(to(3, peer), Reason::Kept, false, now);
+        let id = dialler.due(now).expect("at once").connection_id();
+        assert!(dialler.due(now).is_none());
+        dialler.failed(id, now);
+        assert!(dialler.next_due().unwrap() < now + 2 * FIRST_WAIT, "the back-off begins anew");
     }
 
     #[test]

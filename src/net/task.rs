@@ -14,7 +14,10 @@ use libp2p::{
     mdns,
     multiaddr::Protocol,
     ping,
-    swarm::{ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts},
+    swarm::{
+        ConnectionId, DialError, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -66,7 +69,7 @@ pub(super) struct Task {
     pub asked_loopback: HashSet<Multiaddr>,
     /// What gossipsub is subscribed to; bounded by the shared set.
     pub joined: HashSet<String>,
-    /// Explicit gossip peers, oldest first; [`MAX_PARTNERS`] at most, then the oldest is dropped.
+    /// Explicit gossip peers, oldest first; [`MAX_PARTNERS`] at most, then the oldest that is not connected is dropped.
     pub partners: Vec<PeerId>,
     /// Bounded by [`MAX_CONNECTS`].
     pub connects: HashMap<ConnectionId, (Multiaddr, oneshot::Sender<Result<PeerId, ConnectError>>)>,
@@ -175,6 +178,9 @@ impl Task {
         if peer == *self.swarm.local_peer_id() {
             return;
         }
+        if !self.partners.contains(&peer) && self.partners.len() >= MAX_PARTNERS && !self.drop_partner() {
+            return self.dial_once(peer, addresses);
+        }
         for address in addresses {
             self.want(Dialable { address, peer: Some(peer), literal: true }, Reason::Call);
         }
@@ -185,13 +191,27 @@ impl Task {
         let links = &mut self.swarm.behaviour_mut().links;
         links.gate.know(peer);
         links.gossip.add_explicit_peer(&peer);
-        if self.partners.len() > MAX_PARTNERS {
-            let oldest = self.partners.remove(0);
-            links.gossip.remove_explicit_peer(&oldest);
-            self.dialler.drop_peer(&oldest, Reason::Call);
-            if !self.dialler.keeps(&oldest) {
-                links.gate.forget(&oldest);
-            }
+    }
+
+    /// Makes room for a new partner. Somebody may announce any number of nodes: they take the place of one that is not
+    /// connected, never of one that is. Returns false when all are connected.
+    fn drop_partner(&mut self) -> bool {
+        let links = &mut self.swarm.behaviour_mut().links;
+        let Some(at) = self.partners.iter().position(|partner| !links.gate.is_connected(partner)) else { return false };
+        let oldest = self.partners.remove(at);
+        links.gossip.remove_explicit_peer(&oldest);
+        self.dialler.drop_peer(&oldest, Reason::Call);
+        if !self.dialler.keeps(&oldest) {
+            links.gate.forget(&oldest);
+        }
+        true
+    }
+
+    /// No place is left among the partners: a connection is all that this one gets.
+    fn dial_once(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let options = DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Disconnected).build();
+        if let Err(error) = self.swarm.dial(options) {
+            tracing::debug!(%error, "could not dial a participant beyond the partners");
         }
     }
 
@@ -206,10 +226,9 @@ impl Task {
             return answer(reply, ConnectError::Oneself);
         }
         let options = match to.peer {
-            Some(peer) => DialOpts::peer_id(peer)
-                .addresses(vec![to.address.clone()])
-                .condition(libp2p::swarm::dial_opts::PeerCondition::Always)
-                .build(),
+            Some(peer) => {
+                DialOpts::peer_id(peer).addresses(vec![to.address.clone()]).condition(PeerCondition::Always).build()
+            }
             None => DialOpts::unknown_peer_id().address(to.address.clone()).build(),
         };
         let id = options.connection_id();

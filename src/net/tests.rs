@@ -360,6 +360,56 @@ async fn a_peer_that_opens_several_connections_at_once_hears_and_is_heard() {
     }
 }
 
+/// An address at which packets arrive and nothing ever answers, as long as the socket lives.
+fn silent_address() -> (std::net::UdpSocket, Multiaddr) {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/udp/{}/quic-v1", socket.local_addr().unwrap().port()).parse().unwrap();
+    (socket, address)
+}
+
+fn contact(peer: PeerId, address: &Multiaddr) -> Contact {
+    Contact { peer_id: peer.to_string(), addresses: vec![address.to_string()] }
+}
+
+#[tokio::test]
+async fn a_living_address_is_dialled_while_a_dead_one_of_the_same_peer_is_still_waited_for() {
+    let (a, b) = (Node::start(&[QUIC], &[]), Node::start(&[], &[]));
+    let (_silent, dead) = silent_address();
+    let dead = dead.with(Protocol::P2p(a.id()));
+    let living = a.address().await;
+    b.net.keep(vec![dead.clone()]);
+    tokio::select! {
+        biased;
+        // It began after the kept address was dialled, so it is given up after that.
+        result = b.net.connect(dead) => panic!("the dead address was waited for: {result:?}"),
+        () = async {
+            b.net.dial(contact(a.id(), &living));
+            b.connected_to(a.id()).await;
+        } => {}
+    }
+}
+
+#[tokio::test]
+async fn any_number_of_announced_nodes_does_not_push_out_a_partner_that_is_connected() {
+    let key = Keypair::generate_ed25519();
+    let (a, b) = (Node::with_key(key.clone(), &[TCP], &[]), Node::start(&[], &[]));
+    let to_a = a.address().await;
+    b.net.dial(contact(a.id(), &to_a));
+    b.connected_to(a.id()).await;
+    let (_silent, dead) = silent_address();
+    for _ in 0..MAX_PARTNERS + 8 {
+        b.net.dial(contact(PeerId::random(), &dead));
+    }
+    // The answer comes after all that was asked for before.
+    let own: Multiaddr = format!("/ip4/127.0.0.1/tcp/1/p2p/{}", b.id()).parse().unwrap();
+    assert_eq!(b.net.connect(own).await, Err(ConnectError::Oneself));
+    a.net.shutdown().await;
+    b.status("alone", |status| status.peers.is_empty()).await;
+    // Only who is still a partner is dialled again.
+    let a = Node::with_key(key, &[&without_peer_id(&to_a).to_string()], &[]);
+    b.connected_to(a.id()).await;
+}
+
 #[tokio::test]
 async fn a_node_recognises_itself() {
     let node = Node::start(&[QUIC, TCP], &[]);
