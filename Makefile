@@ -58,6 +58,9 @@ install: ## build a release and install it for this user (PREFIX=~/.local)
 	sed 's|%h/.local/bin|$(PREFIX)/bin|' systemd/telecon.service > '$(DESTDIR)$(UNIT_DIR)/telecon.service'
 	chmod 644 '$(DESTDIR)$(UNIT_DIR)/telecon.service'
 	echo 'Installed $(DESTDIR)$(PREFIX)/bin/telecon and $(DESTDIR)$(UNIT_DIR)/telecon.service'
+	case ":$$PATH:" in *':$(PREFIX)/bin:'*) ;; *)
+		echo '$(PREFIX)/bin is not in PATH; for this shell: export PATH="$(PREFIX)/bin:$$PATH", and for later ones the same in ~/.profile' ;;
+	esac
 	echo 'Start it with: systemctl --user daemon-reload && systemctl --user enable --now telecon'
 
 .PHONY: uninstall

@@ -9,6 +9,7 @@
 //! is `ok` is decided by what the listeners' WAVs hold, not by what the daemons say.
 
 use std::{
+    fs,
     future::Future,
     io,
     path::{Path, PathBuf},
@@ -48,6 +49,7 @@ const MARGIN_SAMPLES: usize = SAMPLE_RATE_HZ as usize * 6 / 10;
 #[derive(Debug, Clone)]
 pub struct Options {
     participants: usize,
+    asked_s: u64,
     seconds: u64,
     /// The telecon binary that the daemons run.
     pub program: PathBuf,
@@ -72,7 +74,7 @@ impl Options {
         let needed_s = (needed as u64).div_ceil(u64::from(SAMPLE_RATE_HZ));
         let program = std::env::current_exe().map_err(DemoError::file(Path::new("/proc/self/exe")))?;
         let directory = PathBuf::from("telecon-demo");
-        Ok(Self { participants, seconds: seconds.max(needed_s), program, directory })
+        Ok(Self { participants, asked_s: seconds, seconds: seconds.max(needed_s), program, directory })
     }
 
     /// How long everybody is heard, in seconds.
@@ -97,6 +99,14 @@ pub enum DemoError {
     /// Longer than anybody listens.
     #[error("a demo takes {MAX_SECONDS} seconds at most, not {0}")]
     Seconds(u64),
+    /// The recordings could not be put there.
+    #[error("the recordings cannot be put into {} ({source}); run it where you may write", path.display())]
+    Directory {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A file or program could not be used.
     #[error("{}: {source}", path.display())]
     File {
@@ -122,10 +132,12 @@ pub enum DemoError {
 }
 
 impl DemoError {
-    /// The command's exit code: 64 usage, 14 media failed, 130 interrupted.
+    /// The command's exit code: 64 usage, 77 not permitted, 70 no directory to write to, 14 media failed, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Participants(_) | Self::Seconds(_) => 64,
+            Self::Directory { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 77,
+            Self::Directory { .. } => 70,
             Self::File { .. } | Self::Daemon { .. } | Self::Late(_) => 14,
             Self::Interrupted => 130,
         }
@@ -156,6 +168,11 @@ pub enum Progress {
 /// # Errors
 /// [`DemoError`]; a call in which somebody was not heard is no error but a report that is not `ok`.
 pub async fn run(options: &Options, mut progress: impl FnMut(Progress)) -> Result<Report, DemoError> {
+    prepare(&options.directory)?;
+    if options.seconds > options.asked_s {
+        let (asked, needed) = (options.asked_s, options.seconds);
+        progress(Progress::Step(format!("{asked} s are too short for every voice to be heard; it takes {needed} s")));
+    }
     let voices = options.voices();
     let mut cast = Cast::new()?;
     let performed = tokio::select! {
@@ -167,6 +184,29 @@ pub async fn run(options: &Options, mut progress: impl FnMut(Progress)) -> Resul
     stopped?;
     progress(Progress::Step("Comparing what was heard with what was said".into()));
     report::report(&voices, &seen, setup, &options.directory)
+}
+
+/// Before anything is started: recordings can be put there, and none of an earlier demo is taken for one of this.
+fn prepare(directory: &Path) -> Result<(), DemoError> {
+    let prepared = || {
+        let is_new = !directory.exists();
+        fs::create_dir_all(directory)?;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("heard-by-") && name.ends_with(".wav") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        let probe = directory.join(format!(".probe-{}", std::process::id()));
+        fs::File::create_new(&probe)?;
+        fs::remove_file(&probe)?;
+        // A demo that is interrupted leaves nothing.
+        if is_new { fs::remove_dir(directory) } else { Ok(()) }
+    };
+    let path = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    prepared().map_err(|source| DemoError::Directory { path, source })
 }
 
 async fn perform(
@@ -233,6 +273,21 @@ mod tests {
             assert_eq!(Options::new(right, 10).unwrap().voices().len(), right);
         }
         assert_eq!(Options::new(3, MAX_SECONDS + 1).unwrap_err().exit_code(), 64);
+    }
+
+    #[test]
+    fn recordings_of_an_earlier_demo_are_removed_and_nothing_else_is_left() {
+        let work = tempfile::tempdir().unwrap();
+        let directory = work.path().join("telecon-demo");
+        prepare(&directory).unwrap();
+        assert!(!directory.exists());
+        fs::create_dir(&directory).unwrap();
+        for file in ["heard-by-ada.wav", "mine.wav"] {
+            fs::write(directory.join(file), "").unwrap();
+        }
+        prepare(&directory).unwrap();
+        let left: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["mine.wav"]);
     }
 
     #[test]

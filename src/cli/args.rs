@@ -8,14 +8,15 @@ const EXAMPLES: &str = "Examples:
   telecon demo                              hear a group call of three daemons on this machine
   telecon daemon                            run the daemon (or: systemctl --user start telecon)
   telecon id                                what to give to friends
-  telecon contacts add did:key:z6Mk… bob    remember a friend
+  telecon contacts add did:key:z6Mk… bob --address /ip4/192.0.2.7/udp/4001/quic-v1
+                                            remember a friend, and where to find him
   telecon call bob carol --wait             call them, and wait until somebody is there
   telecon accept                            take the call that rings
 ";
 
 /// Peer-to-peer voice calls
 #[derive(Debug, Parser)]
-#[command(name = "telecon", version, before_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "telecon", version, before_help = EXAMPLES, max_term_width = 100)]
 pub struct Args {
     /// Keep all files below DIR: another identity, or a test
     #[arg(long, global = true, value_name = "DIR", env = "TELECON_HOME", hide_env_values = true)]
@@ -30,7 +31,8 @@ pub struct Args {
 #[derive(Debug, PartialEq, Eq, Subcommand)]
 pub enum Verb {
     /// Run the daemon in the foreground
-    #[command(after_help = "Example: telecon daemon --config ~/quiet.toml")]
+    #[command(after_help = "Example: telecon daemon --config ~/quiet.toml\n\n\
+        It keeps its terminal until Ctrl-C and logs to stderr. TELECON_LOG=telecon=debug makes it say more.")]
     Daemon {
         /// Read this file instead of the usual one
         #[arg(long, value_name = "FILE")]
@@ -75,7 +77,7 @@ pub enum Verb {
         call: Option<String>,
     },
     /// Refuse a ringing call
-    #[command(after_help = "Example: telecon reject")]
+    #[command(visible_alias = "decline", after_help = "Example: telecon reject")]
     Reject {
         /// Id or its beginning; may be left out when only one call rings
         call: Option<String>,
@@ -166,7 +168,9 @@ pub enum ConfigVerb {
     #[command(after_help = "Example: telecon config show --json")]
     Show,
     /// Print the commented defaults
-    #[command(after_help = "Example: telecon config default > ~/.config/telecon/telecon.toml")]
+    #[command(
+        after_help = "Example: mkdir -p ~/.config/telecon && telecon config default > ~/.config/telecon/telecon.toml"
+    )]
     Default,
 }
 

@@ -1,8 +1,9 @@
 //! The verbs that go on: a call that is followed until it is joined or over, and the stream of events.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, io, os::fd::AsFd, path::Path, pin::pin};
 
 use serde_json::{Value, json};
+use tokio::{io::Interest, net::unix::pipe};
 
 use crate::{
     client::{Client, ClientError},
@@ -19,7 +20,7 @@ use super::{
 pub async fn call(socket: &Path, who: Vec<String>, mut printer: Printer) -> Result<(), CliError> {
     let mut watch = Client::connect(socket).await?.watch(None).await?;
     let mut client = Client::connect(socket).await?;
-    let names = Names::of(&client.request(Method::ContactList {}, None).await?);
+    let names = Names::of(&client.request(Method::ContactList {}, None).await?).with_own(&watch.snapshot);
     let offered = client.request(Method::CallOffer { who }, None).await?;
     printer.answer(&offered, show::call_id)?;
     let mut follow = Follow::new(&offered);
@@ -45,17 +46,37 @@ pub async fn watch(socket: &Path, since: Option<u64>, mut printer: Printer) -> R
     let mut client = Client::connect(socket).await?;
     let names = Names::of(&client.request(Method::ContactList {}, None).await?);
     let mut watch = client.watch(since).await?;
+    let names = names.with_own(&watch.snapshot);
     if printer.is_json() {
         let snapshot = watch.snapshot.take();
         let line = json!({ "event": "snapshot", "seq": snapshot["seq"], "snapshot": snapshot });
         printer.print(&text::json_line(&line))?;
     }
-    while let Some(event) = watch.next().await {
+    let mut unread = pin!(reader_gone());
+    loop {
+        let next = tokio::select! {
+            next = watch.next() => next,
+            () = &mut unread => return Ok(()),
+        };
+        let Some(event) = next else { return Err(gone()) };
         let event = event?;
         let line = if printer.is_json() { text::json_line(&event) } else { show::event(&event, &names) };
         printer.print(&line)?;
     }
-    Err(gone())
+}
+
+/// Comes when nobody reads stdout any more, as in `telecon watch | head -1`: the next event, at which writing would fail,
+/// may be hours away. Never comes for a regular file, which cannot be waited for.
+async fn reader_gone() {
+    // Unchecked, since the checked one makes it non-blocking for the printer too; here nothing is written to it.
+    let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(pipe::Sender::from_owned_fd_unchecked);
+    let gone = match &stdout {
+        Ok(stdout) => stdout.ready(Interest::ERROR).await.is_ok(),
+        Err(_) => false,
+    };
+    if !gone {
+        std::future::pending().await
+    }
 }
 
 fn gone() -> CliError {

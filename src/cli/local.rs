@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     audio,
-    config::{self, Config, ConfigError, Paths},
+    config::{self, Audio, Backend, Config, ConfigError, Paths},
     daemon,
     demo::{self, Progress},
 };
@@ -116,9 +116,10 @@ pub fn config_check(file: &Path, mut printer: Printer) -> Result<(), CliError> {
             return Err(error.into());
         }
     };
+    let notes = notes(&checked.config.audio);
     if printer.is_json() {
         let idle = checked.idle.iter().map(|idle| json!({ "line": idle.line, "key": idle.key }));
-        let answer = json!({ "ok": true, "file": file, "no_effect": idle.collect::<Vec<_>>() });
+        let answer = json!({ "ok": true, "file": file, "no_effect": idle.collect::<Vec<_>>(), "notes": notes });
         return printer.print(&text::json_line(&answer));
     }
     let verdict = if file.exists() { "is right" } else { "does not exist; the defaults are used" };
@@ -127,7 +128,25 @@ pub fn config_check(file: &Path, mut printer: Printer) -> Result<(), CliError> {
         let line = format!("{}:{}: {} has no effect yet", file.display(), idle.line, idle.key);
         printer.print(&text::safe_lines(&line))?;
     }
+    for note in &notes {
+        printer.print(&text::safe_lines(&format!("{}: {note}", file.display())))?;
+    }
     Ok(())
+}
+
+/// What is right, but perhaps not what was meant.
+fn notes(audio: &Audio) -> Vec<&'static str> {
+    if audio.backend != Backend::File {
+        return Vec::new();
+    }
+    let mut notes = Vec::new();
+    if audio.input_file.is_empty() {
+        notes.push("audio.backend is \"file\" and audio.input_file is not set: the others hear silence");
+    }
+    if audio.output_file.is_empty() {
+        notes.push("audio.backend is \"file\" and audio.output_file is not set: what you would hear is lost");
+    }
+    notes
 }
 
 fn mistakes(error: &ConfigError) -> Vec<Value> {

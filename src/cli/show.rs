@@ -20,6 +20,14 @@ impl Names {
         Self(all.filter_map(|one| Some((one["did"].as_str()?.into(), one["name"].as_str()?.into()))).collect())
     }
 
+    /// The own DID, which stands in `status` and in every snapshot, becomes `you`.
+    pub fn with_own(mut self, status: &Value) -> Self {
+        if let Some(did) = status["did"].as_str() {
+            self.0.insert(did.into(), "you".into());
+        }
+        self
+    }
+
     fn name<'a>(&'a self, did: &'a Value) -> &'a str {
         let did = did.as_str().unwrap_or("-");
         self.0.get(did).map_or(did, String::as_str)
@@ -133,8 +141,13 @@ fn caller(call: &Value) -> String {
     }
 }
 
+/// Everybody else, with their states; these say nothing before the call is accepted, as nobody is connected to yet.
 fn with(call: &Value) -> String {
+    let rings = call["state"] == "incoming";
     let participants = list(call, "participants").iter().map(|one| {
+        if rings {
+            return person(one);
+        }
         let muted = if one["muted"] == true { ", muted" } else { "" };
         format!("{} ({}{muted})", person(one), spoken(&one["state"]))
     });
@@ -144,7 +157,9 @@ fn with(call: &Value) -> String {
 /// `telecon status`
 pub fn status(answer: &Value) -> String {
     let audio = &answer["audio"];
-    let mut sound = format!("{}: {} to {}", word(&audio["backend"]), word(&audio["input"]), word(&audio["output"]));
+    let end = |value: &Value, none: &str| if value == "" { none.to_owned() } else { word(value) };
+    let (input, output) = (end(&audio["input"], "silence"), end(&audio["output"], "nowhere"));
+    let mut sound = format!("{}: {input} to {output}", word(&audio["backend"]));
     if let Some(problem) = audio["problem"].as_str() {
         sound = format!("{sound}\n{problem}");
     }
@@ -314,7 +329,7 @@ fn happened(event: &Value, names: &Names) -> String {
             let stranger = if event["known"] == false { " (not a contact)" } else { "" };
             format!("{call} rings: {}{stranger}, with {}", names.name(&event["from"]), all("participants"))
         }
-        Some("call_joined") => format!("{call} joined"),
+        Some("call_joined") => format!("{call} you are in, waiting for the others"),
         Some("call_ended") => format!("{call} ended: {}", spoken(&event["reason"])),
         Some("participant_changed") => format!("{call} {did} {}", spoken(&event["state"])),
         Some("participant_media") => format!("{call} {did} {}", media_words(event)),

@@ -17,6 +17,12 @@ pub fn table(report: &Report) -> String {
         }
     }
     let connected = report.connected_ms.map_or_else(|| "unknown".into(), |ms| format!("{ms} ms"));
+    text(
+        &mut out,
+        format_args!(
+            "(Correlation: 1 is the same sound, {HEARD} the limit; level in dBFS; latency from mouth to ear.)"
+        ),
+    );
     out.push('\n');
     text(&mut out, format_args!("Set-up: {} ms until everybody had audio of everybody.", report.setup_ms));
     text(&mut out, format_args!("From accept to first audio: {connected} (median of all connections).\n"));

@@ -115,6 +115,16 @@ fn an_interrupted_demo_leaves_no_process_and_no_file() {
 }
 
 #[test]
+fn a_demo_that_cannot_write_its_recordings_says_so_before_it_starts_anything() {
+    let work = tempfile::tempdir().unwrap();
+    fs::write(work.path().join("telecon-demo"), "in the way").unwrap();
+    let output = Command::new(PROGRAM).arg("demo").current_dir(work.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(70), "{said}");
+    assert!(said.starts_with("telecon: the recordings cannot be put into /"), "{said}");
+}
+
+#[test]
 fn a_demo_with_too_many_participants_says_how_many_voices_there_are() {
     let output = Command::new(PROGRAM).args(["demo", "--participants", "9"]).output().unwrap();
     assert_eq!(output.status.code(), Some(64));

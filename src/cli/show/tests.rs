@@ -26,6 +26,19 @@ fn calls_show_names_where_known_and_states_as_words() {
 }
 
 #[test]
+fn a_call_that_rings_shows_who_is_in_it_without_states() {
+    let mut ringing = call();
+    ringing["state"] = "incoming".into();
+    assert_eq!(with(&ringing), "bob, did:key:zEve");
+}
+
+#[test]
+fn sound_without_files_goes_from_silence_to_nowhere() {
+    let shown = status(&json!({ "audio": { "backend": "file", "input": "", "output": "" } }));
+    assert!(shown.contains("sound      file: silence to nowhere\n"), "{shown}");
+}
+
+#[test]
 fn an_own_call_is_yours() {
     let own = json!({ "call": "c", "state": "outgoing", "from": "did:key:zMe", "participants": [] });
     assert_eq!(caller(&own), "you");
@@ -108,8 +121,11 @@ fn what_a_stranger_wrote_is_escaped_everywhere() {
 #[test]
 fn events_are_sentences_with_names() {
     let names = Names::of(&json!({ "contacts": [{ "did": "did:key:zBob", "name": "bob" }] }));
+    let names = names.with_own(&json!({ "did": "did:key:zMe" }));
     let rang = json!({ "seq": 12, "time_ms": 3_661_000, "event": "call_rang", "call": "0b1e0f3a-5d0c", "from": "did:key:zBob", "participants": ["did:key:zBob", "did:key:zMe"], "known": false });
-    assert_eq!(event(&rang, &names), "01:01:01Z    12  0b1e0f3a rings: bob (not a contact), with bob, did:key:zMe\n");
+    assert_eq!(event(&rang, &names), "01:01:01Z    12  0b1e0f3a rings: bob (not a contact), with bob, you\n");
+    let joined = json!({ "event": "call_joined", "call": "c" });
+    assert_eq!(step(&joined, &names), "c you are in, waiting for the others\n");
     let changed = json!({ "event": "participant_changed", "call": "c", "did": "did:key:zBob", "state": "on_hold" });
     assert_eq!(step(&changed, &names), "bob on hold\n");
 }

@@ -97,7 +97,7 @@ async fn wrong_arguments_exit_with_64() {
         assert!(!output.stderr.is_empty());
     }
     assert!(stderr(&run(home.path(), "cal").await).starts_with("telecon: unrecognized subcommand 'cal'\n"));
-    for arguments in ["--help", "call --help", "--version"] {
+    for arguments in ["--help", "call --help", "--version", "help", "help call"] {
         assert_eq!(code(&run(home.path(), arguments).await), 0, "{arguments}");
     }
 }
@@ -135,6 +135,18 @@ async fn config_check_names_the_keys_that_have_no_effect_yet() {
         file.display()
     );
     assert_eq!((code(&output), stdout(&output)), (0, said));
+}
+
+#[tokio::test]
+async fn config_check_notes_a_file_backend_without_files() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("telecon.toml");
+    std::fs::write(&file, "[audio]\nbackend = \"file\"\noutput_file = \"/tmp/heard.wav\"\n").expect("own directory");
+    let output = run(home.path(), "config check").await;
+    let note = "audio.backend is \"file\" and audio.input_file is not set: the others hear silence";
+    assert_eq!((code(&output), stdout(&output)), (0, format!("{0} is right\n{0}: {note}\n", file.display())));
+    let json: Value = serde_json::from_slice(&run(home.path(), "config check --json").await.stdout).expect("JSON");
+    assert_eq!((&json["ok"], &json["notes"]), (&true.into(), &json!([note])));
 }
 
 #[tokio::test]
@@ -239,6 +251,35 @@ async fn a_reader_that_has_gone_ends_the_program_quietly() {
         let child = command.stdout(writer).stderr(Stdio::piped()).spawn().expect("the program starts");
         let output = soon(child.wait_with_output()).await.expect("it ends");
         assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_its_reader_and_does_not_wait_for_an_event() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let fake = Fake::new();
+    for verb in ["watch", "watch --json"] {
+        let mut command = telecon(fake.dir.path(), verb);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        soon(async {
+            while fake.journal.watchers() == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        if verb.ends_with("json") {
+            soon(lines.next_line()).await.expect("UTF-8").expect("the snapshot");
+        }
+        drop(lines);
+        let output = soon(child.wait_with_output()).await.expect("it ends");
+        assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{verb}");
+        soon(async {
+            while fake.journal.watchers() > 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     }
 }
 
