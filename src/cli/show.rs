@@ -329,7 +329,7 @@ fn happened(event: &Value, names: &Names) -> String {
             let stranger = if event["known"] == false { " (not a contact)" } else { "" };
             format!("{call} rings: {}{stranger}, with {}", names.name(&event["from"]), all("participants"))
         }
-        Some("call_joined") => format!("{call} you are in, waiting for the others"),
+        Some("call_joined") => format!("{call} you are in"),
         Some("call_ended") => format!("{call} ended: {}", spoken(&event["reason"])),
         Some("participant_changed") => format!("{call} {did} {}", spoken(&event["state"])),
         Some("participant_media") => format!("{call} {did} {}", media_words(event)),

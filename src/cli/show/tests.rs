@@ -125,7 +125,7 @@ fn events_are_sentences_with_names() {
     let rang = json!({ "seq": 12, "time_ms": 3_661_000, "event": "call_rang", "call": "0b1e0f3a-5d0c", "from": "did:key:zBob", "participants": ["did:key:zBob", "did:key:zMe"], "known": false });
     assert_eq!(event(&rang, &names), "01:01:01Z    12  0b1e0f3a rings: bob (not a contact), with bob, you\n");
     let joined = json!({ "event": "call_joined", "call": "c" });
-    assert_eq!(step(&joined, &names), "c you are in, waiting for the others\n");
+    assert_eq!(step(&joined, &names), "c you are in\n");
     let changed = json!({ "event": "participant_changed", "call": "c", "did": "did:key:zBob", "state": "on_hold" });
     assert_eq!(step(&changed, &names), "bob on hold\n");
 }
