@@ -206,26 +206,14 @@ impl Member {
 
     /// The participant, if it is in the call.
     pub fn peer(&self) -> Option<&Peer> {
-        match &self.presence {
-            Presence::In(peer) => Some(peer),
-            Presence::Invited { .. }
-            | Presence::Declined(_)
-            | Presence::Unreachable
-            | Presence::Expired
-            | Presence::Out { .. } => None,
-        }
+        let Presence::In(peer) = &self.presence else { return None };
+        Some(peer)
     }
 
     /// The participant, if it is in the call.
     pub fn peer_mut(&mut self) -> Option<&mut Peer> {
-        match &mut self.presence {
-            Presence::In(peer) => Some(peer),
-            Presence::Invited { .. }
-            | Presence::Declined(_)
-            | Presence::Unreachable
-            | Presence::Expired
-            | Presence::Out { .. } => None,
-        }
+        let Presence::In(peer) = &mut self.presence else { return None };
+        Some(peer)
     }
 
     /// The state to show.

@@ -300,3 +300,16 @@ fn who_declined_comes_in_neither_by_a_join_nor_after_a_leave() {
     assert_eq!(shown.state, ParticipantState::Declined);
     assert_eq!(victim.legs_opened, 0);
 }
+
+#[test]
+fn a_leave_ends_the_stay_that_it_names_and_no_later_one() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let friend = victim.others[0].clone();
+    let (call, first) = victim.in_call_with(&friend);
+    let second = victim.hear_join(&friend, call, 6);
+    let state = |victim: &Victim| victim.engine.calls()[0].participants[0].state;
+    victim.hear(&friend, Some(second), Sealing::Pairwise, call, Body::Leave(first));
+    assert_eq!(state(&victim), ParticipantState::Connecting);
+    victim.hear(&friend, Some(second), Sealing::Pairwise, call, Body::Leave(second));
+    assert_eq!(state(&victim), ParticipantState::Left);
+}
