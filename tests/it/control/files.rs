@@ -5,6 +5,7 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixListener},
     path::Path,
     sync::Barrier,
+    time::{Duration, Instant},
 };
 
 use telecon::control::server::{self, Greeting, ServeError, Server};
@@ -14,6 +15,17 @@ use super::fake::{Fake, did};
 
 fn serve(socket: &Path) -> Result<Server, ServeError> {
     server::serve(socket, Greeting { did: did(1) }, mpsc::channel(1).0)
+}
+
+/// Once nobody holds the former socket any more: a child that another test has just forked may, until it executes its program.
+fn serve_when_free(socket: &Path) -> Server {
+    let limit = Instant::now() + Duration::from_secs(10);
+    loop {
+        match serve(socket) {
+            Err(ServeError::AlreadyRunning { .. }) if Instant::now() < limit => std::thread::yield_now(),
+            served => return served.expect("nobody answers there"),
+        }
+    }
 }
 
 fn mode(path: &Path) -> u32 {
@@ -65,7 +77,7 @@ async fn a_dead_daemons_socket_is_replaced() {
     let socket = dir.path().join("control.sock");
     drop(UnixListener::bind(&socket).expect("free"));
     assert!(socket.exists(), "nobody removed it");
-    let _server = serve(&socket).expect("nobody answers there");
+    let _server = serve_when_free(&socket);
     tokio::net::UnixStream::connect(&socket).await.expect("the new one does");
 }
 
@@ -120,7 +132,7 @@ async fn the_socket_is_removed_at_the_end_only_if_it_is_still_the_own_one() {
     let socket = dir.path().join("control.sock");
     drop(serve(&socket).expect("free"));
     assert!(!socket.exists());
-    let server = serve(&socket).expect("free again");
+    let server = serve_when_free(&socket);
     fs::rename(&socket, dir.path().join("moved")).expect("own directory");
     let _somebody_elses = UnixListener::bind(&socket).expect("free");
     drop(server);
