@@ -24,5 +24,7 @@ pub mod identity;
 pub mod leg;
 pub mod net;
 pub mod proto;
+#[cfg(test)]
+mod sim;
 pub mod store;
 pub mod text;

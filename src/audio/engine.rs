@@ -90,7 +90,7 @@ impl Engine {
         if inbox.stop {
             return false;
         }
-        self.plan = inbox.plan;
+        self.plan = inbox.plan.clone();
         for (id, slots) in inbox.added.drain(..) {
             self.legs.insert(id, Remote::new(slots, self.shared.epoch));
         }

@@ -173,7 +173,14 @@ impl Room {
     }
 }
 
-const CALL: AudioPlan = AudioPlan { microphone: true, playback: true, muted: false, deafened: false, ring: false };
+const CALL: AudioPlan = AudioPlan {
+    legs: std::collections::BTreeSet::new(),
+    microphone: true,
+    playback: true,
+    muted: false,
+    deafened: false,
+    ring: false,
+};
 
 fn write_wav(path: &Path, clip: &[f32]) {
     let spec = hound::WavSpec {
@@ -244,7 +251,7 @@ fn a_clip_spoken_into_a_call_is_found_in_the_output_file() {
 fn a_muted_microphone_sends_silence_and_a_deafened_speaker_plays_it() {
     let mut room = Room::new(Some(&speech(1.0)));
     for plan in [AudioPlan { muted: true, ..CALL }, AudioPlan { deafened: true, ..CALL }] {
-        room.audio.apply(plan);
+        room.audio.apply(plan.clone());
         let before = room.recorded().len();
         room.loop_back(u64::from(plan.muted), |room| room.recorded().len() > before + 48_000);
         assert!(room.recorded()[before..].iter().all(|sample| sample.abs() < 0.001), "{plan:?}");

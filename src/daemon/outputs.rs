@@ -8,7 +8,7 @@ use crate::{
     leg,
     proto::{
         id::{Did, LegId, MessageId},
-        io::{LegCommand, Now, Output, Request},
+        io::{LegCommand, Now, Output, Policy, Request},
         signal::Contact,
         wire::MAX_ADDRESSES,
     },
@@ -23,7 +23,8 @@ impl Daemon {
                 Output::Subscribe(topic) => self.net.subscribe(topic.to_string()),
                 Output::Unsubscribe(topic) => self.net.unsubscribe(topic.to_string()),
                 Output::Publish(topic, bytes) => self.net.publish(topic.to_string(), bytes),
-                Output::Dial(contact) => self.net.dial(contact),
+                Output::Dial(_did, contact) => self.net.dial(contact),
+                Output::Keep(_) | Output::Discard(_) => {}
                 Output::Leg(id, command) => self.leg(id, command),
                 Output::Audio(plan) => self.audio.apply(plan),
                 Output::Remember(from, message) => self.remember(&from, message, now),
@@ -45,7 +46,7 @@ impl Daemon {
     /// Tells core and network who the contacts are now.
     pub(super) fn contacts_changed(&mut self, now: Now) {
         self.net.keep(self.contacts.iter().filter_map(|contact| contact.address.clone()).collect());
-        let dids = self.contacts.iter().map(|contact| contact.did.clone()).collect();
+        let dids = self.contacts.iter().map(|contact| (contact.did.clone(), Policy::Ask)).collect();
         if let Err(error) = self.node.handle_request(Request::SetContacts(dids), now) {
             debug!(%error, "the core did not take the contacts");
         }

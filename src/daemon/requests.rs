@@ -21,8 +21,8 @@ use crate::{
     control::wire::{Command, Failure, Method, Subscription},
     net,
     proto::{
-        io::{Now, Reply, Request, RequestError},
-        signal::DeclineReason,
+        io::{Former, Now, Reply, Request, RequestError},
+        signal::{DeclineReason, Settings},
     },
     store::{Contact, ContactError, StoreError},
 };
@@ -110,7 +110,7 @@ impl Daemon {
 
     fn offer(&mut self, who: &[String], now: Now) -> Answer {
         let invitees = resolve::invitees(who, &self.did, &self.contacts)?;
-        match self.ask(Request::Offer { invitees: invitees.clone() }, now)? {
+        match self.ask(Request::Offer { invitees: invitees.clone(), settings: Settings::default() }, now)? {
             Reply::Offered(call) => Ok(json!({ "call": call, "invitees": invitees })),
             Reply::Done => Ok(json!({ "invitees": invitees })),
         }
@@ -118,7 +118,7 @@ impl Daemon {
 
     fn accept(&mut self, call: Option<&str>, now: Now) -> Answer {
         let call = resolve::call(call, Verb::Accept, &self.node.calls())?.call;
-        self.ask(Request::Accept(call), now)?;
+        self.ask(Request::Accept(call, Former::Hold), now)?;
         Ok(json!({ "call": call }))
     }
 
@@ -132,7 +132,7 @@ impl Daemon {
             }
         };
         let call = resolve::call(call, Verb::Reject, &self.node.calls())?.call;
-        self.ask(Request::Reject(call, reason), now)?;
+        self.ask(Request::Reject(call, reason.into()), now)?;
         Ok(json!({ "call": call }))
     }
 
@@ -297,7 +297,14 @@ fn not_done(error: &RequestError) -> Failure {
     let (code, remedy) = match error {
         RequestError::NoSuchCall => ("no_such_call", "`telecon calls` lists them"),
         RequestError::NotRinging => ("not_ringing", "`telecon calls` tells its state"),
-        RequestError::InACall => ("in_a_call", "hang it up first"),
+        RequestError::NotJoinable => {
+            ("not_joinable", "only calls left or missed within the last hour can be; `telecon calls` lists them")
+        }
+        RequestError::NotInCall => ("not_in_call", "`telecon calls` tells its state"),
+        RequestError::Closed => ("closed_call", "ask its creator, or make a new call"),
+        RequestError::TooFar => ("too_far", "ask somebody who was invited earlier, or make a new call"),
+        RequestError::Blocked => ("blocked", "`telecon contacts ask NAME` lets them in again"),
+        RequestError::TooManyCalls => ("too_many_calls", "hang one up first"),
         RequestError::BadInvitees => ("bad_invitees", "name them by DID or contact name"),
         RequestError::Stopping => return stopping(),
     };

@@ -130,8 +130,8 @@ impl Verb {
     fn fits(self, state: CallState) -> bool {
         match (self, state) {
             (Self::Accept | Self::Reject, CallState::Incoming) | (Self::Show, _) => true,
-            (Self::Hangup, CallState::Active | CallState::Outgoing) => true,
-            (Self::Accept | Self::Reject, CallState::Active | CallState::Outgoing) => false,
+            (Self::Hangup, CallState::Active | CallState::Outgoing | CallState::OnHold) => true,
+            (Self::Accept | Self::Reject, CallState::Active | CallState::Outgoing | CallState::OnHold) => false,
             (Self::Hangup, CallState::Incoming) => false,
         }
     }

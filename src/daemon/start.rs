@@ -22,6 +22,7 @@ use crate::{
     proto::{
         engine::{Engine, EngineConfig},
         id::{DeviceId, Did},
+        io::Policy,
         node::Node,
         seal::Sealer,
     },
@@ -56,7 +57,7 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
     let (leg_events_in, leg_events) = mpsc::channel(LEG_EVENTS);
 
     let engine_config = engine_config(&identity.did, identity.device, &config.call);
-    let known = contacts.iter().map(|contact| contact.did.clone()).collect();
+    let known = contacts.iter().map(|contact| (contact.did.clone(), Policy::Ask)).collect();
     let engine = Engine::new(engine_config, rand::random(), known, seen);
     let sealer = Sealer::new(identity.signing, identity.did.clone(), identity.device, rand::random());
     let mut daemon = Daemon {

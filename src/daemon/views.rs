@@ -155,10 +155,18 @@ pub(super) mod samples {
             state: ParticipantState::Joined,
             muted: false,
             deafened: true,
+            on_hold: false,
+            decline: None,
             leg: Some(LegId(1)),
             setup,
         };
-        CallView { call: CallId::from_bytes([byte; 16]), state, from: did_of(2), participants: vec![other] }
+        CallView {
+            call: CallId::from_bytes([byte; 16]),
+            state,
+            from: did_of(2),
+            closed: false,
+            participants: vec![other],
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     io::{CallState, CallView, EndReason, LegEvent, ParticipantState, ParticipantView, Setup},
     leg::Leg,
     seen::Recent,
-    signal::{Contact, DeclineReason, MediaState, Ticket, Topic},
+    signal::{Contact, Decline, DeclineReason, MediaState, Ticket, Topic},
 };
 
 /// Message ids of one participant that are remembered, so that a repetition changes nothing.
@@ -40,6 +40,8 @@ pub struct Call {
     pub phase: Phase,
     /// Everybody but the own DID.
     pub members: BTreeMap<Did, Member>,
+    /// The user has put it on hold.
+    pub on_hold: bool,
     /// When invitations that nobody took expire.
     pub ring_until: Instant,
     /// Gossip topics that are subscribed for this call.
@@ -89,7 +91,7 @@ impl Call {
     /// Why an offer that nobody took is over.
     pub fn unanswered_reason(&self) -> EndReason {
         let presences = || self.members.values().map(|member| &member.presence);
-        if presences().all(|presence| matches!(presence, Presence::Declined(DeclineReason::Busy))) {
+        if presences().all(|presence| matches!(presence, Presence::Declined(no) if no.reason == DeclineReason::Busy)) {
             EndReason::Busy
         } else if presences().all(|presence| matches!(presence, Presence::Declined(_))) {
             EndReason::Declined
@@ -105,11 +107,13 @@ impl Call {
         let state = match self.phase {
             Phase::Incoming { .. } => CallState::Incoming,
             Phase::Joined { .. } if &self.from == own && !self.met => CallState::Outgoing,
+            Phase::Joined { .. } if self.on_hold => CallState::OnHold,
             Phase::Joined { .. } => CallState::Active,
             Phase::Ended { .. } => return None,
         };
         let participants = self.members.iter().map(|(did, member)| member.view(did)).collect();
-        Some(CallView { call: self.ticket.call, state, from: self.from.clone(), participants })
+        let closed = self.ticket.settings.closed;
+        Some(CallView { call: self.ticket.call, state, from: self.from.clone(), closed, participants })
     }
 }
 
@@ -134,7 +138,7 @@ pub enum Presence {
     /// Its invitation is out; `reached`: a device acknowledged it, `rings`: a device rings.
     Invited { reached: bool, rings: bool },
     /// Said no.
-    Declined(DeclineReason),
+    Declined(Decline),
     /// The ring time passed without any sign of life.
     Unreachable,
     /// The ring time passed.
@@ -226,6 +230,7 @@ impl Member {
             Presence::Expired => ParticipantState::Expired,
             Presence::Out { .. } => ParticipantState::Left,
             Presence::In(peer) => match &peer.leg {
+                Some(leg) if leg.is_up() && peer.state.on_hold => ParticipantState::OnHold,
                 Some(leg) if leg.is_up() => ParticipantState::Joined,
                 Some(leg) if leg.was_up() => ParticipantState::Reconnecting,
                 Some(_) | None => ParticipantState::Connecting,
@@ -240,6 +245,8 @@ impl Member {
             state: self.state(),
             muted: peer.is_some_and(|peer| peer.state.muted),
             deafened: peer.is_some_and(|peer| peer.state.deafened),
+            on_hold: peer.is_some_and(|peer| peer.state.on_hold),
+            decline: if let Presence::Declined(decline) = &self.presence { Some(decline.clone()) } else { None },
             leg: peer.and_then(|peer| peer.leg.as_ref()).and_then(Leg::id),
             setup: peer.map(|peer| peer.setup).unwrap_or_default(),
         }

@@ -18,7 +18,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::{
     call::{Call, Phase, Presence},
     id::{CallId, DeviceId, Did, Instance, LegId, MessageId},
-    io::{AudioPlan, CallView, EndReason, Event, Input, Now, Output},
+    io::{AudioPlan, CallView, EndReason, Event, Input, Now, Output, PastCall, Policy},
     outbox::{Outbox, Persistence},
     seen::Seen,
     signal::{Body, CancelReason, Contact, MediaState, Outgoing, Sealing, Signal, Ticket, Topic},
@@ -84,7 +84,7 @@ pub enum Effect {
 pub struct Engine {
     config: EngineConfig,
     rng: StdRng,
-    contacts: BTreeSet<Did>,
+    contacts: BTreeMap<Did, Policy>,
     seen: Seen,
     calls: BTreeMap<CallId, Call>,
     early_cancels: VecDeque<EarlyCancel>,
@@ -111,13 +111,19 @@ struct EarlyCancel {
 
 impl Engine {
     /// An engine without calls. `seed` feeds all its randomness; `seen` are the offers that rang before.
-    pub fn new(config: EngineConfig, seed: [u8; 32], contacts: Vec<Did>, seen: Vec<(Did, MessageId)>) -> Self {
+    pub fn new(
+        config: EngineConfig,
+        seed: [u8; 32],
+        contacts: Vec<(Did, Policy)>,
+        seen: Vec<(Did, MessageId)>,
+    ) -> Self {
+        let dids: Vec<Did> = contacts.iter().map(|(did, _)| did.clone()).collect();
         let inbox = Topic::Inbox(config.did.clone());
         let mut engine = Self {
             config,
             rng: StdRng::from_seed(seed),
-            contacts: contacts.iter().cloned().collect(),
-            seen: Seen::new(&contacts, seen),
+            contacts: contacts.into_iter().collect(),
+            seen: Seen::new(&dids, seen),
             calls: BTreeMap::new(),
             early_cancels: VecDeque::new(),
             strangers_paid: None,
@@ -130,7 +136,7 @@ impl Engine {
             stopping: false,
             effects: VecDeque::new(),
         };
-        engine.effects.push_back(Effect::SetContacts(contacts));
+        engine.effects.push_back(Effect::SetContacts(dids));
         engine.output(Output::Subscribe(inbox));
         engine
     }
@@ -141,6 +147,7 @@ impl Engine {
             Input::Signal(incoming) => self.handle_signal(incoming, now),
             Input::Subscribed(topic) => self.outbox.subscribed(&topic, now.mono),
             Input::Leg(id, event) => self.handle_leg_event(id, event, now.mono),
+            Input::Woke(_) => {}
         }
         self.settle(now.mono);
     }
@@ -164,6 +171,16 @@ impl Engine {
     /// Calls that are not over.
     pub fn calls(&self) -> Vec<CallView> {
         self.calls.values().filter_map(|call| call.view(&self.config.did)).collect()
+    }
+
+    /// Calls that can be joined, though this device is not in them.
+    pub fn past_calls(&self) -> Vec<PastCall> {
+        Vec::new()
+    }
+
+    /// The user wants to hear no calls.
+    pub fn do_not_disturb(&self) -> bool {
+        false
     }
 
     /// The own microphone is off.
@@ -199,7 +216,7 @@ impl Engine {
         }
         let plan = self.plan_audio();
         if plan != self.plan {
-            self.plan = plan;
+            self.plan = plan.clone();
             self.output(Output::Audio(plan));
         }
     }
@@ -304,7 +321,10 @@ impl Engine {
 
     fn plan_audio(&self) -> AudioPlan {
         let active = self.calls.values().find(|call| call.instance().is_some());
+        let legs = active.into_iter().flat_map(|call| call.members.values());
+        let legs = legs.filter_map(|member| member.peer()?.leg.as_ref()?.id()).collect();
         AudioPlan {
+            legs,
             microphone: active.is_some_and(Call::has_leg_up),
             playback: active.is_some_and(Call::has_company),
             muted: self.media.muted,

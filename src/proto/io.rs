@@ -1,12 +1,15 @@
 //! The engine's doors: what may happen to it, what users may ask of it, what it wants done.
 
-use std::time::Instant;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     id::{CallId, Did, LegId, MessageId},
-    signal::{Contact, DeclineReason, Ice, Incoming, Sdp, Topic},
+    signal::{Contact, Decline, DeclineReason, Ice, Incoming, Note, Sdp, Settings, Ticket, Topic},
 };
 
 /// The time, as the shell tells it with every call.
@@ -27,7 +30,63 @@ pub enum Input {
     Subscribed(Topic),
     /// A leg reports.
     Leg(LegId, LegEvent),
+    /// The machine slept for so long, while [`Now::mono`] stood still.
+    Woke(Duration),
 }
+
+/// How a contact's calls are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Without asking anybody: an intercom.
+    Allow,
+    /// They ring.
+    #[default]
+    Ask,
+    /// Not at all, and the caller is not told.
+    Block,
+}
+
+/// What becomes of the call that was active when another one becomes so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Former {
+    /// It is put on hold.
+    #[default]
+    Hold,
+    /// It is left.
+    Leave,
+}
+
+/// What has to outlive the daemon of a call that this device is in, left, or missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptCall {
+    /// Id, key, settings, own chain of grants.
+    pub ticket: Ticket,
+    /// Who invited this device; the own DID when it made the call.
+    pub from: Did,
+    /// Everybody else who was invited or present.
+    pub members: BTreeSet<Did>,
+    /// The number of the own latest stay; 0 when there was none.
+    pub stay: u64,
+    /// Where it stands.
+    pub standing: Standing,
+}
+
+/// Where a [`KeptCall`] stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Standing {
+    /// This device is in it; `on_hold`: and neither speaks nor hears.
+    In {
+        /// Put on hold by the user.
+        on_hold: bool,
+    },
+    /// Left, or missed, at this unix time in ms: it can be joined for [`JOINABLE`] from then on.
+    Past(u64),
+}
+
+/// How long a call that was left or missed can be joined.
+pub const JOINABLE: Duration = Duration::from_secs(3600);
 
 /// Which side of the SDP exchange a leg is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,23 +148,47 @@ pub enum LegCommand {
 /// What a user (through a client) asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Make a call to these DIDs.
+    /// Make a call to these DIDs; it becomes the active one.
     Offer {
         /// Without the own DID, no doubles.
         invitees: Vec<Did>,
+        /// Fixed for the whole call.
+        settings: Settings,
     },
-    /// Take a ringing call.
-    Accept(CallId),
+    /// Take a ringing call; it becomes the active one.
+    Accept(CallId, Former),
     /// Refuse a ringing call.
-    Reject(CallId, DeclineReason),
+    Reject(CallId, Decline),
     /// Leave the call, or take back an unanswered offer.
     Hangup(CallId),
+    /// Go (back) to a call that was left or missed less than [`JOINABLE`] ago; it becomes the active one.
+    Join(CallId, Former),
+    /// Ask more people into a call that this device is in.
+    Invite {
+        /// The call.
+        call: CallId,
+        /// Without the own DID, no doubles.
+        invitees: Vec<Did>,
+    },
+    /// Neither speak to the call nor hear it; the others are told.
+    Hold(CallId),
+    /// Take it from hold; it becomes the active one, and the one that was is put on hold.
+    Resume(CallId),
     /// Microphone off or on.
     Mute(bool),
     /// Ears off or on.
     Deafen(bool),
+    /// Nothing rings and nothing is accepted; contacts are told so.
+    SetDoNotDisturb(bool),
     /// The contact list changed.
-    SetContacts(Vec<Did>),
+    SetContacts(Vec<(Did, Policy)>),
+    /// What was kept when the daemon ended. `rejoin`: calls that it was in are joined again, otherwise they count as left.
+    Restore {
+        /// Everything that was given to [`Output::Keep`] and not discarded.
+        calls: Vec<KeptCall>,
+        /// `[call] rejoin`
+        rejoin: bool,
+    },
     /// Where this node can be dialled, for `Join`.
     SetContact(Contact),
     /// Leave everything; new offers are not answered any more.
@@ -127,12 +210,27 @@ pub enum RequestError {
     /// No call with that id is ringing or active.
     #[error("there is no such call")]
     NoSuchCall,
-    /// It is no incoming call that still rings.
+    /// It is no incoming call, or it does not ring any more.
     #[error("the call is not ringing here")]
     NotRinging,
-    /// One active call at a time.
-    #[error("another call is active")]
-    InACall,
+    /// It is not left or missed, or that was too long ago.
+    #[error("the call cannot be joined")]
+    NotJoinable,
+    /// This device has to be in it for that.
+    #[error("this device is not in the call")]
+    NotInCall,
+    /// Only its creator may invite, and is somebody else.
+    #[error("only the creator of this call may invite")]
+    Closed,
+    /// The own invitation is the fourth in a row from the creator.
+    #[error("the invitation would be too many steps away from the call's creator")]
+    TooFar,
+    /// An invitee is blocked.
+    #[error("one of these contacts is blocked")]
+    Blocked,
+    /// As many calls as there may be are active or on hold.
+    #[error("too many calls are on hold")]
+    TooManyCalls,
     /// Nobody, oneself, or more than [`super::signal::MAX_PARTICIPANTS`].
     #[error("a call needs between 1 and 31 other participants")]
     BadInvitees,
@@ -142,11 +240,13 @@ pub enum RequestError {
 }
 
 /// What the sound card is to do: derived from the whole state, sent whenever it changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AudioPlan {
+    /// The legs of the active call: only these get the microphone's sound, and only these are heard.
+    pub legs: BTreeSet<LegId>,
     /// Capture and encode: consent, not on hold, a joined leg up.
     pub microphone: bool,
-    /// Play what the legs bring.
+    /// Play what [`Self::legs`] bring.
     pub playback: bool,
     /// Send silence instead of the microphone.
     pub muted: bool,
@@ -166,13 +266,17 @@ pub enum Output {
     /// Publish sealed bytes.
     Publish(Topic, Vec<u8>),
     /// Dial a participant directly.
-    Dial(Contact),
+    Dial(Did, Contact),
     /// Drive a leg.
     Leg(LegId, LegCommand),
     /// Drive the sound card.
     Audio(AudioPlan),
     /// Write (sender, message) into the persistent seen-set before anything rings.
     Remember(Did, MessageId),
+    /// Write this call down, over what was written of it before.
+    Keep(Box<KeptCall>),
+    /// What was written down of this call is not needed any more.
+    Discard(CallId),
     /// Tell clients.
     Event(Event),
 }
@@ -191,6 +295,8 @@ pub enum ParticipantState {
     Joined,
     /// The leg was up and is not now.
     Reconnecting,
+    /// In it, and put it on hold.
+    OnHold,
     /// Said no.
     Declined,
     /// The ring time is over and no device ever answered.
@@ -211,6 +317,8 @@ pub enum CallState {
     Outgoing,
     /// In it.
     Active,
+    /// In it, and put on hold here.
+    OnHold,
 }
 
 /// Why a call is over for this daemon.
@@ -272,6 +380,41 @@ pub enum Event {
         /// The call.
         call: CallId,
     },
+    /// More people were asked into the call from here.
+    CallInvited {
+        /// The call.
+        call: CallId,
+        /// Whom.
+        invitees: Vec<Did>,
+    },
+    /// The call was put on hold here.
+    CallHeld {
+        /// The call.
+        call: CallId,
+    },
+    /// The call was taken from hold here.
+    CallResumed {
+        /// The call.
+        call: CallId,
+    },
+    /// A call came and did not ring, since the user wants to hear none now.
+    CallSilenced {
+        /// The call.
+        call: CallId,
+        /// Who invites.
+        from: Did,
+        /// Everyone in it, the inviter included.
+        participants: Vec<Did>,
+        /// The inviter is a contact.
+        known: bool,
+    },
+    /// The daemon ended in this call without leaving it, and is not to join again by itself.
+    CallInterrupted {
+        /// The call.
+        call: CallId,
+        /// Who made the offer that reached this daemon, or the own DID.
+        from: Did,
+    },
     /// The call is over here.
     CallEnded {
         /// The call.
@@ -288,7 +431,18 @@ pub enum Event {
         /// The new state.
         state: ParticipantState,
     },
-    /// A participant muted or deafened itself, or took it back.
+    /// An invitee said no; its state follows.
+    ParticipantDeclined {
+        /// The call.
+        call: CallId,
+        /// Who.
+        did: Did,
+        /// Why.
+        reason: DeclineReason,
+        /// What it adds.
+        text: Option<Note>,
+    },
+    /// A participant muted or deafened itself, put the call on hold, or took it back.
     ParticipantMedia {
         /// The call.
         call: CallId,
@@ -298,6 +452,8 @@ pub enum Event {
         muted: bool,
         /// Hears nothing.
         deafened: bool,
+        /// Has put the call on hold.
+        on_hold: bool,
     },
     /// The own microphone or ears were switched.
     MediaChanged {
@@ -306,6 +462,13 @@ pub enum Event {
         /// The own ears are off.
         deafened: bool,
     },
+    /// The user wants to hear no calls, or takes it back.
+    DoNotDisturbChanged {
+        /// No calls.
+        on: bool,
+    },
+    /// The user speaks while the microphone is off.
+    TalkedWhileMuted,
 }
 
 /// When the stages of a leg were reached, in ms since both sides had accepted (as known here).
@@ -332,6 +495,10 @@ pub struct ParticipantView {
     pub muted: bool,
     /// Tells that it is deafened.
     pub deafened: bool,
+    /// Tells that it has put the call on hold.
+    pub on_hold: bool,
+    /// Its no, where it said one to this device.
+    pub decline: Option<Decline>,
     /// The leg to it, while there is one.
     pub leg: Option<LegId>,
     /// Stages of the latest leg.
@@ -347,6 +514,21 @@ pub struct CallView {
     pub state: CallState,
     /// Who made the offer that reached this daemon, or the own DID.
     pub from: Did,
+    /// Only its creator may invite.
+    pub closed: bool,
     /// Everyone but the own DID.
     pub participants: Vec<ParticipantView>,
+}
+
+/// A call that can be joined again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastCall {
+    /// The call.
+    pub call: CallId,
+    /// Who invited.
+    pub from: Did,
+    /// Everyone but the own DID.
+    pub participants: Vec<Did>,
+    /// When it was left or missed, unix time in ms.
+    pub since_ms: u64,
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     engine::{Effect, Engine},
-    io::{CallView, Input, Now, Output, Reply, Request, RequestError},
+    io::{CallView, Input, Now, Output, PastCall, Reply, Request, RequestError},
     seal::{Rejected, Seal},
     signal::Topic,
 };
@@ -88,6 +88,16 @@ impl<S: Seal> Node<S> {
     /// Calls that are not over.
     pub fn calls(&self) -> Vec<CallView> {
         self.engine.calls()
+    }
+
+    /// Calls that can be joined, though this device is not in them.
+    pub fn past_calls(&self) -> Vec<PastCall> {
+        self.engine.past_calls()
+    }
+
+    /// The user wants to hear no calls.
+    pub fn do_not_disturb(&self) -> bool {
+        self.engine.do_not_disturb()
     }
 
     /// The own microphone is off.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::id::{CallId, DeviceId, Did, Instance, MessageId};
+use crate::text::is_dangerous;
 
 /// Most DIDs that one call may have.
 pub const MAX_PARTICIPANTS: usize = 32;
@@ -124,12 +125,79 @@ pub struct Offer {
 }
 
 /// Why a ringing call was not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DeclineReason {
     /// The person said no.
     Declined,
     /// In another call.
     Busy,
+    /// The person wants to hear no calls now.
+    DoNotDisturb,
+    /// Later, perhaps.
+    NotNow,
+}
+
+/// A no, perhaps with a few words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decline {
+    /// Why.
+    pub reason: DeclineReason,
+    /// What the person adds.
+    pub text: Option<Note>,
+}
+
+impl From<DeclineReason> for Decline {
+    fn from(reason: DeclineReason) -> Self {
+        Self { reason, text: None }
+    }
+}
+
+/// Longest [`Note`] in bytes of UTF-8.
+pub const MAX_NOTE_BYTES: usize = 160;
+
+/// A short text from one person to another: trimmed, not empty, at most [`MAX_NOTE_BYTES`], and nothing in it that a
+/// terminal would obey.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Note(String);
+
+/// A text that is no [`Note`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a note has 1 to {MAX_NOTE_BYTES} bytes and no control characters")]
+pub struct NoteError;
+
+impl Note {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Note {
+    type Err = NoteError;
+
+    fn from_str(text: &str) -> Result<Self, NoteError> {
+        let text = text.trim();
+        if text.is_empty() || text.len() > MAX_NOTE_BYTES || text.chars().any(is_dangerous) {
+            return Err(NoteError);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Note {
+    type Error = NoteError;
+
+    fn try_from(text: String) -> Result<Self, NoteError> {
+        text.parse()
+    }
+}
+
+impl From<Note> for String {
+    fn from(note: Note) -> Self {
+        note.0
+    }
 }
 
 /// Why an invitation was taken back.
@@ -152,6 +220,17 @@ pub struct MediaState {
     pub muted: bool,
     /// Nothing is played.
     pub deafened: bool,
+    /// Neither sends nor plays, and keeps the connection.
+    pub on_hold: bool,
+}
+
+/// What a device tells the other devices of its DID: nobody else needs to answer this call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered {
+    /// Which device.
+    pub device: DeviceId,
+    /// The number of its stay; `None`: it refused the call.
+    pub joined: Option<u64>,
 }
 
 /// Where a participant's node can be dialled.
@@ -236,12 +315,12 @@ pub enum Body {
     Offer(Box<Offer>),
     /// Inbox: my invitation is taken back.
     Cancel(CancelReason),
-    /// Inbox of the own DID: answered on that device.
-    Answered(DeviceId),
+    /// Inbox of the own DID: answered there.
+    Answered(Answered),
     /// To the inviter: a device rings.
     Ringing,
     /// To the inviter: no.
-    Decline(DeclineReason),
+    Decline(Decline),
     /// To each participant: I am in. This is the acceptance.
     Join(Presence),
     /// Broadcast: I am in, lossy and quick.

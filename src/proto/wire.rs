@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 use super::{
     id::{CallId, DeviceId, Did, Instance, MessageId},
     signal::{
-        Body, CallKey, CancelReason, Contact, DeclineReason, Grant, Ice, MAX_CHAIN, MAX_PARTICIPANTS, MAX_SEALED_BYTES,
-        MediaState, Offer, Presence, Sdp, SdpKind, Settings, Signal, Ticket,
+        Answered, Body, CallKey, CancelReason, Contact, Decline, DeclineReason, Grant, Ice, MAX_CHAIN, MAX_NOTE_BYTES,
+        MAX_PARTICIPANTS, MAX_SEALED_BYTES, MediaState, Offer, Presence, Sdp, SdpKind, Settings, Signal, Ticket,
     },
 };
 
@@ -183,10 +183,9 @@ fn encode_body(signal: &Signal, block: Option<&[u8]>) -> Option<Vec<u8>> {
         Body::Cancel(CancelReason::SupersededBy(other)) => {
             to_bytes(&WireCancel { reason: 1, other: *other.as_bytes() })
         }
-        Body::Answered(DeviceId(device)) => to_bytes(device),
+        Body::Answered(answered) => to_bytes(&WireAnswered { device: answered.device.0, joined: answered.joined }),
         Body::Ringing => Some(Vec::new()),
-        Body::Decline(DeclineReason::Declined) => to_bytes(&0u8),
-        Body::Decline(DeclineReason::Busy) => to_bytes(&1u8),
+        Body::Decline(decline) => to_bytes(&WireDecline::new(decline)?),
         Body::Join(presence) | Body::Hello(presence) => to_bytes(&WirePresence::new(presence, block?)?),
         Body::Leave(instance) => to_bytes(&WireInstance::from(*instance)),
         Body::Sdp(sdp) => to_bytes(&WireSdp::new(sdp)?),
@@ -210,11 +209,13 @@ fn decode_body(kind: u16, call: CallId, body: &[u8]) -> Result<(Body, Option<Vec
                 _ => CancelReason::Cancelled,
             })
         }
-        3 => Body::Answered(DeviceId(from_bytes(body)?)),
+        3 => {
+            let WireAnswered { device, joined } = from_bytes(body)?;
+            Body::Answered(Answered { device: DeviceId(device), joined })
+        }
         4 if body.is_empty() => Body::Ringing,
         4 => return Err(WireError::Malformed),
-        // A reason of a later version is still a no.
-        5 => Body::Decline(if from_bytes::<u8>(body)? == 1 { DeclineReason::Busy } else { DeclineReason::Declined }),
+        5 => Body::Decline(from_bytes::<WireDecline>(body)?.into()),
         6 | 7 => {
             let (presence, block) = from_bytes::<WirePresence>(body)?.into_presence()?;
             return Ok((if kind == 6 { Body::Join(presence) } else { Body::Hello(presence) }, Some(block)));
@@ -414,17 +415,60 @@ struct WireState {
     version: u32,
     muted: bool,
     deafened: bool,
+    on_hold: bool,
 }
 
 impl From<MediaState> for WireState {
     fn from(state: MediaState) -> Self {
-        Self { version: state.version, muted: state.muted, deafened: state.deafened }
+        Self { version: state.version, muted: state.muted, deafened: state.deafened, on_hold: state.on_hold }
     }
 }
 
 impl From<WireState> for MediaState {
     fn from(wire: WireState) -> Self {
-        Self { version: wire.version, muted: wire.muted, deafened: wire.deafened }
+        Self { version: wire.version, muted: wire.muted, deafened: wire.deafened, on_hold: wire.on_hold }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireAnswered {
+    device: [u8; 16],
+    joined: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireDecline {
+    reason: u8,
+    text: Option<Text<MAX_NOTE_BYTES>>,
+}
+
+impl WireDecline {
+    fn new(decline: &Decline) -> Option<Self> {
+        let reason = match decline.reason {
+            DeclineReason::Declined => 0,
+            DeclineReason::Busy => 1,
+            DeclineReason::DoNotDisturb => 2,
+            DeclineReason::NotNow => 3,
+        };
+        let text = match &decline.text {
+            Some(note) => Some(Text::new(note.as_str())?),
+            None => None,
+        };
+        Some(Self { reason, text })
+    }
+}
+
+impl From<WireDecline> for Decline {
+    fn from(wire: WireDecline) -> Self {
+        let reason = match wire.reason {
+            1 => DeclineReason::Busy,
+            2 => DeclineReason::DoNotDisturb,
+            3 => DeclineReason::NotNow,
+            // A reason of a later version is still a no.
+            _ => DeclineReason::Declined,
+        };
+        // So is one whose words cannot be shown.
+        Self { reason, text: wire.text.and_then(|text| text.0.parse().ok()) }
     }
 }
 

@@ -5,7 +5,6 @@ mod control;
 mod demo;
 mod install;
 mod pulse;
-mod sim;
 mod sound;
 mod support;
 mod tidy;

@@ -19,7 +19,14 @@ use crate::support::{
     speech::{best_correlation, speech},
 };
 
-const CALL: AudioPlan = AudioPlan { microphone: true, playback: true, muted: false, deafened: false, ring: false };
+const CALL: AudioPlan = AudioPlan {
+    legs: std::collections::BTreeSet::new(),
+    microphone: true,
+    playback: true,
+    muted: false,
+    deafened: false,
+    ring: false,
+};
 
 /// The other side of the tests below, in a process of its own, because `PULSE_SERVER` belongs to a process: the
 /// microphone is sent back into a leg. Each line on its input is a plan (`call`, `idle`); its status goes out as lines.

@@ -44,7 +44,7 @@ impl Engine {
         let contact = peer.contact.clone();
         self.send_join(call, did, now);
         if let Some(contact) = contact {
-            self.output(Output::Dial(contact));
+            self.output(Output::Dial(did.clone(), contact));
         }
         self.drive_leg(call, did, now, Leg::advance);
     }

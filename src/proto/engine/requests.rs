@@ -11,10 +11,11 @@ use super::{Effect, Engine};
 use crate::proto::{
     call::{Call, HelloWindow, Member, Phase},
     id::{CallId, Did, Instance},
-    io::{EndReason, Event, Now, Output, Reply, Request, RequestError},
+    io::{EndReason, Event, Now, Output, Policy, Reply, Request, RequestError},
     outbox::Persistence,
     signal::{
-        Body, CallKey, Contact, DeclineReason, MAX_PARTICIPANTS, Offer, Presence, Sealing, Settings, Ticket, Topic,
+        Answered, Body, CallKey, Contact, Decline, DeclineReason, MAX_PARTICIPANTS, Offer, Presence, Sealing, Settings,
+        Ticket, Topic,
     },
 };
 
@@ -22,9 +23,12 @@ impl Engine {
     /// A user asks for something.
     pub fn handle_request(&mut self, request: Request, now: Now) -> Result<Reply, RequestError> {
         let reply = match request {
-            Request::Offer { invitees } => self.offer(invitees, now).map(Reply::Offered),
-            Request::Accept(call) => self.accept_request(call, now).map(|()| Reply::Done),
-            Request::Reject(call, reason) => self.reject(call, reason, now.mono).map(|()| Reply::Done),
+            Request::Offer { invitees, settings } => self.offer(invitees, settings, now).map(Reply::Offered),
+            Request::Accept(call, _former) => self.accept_request(call, now).map(|()| Reply::Done),
+            Request::Reject(call, decline) => self.reject(call, decline, now.mono).map(|()| Reply::Done),
+            Request::Join(..) => Err(RequestError::NotJoinable),
+            Request::Invite { .. } | Request::Hold(_) | Request::Resume(_) => Err(RequestError::NotInCall),
+            Request::SetDoNotDisturb(_) | Request::Restore { .. } => Ok(Reply::Done),
             Request::Hangup(call) => self.hang_up(call, now.mono).map(|()| Reply::Done),
             Request::Mute(muted) => Ok(self.set_media(muted, self.media.deafened, now.mono)),
             Request::Deafen(deafened) => Ok(self.set_media(self.media.muted, deafened, now.mono)),
@@ -36,7 +40,7 @@ impl Engine {
         reply
     }
 
-    fn offer(&mut self, invitees: Vec<Did>, now: Now) -> Result<CallId, RequestError> {
+    fn offer(&mut self, invitees: Vec<Did>, settings: Settings, now: Now) -> Result<CallId, RequestError> {
         if self.stopping {
             return Err(RequestError::Stopping);
         }
@@ -46,7 +50,6 @@ impl Engine {
         }
         self.make_way(now.mono)?;
         let me = self.config.did.clone();
-        let settings = Settings::default();
         // Somebody was faster, and it rings here: to call the same people is to take that call.
         if let Some(same) = self.ringing_with(&invitees, settings) {
             self.accept(same, now);
@@ -97,7 +100,7 @@ impl Engine {
         let Some(active) = self.active_call() else { return Ok(()) };
         let call = &self.calls[&active];
         if !call.met || call.has_company() || call.is_awaited() {
-            return Err(RequestError::InACall);
+            return Err(RequestError::TooManyCalls);
         }
         self.end_call(active, EndReason::Empty, now);
         Ok(())
@@ -107,29 +110,30 @@ impl Engine {
     pub(super) fn accept(&mut self, id: CallId, now: Now) {
         self.join(id, now);
         self.announce(id, now.mono);
-        self.tell_own_devices(id, now.mono);
+        let joined = self.calls.get(&id).and_then(Call::instance).map(|instance| instance.number);
+        self.tell_own_devices(id, joined, now.mono);
         self.output(Output::Event(Event::CallJoined { call: id }));
         for did in self.present(id) {
             self.meet(id, &did, now.mono);
         }
     }
 
-    fn reject(&mut self, id: CallId, reason: DeclineReason, now: Instant) -> Result<(), RequestError> {
+    fn reject(&mut self, id: CallId, decline: Decline, now: Instant) -> Result<(), RequestError> {
         let call = self.alive(id)?;
         if !call.is_incoming() {
             return Err(RequestError::NotRinging);
         }
         let from = call.from.clone();
         self.end_call(id, EndReason::Rejected, now);
-        self.post(id, &from, Sealing::Envelope, Body::Decline(reason), Persistence::UntilAcked, now);
-        self.tell_own_devices(id, now);
+        self.post(id, &from, Sealing::Envelope, Body::Decline(decline), Persistence::UntilAcked, now);
+        self.tell_own_devices(id, None, now);
         Ok(())
     }
 
     /// An incoming call that is hung up is refused: both mean that the user does not want it.
     fn hang_up(&mut self, id: CallId, now: Instant) -> Result<(), RequestError> {
         if self.alive(id)?.is_incoming() {
-            return self.reject(id, DeclineReason::Declined, now);
+            return self.reject(id, DeclineReason::Declined.into(), now);
         }
         self.end_call(id, EndReason::HungUp, now);
         Ok(())
@@ -154,9 +158,9 @@ impl Engine {
         Reply::Done
     }
 
-    fn set_contacts(&mut self, contacts: Vec<Did>) -> Reply {
-        self.contacts = contacts.iter().cloned().collect();
-        self.effects.push_back(Effect::SetContacts(contacts));
+    fn set_contacts(&mut self, contacts: Vec<(Did, Policy)>) -> Reply {
+        self.contacts = contacts.into_iter().collect();
+        self.effects.push_back(Effect::SetContacts(self.contacts.keys().cloned().collect()));
         Reply::Done
     }
 
@@ -202,6 +206,7 @@ impl Engine {
             ring_until,
             topics: BTreeSet::new(),
             hello: HelloWindow::default(),
+            on_hold: false,
             met: false,
             alone_since: None,
         };
@@ -244,10 +249,11 @@ impl Engine {
         self.post(id, to, Sealing::Envelope, Body::Join(presence), Persistence::UntilAcked, now);
     }
 
-    fn tell_own_devices(&mut self, id: CallId, now: Instant) {
+    /// `joined`: the own stay; `None`: the call was refused.
+    fn tell_own_devices(&mut self, id: CallId, joined: Option<u64>, now: Instant) {
         let me = self.config.did.clone();
         let Some(ring_until) = self.calls.get(&id).map(|call| call.ring_until) else { return };
-        let answered = Body::Answered(self.config.device);
+        let answered = Body::Answered(Answered { device: self.config.device, joined });
         self.post(id, &me, Sealing::Envelope, answered, Persistence::Until(ring_until), now);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         id::{CallId, DeviceId, Did, Instance, MessageId},
         io::{EndReason, Event, Now, Output, Setup},
         outbox::Persistence,
-        signal::{self, Body, CancelReason, DeclineReason, Incoming, MAX_PARTICIPANTS, MediaState, Offer, Sealing},
+        signal::{self, Body, CancelReason, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Offer, Sealing},
     },
 };
 
@@ -31,7 +31,7 @@ impl Engine {
             Body::Ack(of) => self.handle_ack(of, &from, now),
             Body::Offer(offer) => self.handle_offer(from, id, *offer, now),
             Body::Cancel(reason) => self.handle_cancel(&from, id, call, reason, now),
-            Body::Answered(device) => self.handle_answered(&from, call, device, now),
+            Body::Answered(answered) => self.handle_answered(&from, call, answered.device, now),
             Body::Join(presence) => self.handle_presence(&from, Some(id), call, presence, now),
             Body::Hello(presence) => self.handle_presence(&from, None, call, presence, now),
             body => self.handle_participant(&from, instance, sealing, (id, call, body), now),
@@ -58,7 +58,7 @@ impl Engine {
             }
             return;
         }
-        let known = self.contacts.contains(&from);
+        let known = self.contacts.contains_key(&from);
         let may_ring = known || self.config.who_may_ring == WhoMayRing::Anyone;
         if self.stopping || !may_ring || self.seen.contains(&from, id) {
             return;
@@ -99,7 +99,7 @@ impl Engine {
 
     fn has_room_to_ring(&self, known: bool) -> bool {
         let ringing = || self.calls.values().filter(|call| call.is_incoming());
-        let strangers = ringing().filter(|call| !self.contacts.contains(&call.from)).count();
+        let strangers = ringing().filter(|call| !self.contacts.contains_key(&call.from)).count();
         ringing().count() < MAX_RINGING && (known || strangers < MAX_RINGING_STRANGERS)
     }
 
@@ -136,14 +136,14 @@ impl Engine {
         let Some(call) = self.calls.get(&call) else { return false };
         match self.config.auto_accept {
             AutoAccept::None => false,
-            AutoAccept::Contacts => call.members.keys().all(|did| self.contacts.contains(did)),
+            AutoAccept::Contacts => call.members.keys().all(|did| self.contacts.contains_key(did)),
             AutoAccept::All => true,
         }
     }
 
     fn handle_cancel(&mut self, from: &Did, id: MessageId, call: CallId, reason: CancelReason, now: Now) {
         let Some(known) = self.calls.get(&call) else {
-            if self.contacts.contains(from) || self.config.who_may_ring == WhoMayRing::Anyone {
+            if self.contacts.contains_key(from) || self.config.who_may_ring == WhoMayRing::Anyone {
                 self.remember_cancel(from.clone(), call, now);
                 self.acknowledge(call, from, Sealing::Envelope, id);
             }
@@ -187,10 +187,10 @@ impl Engine {
         self.early_cancels.retain(|cancel| !(cancel.call == call && cancel.from == from));
         if self.early_cancels.len() >= MAX_EARLY_CANCELS {
             // Strangers push out each other's, and none of a contact's.
-            let a_strangers = self.early_cancels.iter().position(|cancel| !self.contacts.contains(&cancel.from));
+            let a_strangers = self.early_cancels.iter().position(|cancel| !self.contacts.contains_key(&cancel.from));
             match a_strangers {
                 Some(at) => drop(self.early_cancels.remove(at)),
-                None if self.contacts.contains(&from) => drop(self.early_cancels.pop_front()),
+                None if self.contacts.contains_key(&from) => drop(self.early_cancels.pop_front()),
                 None => return,
             }
         }
@@ -312,9 +312,9 @@ impl Engine {
 
     fn show_media(&mut self, call: CallId, did: &Did) {
         let Some(peer) = self.calls.get(&call).and_then(|call| call.members.get(did)?.peer()) else { return };
-        let MediaState { version, muted, deafened } = peer.state;
+        let MediaState { version, muted, deafened, on_hold } = peer.state;
         if version > 0 {
-            self.output(Output::Event(Event::ParticipantMedia { call, did: did.clone(), muted, deafened }));
+            self.output(Output::Event(Event::ParticipantMedia { call, did: did.clone(), muted, deafened, on_hold }));
         }
     }
 
@@ -337,7 +337,7 @@ impl Engine {
         }
         match (body, instance) {
             (Body::Ringing, _) => self.handle_ringing(call, from),
-            (Body::Decline(reason), _) => self.handle_decline(call, from, reason),
+            (Body::Decline(decline), _) => self.handle_decline(call, from, decline),
             (Body::Leave(left), Some(_)) => self.mark_out(call, from, Some(left), now),
             (body, Some(instance)) if sealing == Sealing::Pairwise => {
                 self.handle_pairwise(call, from, instance, body, now);
@@ -356,12 +356,12 @@ impl Engine {
         }
     }
 
-    fn handle_decline(&mut self, call: CallId, from: &Did, reason: DeclineReason) {
+    fn handle_decline(&mut self, call: CallId, from: &Did, decline: Decline) {
         let me = self.config.did.clone();
         let Some(known) = self.calls.get_mut(&call).filter(|call| call.from == me) else { return };
         let Some(member) = known.members.get_mut(from) else { return };
         if matches!(member.presence, Presence::Invited { .. }) {
-            member.presence = Presence::Declined(reason);
+            member.presence = Presence::Declined(decline);
             self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(from));
         }
     }

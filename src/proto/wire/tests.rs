@@ -42,7 +42,11 @@ fn offer(chain: usize, participants: u8) -> Offer {
 }
 
 fn presence(contact: Option<Contact>) -> Presence {
-    Presence { instance: instance(), state: MediaState { version: 3, muted: true, deafened: false }, contact }
+    Presence {
+        instance: instance(),
+        state: MediaState { version: 3, muted: true, deafened: false, on_hold: false },
+        contact,
+    }
 }
 
 fn contact(addresses: usize, bytes: usize) -> Contact {
@@ -63,10 +67,10 @@ fn every_body() -> Vec<Body> {
         Body::Cancel(CancelReason::Cancelled),
         Body::Cancel(CancelReason::RangOut),
         Body::Cancel(CancelReason::SupersededBy(CallId::from_bytes([1; 16]))),
-        Body::Answered(DeviceId([4; 16])),
+        Body::Answered(Answered { device: DeviceId([4; 16]), joined: Some(7) }),
         Body::Ringing,
-        Body::Decline(DeclineReason::Declined),
-        Body::Decline(DeclineReason::Busy),
+        Body::Decline(DeclineReason::Declined.into()),
+        Body::Decline(DeclineReason::Busy.into()),
         Body::Join(presence(Some(contact(MAX_ADDRESSES, MAX_ADDRESS_BYTES)))),
         Body::Hello(presence(None)),
         Body::Leave(instance()),
@@ -74,7 +78,7 @@ fn every_body() -> Vec<Body> {
         Body::Sdp(Sdp { kind: SdpKind::Offer, ..sdp(0) }),
         Body::Ice(ice(MAX_CANDIDATES, MAX_CANDIDATE_BYTES)),
         Body::Restart(u32::MAX),
-        Body::State(MediaState { version: 1, muted: false, deafened: true }),
+        Body::State(MediaState { version: 1, muted: false, deafened: true, on_hold: false }),
         Body::Ack(MessageId([6; 16])),
         Body::Unknown(999),
     ]
@@ -171,9 +175,9 @@ fn later_kinds_reasons_and_extensions_are_skipped() {
     cancel[MESSAGE_HEADER_BYTES] = 77;
     assert_eq!(decode(&cancel).unwrap().signal.body, Body::Cancel(CancelReason::Cancelled));
 
-    let mut decline = encoded(Body::Decline(DeclineReason::Busy));
+    let mut decline = encoded(Body::Decline(DeclineReason::Busy.into()));
     decline[MESSAGE_HEADER_BYTES] = 77;
-    assert_eq!(decode(&decline).unwrap().signal.body, Body::Decline(DeclineReason::Declined));
+    assert_eq!(decode(&decline).unwrap().signal.body, Body::Decline(DeclineReason::Declined.into()));
 }
 
 #[test]

@@ -240,7 +240,7 @@ fn each_kind_is_heard_only_in_its_place() {
     let cases = [
         (Body::Cancel(CancelReason::Cancelled), [true, false, false, false]),
         (Body::Ringing, [false, true, false, false]),
-        (Body::Decline(DeclineReason::Busy), [false, true, false, false]),
+        (Body::Decline(DeclineReason::Busy.into()), [false, true, false, false]),
         (Body::Leave(instance(&bob, 100)), [false, false, true, true]),
         (Body::Sdp(sdp), [false, false, false, true]),
         (Body::Ice(ice), [false, false, false, true]),

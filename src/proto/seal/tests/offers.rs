@@ -1,7 +1,10 @@
 //! Offers and everything else that comes to an inbox.
 
 use super::*;
-use crate::proto::{seal::gate::TAG_BYTES, signal::Grant};
+use crate::proto::{
+    seal::gate::TAG_BYTES,
+    signal::{Answered, Grant},
+};
 use proptest::prelude::*;
 
 /// Where the header's tag stands in an envelope.
@@ -213,7 +216,11 @@ fn only_inbox_envelopes_are_checked_against_the_clock() {
 fn only_the_own_other_devices_may_say_that_a_call_was_answered() {
     let (mut phone, mut laptop, mut mallory) = (device(2, 1), device(2, 2), peer(66));
     let call = call_of(&mallory, 9, false).call;
-    let answered = envelope_to(inbox(&phone), &phone, signal(call, 1, Body::Answered(DeviceId([2; 16]))));
+    let answered = envelope_to(
+        inbox(&phone),
+        &phone,
+        signal(call, 1, Body::Answered(Answered { device: DeviceId([2; 16]), joined: Some(7) })),
+    );
     assert_eq!(laptop.tell(&answered, &mut phone, start()).unwrap().from, phone.did);
     assert_eq!(mallory.tell(&answered, &mut phone, start()), Err(Rejected::WrongRecipient));
 }

@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use telecon::proto::{
+use crate::proto::{
     engine::{Engine, EngineConfig},
     id::{CallId, DeviceId, Did, MessageId},
-    io::{AudioPlan, EndReason, Input, LegEvent, Request},
+    io::{AudioPlan, EndReason, Input, LegEvent, Policy, Request},
     node::Node,
     seal::Rejected,
     signal::{Contact, Topic},
@@ -175,7 +175,12 @@ impl World {
             auto_accept: setup.auto_accept,
             who_may_ring: setup.who_may_ring,
         };
-        let engine = Engine::new(config, self.agenda.chance.bytes(), contacts.to_vec(), seen);
+        let engine = Engine::new(
+            config,
+            self.agenda.chance.bytes(),
+            contacts.iter().map(|did| (did.clone(), Policy::Ask)).collect(),
+            seen,
+        );
         let seed = self.agenda.chance.bytes();
         let person = person(setup.first_person + ix);
         Node::new(engine, AnySeal::new(setup.real_seal, person, device, seed, &self.ledger))

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt::Write};
 
-use telecon::proto::{id::Did, signal::Body};
+use crate::proto::{id::Did, signal::Body};
 
 use super::seal::Sealed;
 

@@ -6,7 +6,7 @@
 
 use std::{cell::Cell, collections::BTreeMap, rc::Rc};
 
-use telecon::proto::signal::Topic;
+use crate::proto::signal::Topic;
 
 use super::{
     agenda::Agenda,

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use telecon::{
+use crate::{
     config::{AutoAccept, WhoMayRing},
     proto::{
         id::CallId,
-        io::{CallState, EndReason, ParticipantState, Reply, Request, RequestError},
-        signal::{Body, DeclineReason},
+        io::{CallState, EndReason, Former, ParticipantState, Reply, Request, RequestError},
+        signal::{Body, DeclineReason, Settings},
     },
 };
 
@@ -59,14 +59,14 @@ impl Stage {
 
     fn offer(&mut self, from: NodeIx, to: &[NodeIx]) -> CallId {
         let invitees = to.iter().map(|node| self.world.dids[*node].clone()).collect();
-        match self.ask(from, Request::Offer { invitees }) {
+        match self.ask(from, Request::Offer { invitees, settings: Settings::default() }) {
             Ok(Reply::Offered(call)) => call,
             other => panic!("offered: {other:?}"),
         }
     }
 
     fn accept(&mut self, node: NodeIx, call: CallId) {
-        assert_eq!(self.ask(node, Request::Accept(call)), Ok(Reply::Done));
+        assert_eq!(self.ask(node, Request::Accept(call, Former::Hold)), Ok(Reply::Done));
     }
 
     fn pass(&mut self, span: Duration) {
@@ -202,7 +202,7 @@ fn an_offer_that_is_taken_back_rings_no_longer() {
     assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
     stage.until(1, "neither rings", |stage| !stage.rings(1) && !stage.rings(2));
     assert_eq!(stage.ended(1, call), Some(EndReason::Cancelled));
-    assert_eq!(stage.ask(1, Request::Accept(call)), Err(RequestError::NoSuchCall));
+    assert_eq!(stage.ask(1, Request::Accept(call, Former::Hold)), Err(RequestError::NoSuchCall));
     stage.settles();
 }
 
@@ -226,7 +226,7 @@ fn the_caller_learns_that_everybody_is_busy() {
     let call = stage.offer(0, &[1, 2]);
     for node in [1, 2] {
         stage.until(1, "it rings", |stage| stage.rings(node));
-        assert_eq!(stage.ask(node, Request::Reject(call, DeclineReason::Busy)), Ok(Reply::Done));
+        assert_eq!(stage.ask(node, Request::Reject(call, DeclineReason::Busy.into())), Ok(Reply::Done));
     }
     stage.until(1, "the call is over", |stage| stage.ended(0, call) == Some(EndReason::Busy));
     assert_eq!(stage.ended(1, call), Some(EndReason::Rejected));
@@ -238,7 +238,7 @@ fn who_declined_is_not_rung_again_though_nobody_hears_of_it() {
     stage.lose(|body| matches!(body, Body::Decline(_) | Body::Ack(_)));
     let call = stage.offer(0, &[1]);
     stage.until(1, "it rings", |stage| stage.rings(1));
-    assert_eq!(stage.ask(1, Request::Reject(call, DeclineReason::Declined)), Ok(Reply::Done));
+    assert_eq!(stage.ask(1, Request::Reject(call, DeclineReason::Declined.into())), Ok(Reply::Done));
     stage.until(46, "the ring time is over", |stage| stage.ended(0, call) == Some(EndReason::NoAnswer));
     assert_eq!(stage.world.nodes[1].rang[&call], 1);
 }
@@ -415,7 +415,7 @@ fn a_call_waits_while_another_one_is_active() {
     let first = stage.call(0, &[1]);
     let second = stage.offer(2, &[0]);
     stage.until(1, "it rings", |stage| stage.rings(0));
-    assert_eq!(stage.ask(0, Request::Accept(second)), Err(RequestError::InACall));
+    assert_eq!(stage.ask(0, Request::Accept(second, Former::Hold)), Err(RequestError::TooManyCalls));
     assert!(stage.all_hear_each_other(&[0, 1], first) && stage.rings(0));
     assert_eq!(stage.ask(0, Request::Hangup(first)), Ok(Reply::Done));
     stage.accept(0, second);

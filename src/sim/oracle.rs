@@ -2,7 +2,7 @@
 //!
 //! It compares what a node says of itself (views, audio plan) with what the world knows (legs, consent, subscriptions).
 
-use telecon::{
+use crate::{
     config::AutoAccept,
     proto::{
         id::{CallId, Did},
@@ -56,7 +56,7 @@ fn demand(truth: bool, what: &str) -> Result<(), String> {
 /// One node, after a step.
 pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     let views = world.nodes[ix].node.calls();
-    let (node, plan) = (&world.nodes[ix], world.nodes[ix].plan);
+    let (node, plan) = (&world.nodes[ix], &world.nodes[ix].plan);
     let engaged: Vec<&CallView> = views.iter().filter(|view| is_engaged(view)).collect();
     demand(engaged.len() <= 1, "two active calls")?;
     demand(engaged.iter().all(|view| node.consent.contains(&view.call)), "in a call without consent")?;

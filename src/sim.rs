@@ -45,7 +45,7 @@ fn account(seed: u64, lines: usize) -> String {
     let outcome = result.map_or_else(|what| format!("FAILED: {what}"), |()| "fine".into());
     let at_s = world.now_us() as f64 / 1e6;
     format!(
-        "{}seed {seed} {outcome} at {at_s:.4} s\n{:?}\nagain: TELECON_SEED={seed} cargo test --test it sim::",
+        "{}seed {seed} {outcome} at {at_s:.4} s\n{:?}\nagain: TELECON_SEED={seed} cargo test --lib sim::",
         world.trace.tail(lines, &world.dids),
         world.setup
     )

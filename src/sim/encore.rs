@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use telecon::{
+use crate::{
     config::WhoMayRing,
     proto::{
         id::CallId,
-        io::{CallState, EndReason, ParticipantState, Reply, Request},
+        io::{CallState, EndReason, Former, ParticipantState, Reply, Request},
+        signal::Settings,
     },
 };
 
@@ -17,7 +18,7 @@ impl World {
     pub fn encore(&mut self) -> Result<(), String> {
         let Some((a, b)) = self.some_neighbours() else { return Ok(()) };
         let invitees = vec![self.dids[b].clone()];
-        let Ok(Reply::Offered(call)) = self.ask(a, Request::Offer { invitees })? else {
+        let Ok(Reply::Offered(call)) = self.ask(a, Request::Offer { invitees, settings: Settings::default() })? else {
             return Err(format!("n{a} cannot call any more"));
         };
         self.run_for(Duration::from_secs(2))?;
@@ -30,7 +31,7 @@ impl World {
                 self.run_for(Duration::from_secs(2))?;
                 return demand(self.nodes[b].ended.get(&call) == Some(&EndReason::Cancelled), "rings on");
             }
-            let _ = self.ask(b, Request::Accept(call))?;
+            let _ = self.ask(b, Request::Accept(call, Former::Hold))?;
         }
         self.run_for(Duration::from_secs(5))?;
         let connected = [a, b].iter().all(|node| self.legs.of(*node).any(|leg| self.legs.connected(leg)));

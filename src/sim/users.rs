@@ -1,9 +1,9 @@
 //! Users who press anything at any time, also twice and also wrongly; and what each press must lead to.
 
-use telecon::proto::{
+use crate::proto::{
     id::{CallId, Did},
-    io::{CallState, CallView, ParticipantState, Request},
-    signal::DeclineReason,
+    io::{CallState, CallView, Former, ParticipantState, Request},
+    signal::{DeclineReason, Settings},
 };
 
 use super::agenda::Chance;
@@ -50,21 +50,29 @@ impl Sight<'_> {
     pub fn verdict(&self, request: &Request) -> Verdict {
         let must = |done| if done { Verdict::Done } else { Verdict::Refused };
         match request {
-            Request::Offer { invitees } => {
+            Request::Offer { invitees, .. } => {
                 let fine = !invitees.is_empty() && !invitees.contains(self.own);
                 if fine && self.deserted() { Verdict::Either } else { must(fine && !self.engaged()) }
             }
-            Request::Accept(call) => {
+            Request::Accept(call, _) => {
                 let rings = self.state(*call) == Some(CallState::Incoming);
                 if rings && self.deserted() { Verdict::Either } else { must(rings && !self.engaged()) }
             }
             Request::Reject(call, _) => must(self.state(*call) == Some(CallState::Incoming)),
             Request::Hangup(call) => match self.state(*call) {
-                Some(CallState::Active | CallState::Outgoing | CallState::Incoming) => Verdict::Done,
+                Some(CallState::Active | CallState::OnHold | CallState::Outgoing | CallState::Incoming) => {
+                    Verdict::Done
+                }
                 None => Verdict::Refused,
             },
             Request::Mute(_) | Request::Deafen(_) | Request::SetContacts(_) | Request::SetContact(_) => Verdict::Done,
-            Request::Shutdown => Verdict::Either,
+            Request::Join(..)
+            | Request::Invite { .. }
+            | Request::Hold(_)
+            | Request::Resume(_)
+            | Request::SetDoNotDisturb(_)
+            | Request::Restore { .. }
+            | Request::Shutdown => Verdict::Either,
         }
     }
 }
@@ -78,7 +86,11 @@ pub fn press(sight: &Sight<'_>, chance: &mut Chance) -> Option<Request> {
     if !ringing.is_empty() && chance.percent(60) {
         let call = *chance.pick(&ringing);
         let reason = *chance.pick(&[DeclineReason::Declined, DeclineReason::Busy]);
-        return Some(if chance.percent(75) { Request::Accept(call) } else { Request::Reject(call, reason) });
+        return Some(if chance.percent(75) {
+            Request::Accept(call, Former::Hold)
+        } else {
+            Request::Reject(call, reason.into())
+        });
     }
     match sight.calls_in(&[CallState::Active, CallState::Outgoing]).first() {
         Some(call) => match chance.below(10) {
@@ -98,17 +110,17 @@ fn offer(sight: &Sight<'_>, chance: &mut Chance) -> Request {
     while others.len() > wanted {
         others.swap_remove(chance.below(others.len() as u64) as usize);
     }
-    Request::Offer { invitees: others }
+    Request::Offer { invitees: others, settings: Settings::default() }
 }
 
 fn press_wrongly(sight: &Sight<'_>, chance: &mut Chance) -> Request {
     let never = CallId::from_bytes([0x8f; 16]);
     let call = if sight.calls.is_empty() { never } else { *chance.pick(sight.calls) };
     match chance.below(7) {
-        0 => Request::Offer { invitees: Vec::new() },
-        1 => Request::Offer { invitees: vec![sight.own.clone()] },
-        2 => Request::Accept(call),
-        3 => Request::Reject(call, DeclineReason::Declined),
+        0 => Request::Offer { invitees: Vec::new(), settings: Settings::default() },
+        1 => Request::Offer { invitees: vec![sight.own.clone()], settings: Settings::default() },
+        2 => Request::Accept(call, Former::Hold),
+        3 => Request::Reject(call, DeclineReason::Declined.into()),
         4 => Request::Hangup(call),
         5 => Request::Hangup(never),
         _ => offer(sight, chance),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use telecon::proto::{
+use crate::proto::{
     id::{CallId, Did, LegId},
     io::{LegCommand, LegEvent, Role},
     signal::{Sdp, SdpKind},

@@ -2,11 +2,11 @@
 
 use std::{sync::OnceLock, time::Duration};
 
-use ed25519_dalek::SigningKey;
-use telecon::{
+use crate::{
     config::{AutoAccept, WhoMayRing},
     proto::id::Did,
 };
+use ed25519_dalek::SigningKey;
 
 use super::{agenda::Chance, legs::Faults, network::Weather};
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use telecon::proto::io::Now;
+use crate::proto::io::Now;
 
 use super::world::Happening;
 

@@ -7,12 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use telecon::{
+use crate::{
     config::{AutoAccept, WhoMayRing},
     proto::{
         engine::{Effect, Engine, EngineConfig},
         id::{CallId, DeviceId, Did, Instance, MessageId},
-        io::{CallState, Event, Input, LegCommand, LegEvent, Now, Output, ParticipantState, Reply, Request},
+        io::{
+            CallState, Event, Former, Input, LegCommand, LegEvent, Now, Output, ParticipantState, Policy, Reply,
+            Request,
+        },
         signal::{
             Body, CallKey, CancelReason, DeclineReason, Ice, Incoming, MediaState, Offer, Presence, Sdp, SdpKind,
             Sealing, Settings, Signal, Ticket,
@@ -50,7 +53,7 @@ impl Victim {
             auto_accept,
             who_may_ring: WhoMayRing::Anyone,
         };
-        let engine = Engine::new(config, [7; 32], vec![dids[0].clone()], Vec::new());
+        let engine = Engine::new(config, [7; 32], vec![(dids[0].clone(), Policy::Ask)], Vec::new());
         let now = Now { mono: Instant::now(), unix_ms: 1_800_000_000_000 };
         let mut victim = Self {
             engine,
@@ -131,7 +134,7 @@ impl Victim {
     /// In a call with `from`, who has a leg to it.
     fn in_call_with(&mut self, from: &Did) -> (CallId, Instance) {
         let call = self.hear_offer(from, 1, &[]);
-        self.ask(Request::Accept(call));
+        self.ask(Request::Accept(call, Former::Hold));
         let instance = self.hear_join(from, call, 5);
         (call, instance)
     }
@@ -205,7 +208,7 @@ fn who_says_hello_again_and_again_to_one_who_left_keeps_nobody_from_calling() {
     for number in 6..700 {
         victim.hear_join(&mallory, call, number);
     }
-    victim.ask(Request::Offer { invitees: vec![friend] });
+    victim.ask(Request::Offer { invitees: vec![friend], settings: Settings::default() });
     assert_eq!(victim.offers_sent, 1, "the outbox has no room");
 }
 
@@ -273,7 +276,7 @@ fn the_largest_numbers_break_nothing() {
     let (call, _) = victim.in_call_with(&mallory);
     let last = victim.hear_join(&mallory, call, u64::MAX);
     let pairwise = |victim: &mut Victim, body| victim.hear(&mallory, Some(last), Sealing::Pairwise, call, body);
-    pairwise(&mut victim, Body::State(MediaState { version: u32::MAX, muted: true, deafened: true }));
+    pairwise(&mut victim, Body::State(MediaState { version: u32::MAX, muted: true, deafened: true, on_hold: false }));
     pairwise(&mut victim, Body::Restart(u32::MAX));
     pairwise(&mut victim, Body::Unknown(u16::MAX));
     let sdp = Sdp { attempt: u32::MAX, kind: SdpKind::Offer, sdp: String::new(), fingerprint: [0; 32] };
@@ -287,10 +290,12 @@ fn the_largest_numbers_break_nothing() {
 fn who_declined_comes_in_neither_by_a_join_nor_after_a_leave() {
     let mut victim = Victim::new(AutoAccept::None);
     let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
-    let Reply::Offered(call) = victim.ask(Request::Offer { invitees: vec![friend, mallory.clone()] }) else {
+    let Reply::Offered(call) =
+        victim.ask(Request::Offer { invitees: vec![friend, mallory.clone()], settings: Settings::default() })
+    else {
         panic!("it is offered")
     };
-    let no = Body::Decline(DeclineReason::Declined);
+    let no = Body::Decline(DeclineReason::Declined.into());
     victim.hear(&mallory, None, Sealing::Envelope, call, no);
     let first = victim.hear_join(&mallory, call, 5);
     victim.hear(&mallory, Some(first), Sealing::Broadcast, call, Body::Leave(first));

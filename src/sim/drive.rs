@@ -1,6 +1,6 @@
 //! One mutation, then drain fully: carries a node's outputs out, as the daemon's loop does, and keeps the books.
 
-use telecon::proto::{
+use crate::proto::{
     io::{CallState, EndReason, Event, LegCommand, Output, ParticipantState, Reply, Request, RequestError},
     signal::{Body, Contact, MAX_SEALED_BYTES, Topic},
 };
@@ -64,7 +64,7 @@ impl World {
                 return Err(format!("{} bytes on {topic}", bytes.len()));
             }
             Output::Publish(topic, bytes) => self.censored(ix, topic, bytes),
-            Output::Dial(contact) => self.dial(ix, &contact)?,
+            Output::Dial(_, contact) => self.dial(ix, &contact)?,
             Output::Leg(id, command) => {
                 if let LegCommand::Open { call, .. } = &command
                     && !self.nodes[ix].consent.contains(call)
@@ -89,6 +89,7 @@ impl World {
                 self.nodes[ix].seen.push((did, id));
                 self.nodes[ix].remembered += 1;
             }
+            Output::Keep(_) | Output::Discard(_) => {}
             Output::Event(event) => self.event(ix, &event)?,
         }
         Ok(())
@@ -139,7 +140,9 @@ impl World {
             }
             Output::Subscribe(_)
             | Output::Unsubscribe(_)
-            | Output::Dial(_)
+            | Output::Dial(..)
+            | Output::Keep(_)
+            | Output::Discard(_)
             | Output::Leg(..)
             | Output::Audio(_)
             | Output::Remember(..)
@@ -165,7 +168,7 @@ impl World {
                 }
                 self.coverage.mark(if *known { Mark::Ring } else { Mark::StrangerRing });
                 let caller = self.dids.iter().position(|did| did == from);
-                let called_back = |view: &telecon::proto::io::CallView| {
+                let called_back = |view: &crate::proto::io::CallView| {
                     view.state == CallState::Outgoing && view.participants.iter().any(|other| other.did == *from)
                 };
                 if caller.is_some() && self.nodes[ix].node.calls().iter().any(called_back) {
@@ -198,7 +201,15 @@ impl World {
                 }
             }
             Event::ParticipantMedia { .. } => self.coverage.mark(Mark::MediaState),
-            Event::MediaChanged { .. } => {}
+            Event::MediaChanged { .. }
+            | Event::CallInvited { .. }
+            | Event::CallHeld { .. }
+            | Event::CallResumed { .. }
+            | Event::CallSilenced { .. }
+            | Event::CallInterrupted { .. }
+            | Event::ParticipantDeclined { .. }
+            | Event::DoNotDisturbChanged { .. }
+            | Event::TalkedWhileMuted => {}
         }
         Ok(())
     }
@@ -225,7 +236,7 @@ impl World {
         let views = self.nodes[ix].node.calls();
         let sight = Sight { own: &self.dids[ix], dids: &self.dids, views: &views, calls: &self.calls };
         let verdict = sight.verdict(&request);
-        if let Request::Accept(call) = &request {
+        if let Request::Accept(call, _) = &request {
             self.nodes[ix].consent.insert(*call);
         }
         let now = self.agenda.now(self.nodes[ix].skew_ms);
@@ -236,9 +247,9 @@ impl World {
             (Ok(_), Verdict::Refused) => return Err(format!("n{ix} did {request:?}")),
             (Err(error), Verdict::Done) => return Err(format!("n{ix} refused {request:?}: {error}")),
             (Err(error), Verdict::Refused | Verdict::Either) => {
-                let second = *error == RequestError::InACall;
+                let second = *error == RequestError::TooManyCalls;
                 self.coverage.mark(if second { Mark::SecondCall } else { Mark::WrongRequest });
-                if let Request::Accept(call) = &request
+                if let Request::Accept(call, _) = &request
                     && !views.iter().any(|view| view.call == *call && view.state != CallState::Incoming)
                 {
                     self.nodes[ix].consent.remove(call);
@@ -255,7 +266,7 @@ impl World {
                 self.calls.push(*call);
             }
             (Ok(Reply::Done), _) => {
-                if matches!(request, Request::Accept(_)) {
+                if matches!(request, Request::Accept(..)) {
                     self.coverage.mark(Mark::Accept);
                 }
             }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use telecon::proto::{
+use crate::proto::{
     id::{CallId, DeviceId, Did, Instance, MessageId},
     io::Now,
     signal::{Body, Incoming, Outgoing, SdpKind, Sealing, Topic},

@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
-use telecon::proto::{
+use crate::proto::{
     id::{CallId, DeviceId, Did, Instance},
     io::Now,
     seal::{Rejected, Seal, Sealer},
