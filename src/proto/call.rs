@@ -220,6 +220,11 @@ impl Member {
         Some(peer)
     }
 
+    /// The leg to it, while there is one.
+    pub fn leg(&self) -> Option<&Leg> {
+        self.peer()?.leg.as_ref()
+    }
+
     /// The state to show.
     pub fn state(&self) -> ParticipantState {
         match &self.presence {

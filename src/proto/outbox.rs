@@ -82,9 +82,8 @@ impl Outbox {
         });
     }
 
-    /// The next signal that is due; its repetition is scheduled.
+    /// The next signal that is due; its repetition is scheduled. What has had its time must be gone ([`Self::expire`]).
     pub fn poll(&mut self, now: Instant) -> Option<Outgoing> {
-        self.expire(now);
         let entry = self.entries.iter_mut().filter(|entry| entry.next_at <= now).min_by_key(|entry| entry.next_at)?;
         entry.repeated = entry.sent_at.is_some();
         entry.sent_at = Some(now);

@@ -13,6 +13,9 @@ use super::{agenda::Chance, legs::Faults, network::Weather};
 /// Most nodes that a random world has, and a few persons more so that worlds differ in the order of their DIDs.
 const PEOPLE: usize = 16;
 
+/// Every tenth of the first worlds seals for real, 200 of those that CI runs: public-key work takes as long as all else together.
+const REAL_SEEDS: u64 = 2_000;
+
 /// Somebody with a key; the same in every world.
 pub struct Person {
     pub did: Did,
@@ -58,7 +61,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Drawn from the seed; every sixteenth world seals for real.
+    /// Drawn from the seed.
     pub fn random(seed: u64) -> Self {
         let mut chance = Chance::new(seed.wrapping_mul(0x1_0000_0001));
         let chance = &mut chance;
@@ -94,7 +97,7 @@ impl Setup {
             press_ms: Some(*chance.pick(&[500, 2_000, 8_000])),
             partitions: chance.below(4),
             kills: chance.below(3),
-            real_seal: seed % 16 == 15,
+            real_seal: seed < REAL_SEEDS && seed % 10 == 9,
         }
     }
 

@@ -51,10 +51,15 @@ impl Engine {
 
     /// Lets the time pass for all legs of the call.
     pub(super) fn advance_legs(&mut self, call: CallId, now: Instant) {
-        for did in self.present(call) {
+        let reconnect = self.config.reconnect;
+        let lost = |leg: &Leg| leg.down_since().is_some_and(|since| since + reconnect <= now);
+        let is_due = |leg: &Leg| lost(leg) || leg.deadline().is_some_and(|at| at <= now);
+        let Some(known) = self.calls.get(&call) else { return };
+        let legs = known.members.iter().filter(|(_, member)| member.leg().is_some_and(is_due));
+        let due: Vec<Did> = legs.map(|(did, _)| did.clone()).collect();
+        for did in due {
             self.drive_leg(call, &did, now, Leg::advance);
-            let down_since = self.leg(call, &did).and_then(Leg::down_since);
-            if down_since.is_some_and(|since| since + self.config.reconnect <= now) {
+            if self.calls.get(&call).and_then(|call| call.members.get(&did)?.leg()).is_some_and(lost) {
                 self.count_as_left(call, &did, now);
             }
         }
@@ -115,9 +120,5 @@ impl Engine {
                 }),
             }
         }
-    }
-
-    fn leg(&self, call: CallId, did: &Did) -> Option<&Leg> {
-        self.calls.get(&call)?.members.get(did)?.peer()?.leg.as_ref()
     }
 }
