@@ -338,6 +338,8 @@ pub enum EndReason {
     Cancelled,
     /// It rang until the ring time was over.
     Missed,
+    /// It did not ring, since the user wanted to hear no calls.
+    Silenced,
     /// Every invitee declined.
     Declined,
     /// Every invitee who declined was in another call.
