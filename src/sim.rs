@@ -4,17 +4,21 @@
 //! `TELECON_SEED=n` runs only that one and prints its trace.
 
 mod agenda;
+mod books;
 mod coverage;
 mod drive;
 mod encore;
 mod hostile;
+mod insider;
 mod legs;
 mod network;
+mod node;
 mod oracle;
 mod police;
 mod scenarios;
 mod seal;
 mod setup;
+mod store;
 mod trace;
 mod users;
 mod world;

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use crate::{
-    config::WhoMayRing,
-    proto::{
-        id::CallId,
-        io::{CallState, EndReason, Former, ParticipantState, Reply, Request},
-        signal::Settings,
-    },
+use crate::proto::{
+    id::CallId,
+    io::{CallState, EndReason, Former, ParticipantState, Reply, Request},
+    seal::Rejected,
+    signal::{Settings, Topic},
 };
 
 use super::world::{NodeIx, World};
@@ -24,6 +22,12 @@ impl World {
         self.run_for(Duration::from_secs(2))?;
         let demand =
             |truth: bool, what: &str| if truth { Ok(()) } else { Err(format!("n{a} called n{b}, who {what}")) };
+        if self.is_far_in_time(a, b) {
+            // Its offers are from another time there, and the log says so.
+            let rejected = self.nodes[b].node.rejected().contains_key(&Rejected::ClockSkew);
+            demand(self.encore_state(b, call).is_none() && rejected, "takes offers of another time")?;
+            return self.ask(a, Request::Hangup(call)).map(drop);
+        }
         if self.encore_state(b, call) == Some(CallState::Incoming) {
             demand(self.nodes[b].plan.ring, "does not ring")?;
             if self.agenda.chance.percent(50) {
@@ -34,8 +38,16 @@ impl World {
             let _ = self.ask(b, Request::Accept(call, Former::Hold))?;
         }
         self.run_for(Duration::from_secs(5))?;
-        let connected = [a, b].iter().all(|node| self.legs.of(*node).any(|leg| self.legs.connected(leg)));
-        demand(connected, "is not connected")?;
+        let connected = self.legs.of(a).find(|leg| self.legs.connected(leg)).and_then(|leg| self.legs.far_end(leg));
+        // Another device may have taken the call by itself.
+        let Some(b) = connected.filter(|other| self.dids[*other] == self.dids[b]) else {
+            return demand(false, "is not connected");
+        };
+        let topic = Topic::Inbox(self.dids[b].clone());
+        let own = (0..self.nodes.len()).filter(|own| *own != b && self.dids[*own] == self.dids[b]);
+        for own in own.filter(|own| self.network.carries(&topic, b, *own) && !self.is_far_in_time(b, *own)) {
+            demand(self.encore_state(own, call).is_none(), "answered, but another device of it rings on")?;
+        }
         let _ = self.ask(a, Request::Hangup(call))?;
         self.run_for(Duration::from_secs(3))?;
         let views = self.nodes[b].node.calls();
@@ -52,14 +64,20 @@ impl World {
         self.nodes[node].node.calls().iter().find(|view| view.call == call).map(|view| view.state)
     }
 
+    /// Their clocks differ by more than offers bear.
+    fn is_far_in_time(&self, a: NodeIx, b: NodeIx) -> bool {
+        self.nodes[a].clock.skew_ms.abs_diff(self.nodes[b].clock.skew_ms) > 120_000
+    }
+
     /// Two who are linked, and of whom the second lets the first ring.
     fn some_neighbours(&mut self) -> Option<(NodeIx, NodeIx)> {
-        let (first, count) = (self.agenda.chance.below(16) as usize, self.nodes.len());
-        let may_ring = |a: NodeIx, b: NodeIx| match self.setup.who_may_ring {
-            WhoMayRing::Anyone => true,
-            WhoMayRing::Contacts => self.nodes[b].contacts.contains(&self.dids[a]),
+        let (first, count) = (self.agenda.chance.below(24) as usize, self.nodes.len());
+        let honest = |node: NodeIx| !self.is_insider(node);
+        let may_call = |a: NodeIx, b: NodeIx| {
+            let rings = self.nodes[b].may_be_rung_by(self.setup.who_may_ring, &self.dids[a]);
+            rings && self.dids[a] != self.dids[b] && honest(a) && honest(b)
         };
         let pairs = (0..count * count).map(|pair| ((first + pair / count) % count, pair % count));
-        pairs.filter(|(a, b)| a != b && self.network.linked(*a, *b)).find(|(a, b)| may_ring(*a, *b))
+        pairs.filter(|(a, b)| self.network.linked(*a, *b)).find(|(a, b)| may_call(*a, *b))
     }
 }
