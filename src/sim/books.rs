@@ -22,6 +22,9 @@ const TRAVEL_US: u64 = 20_000_000;
 impl World {
     /// Keeps the books.
     pub fn event(&mut self, ix: NodeIx, event: &Event) -> Result<(), String> {
+        if self.trace.is_on() {
+            self.events.push((ix, event.clone()));
+        }
         match event {
             Event::CallOffered { invitees, .. } => {
                 self.coverage.mark(if invitees.len() > 1 { Mark::GroupOffer } else { Mark::Offer });
@@ -32,6 +35,9 @@ impl World {
             Event::CallInvited { call, invitees } => {
                 self.coverage.mark(Mark::Invited);
                 self.nodes[ix].refused_by.retain(|(refused, did)| refused != call || !invitees.contains(did));
+                // A new invitation rings anew.
+                let invited = (0..self.nodes.len()).filter(|node| invitees.contains(&self.dids[*node]));
+                invited.for_each(|node| self.nodes[node].rang.retain(|rang, _| rang != call));
             }
             Event::ParticipantChanged { state, .. } => match state {
                 ParticipantState::Reconnecting => self.coverage.mark(Mark::Reconnecting),

@@ -103,6 +103,10 @@ impl Legs {
         self.by_id[node].values().map(|token| &self.all[*token])
     }
 
+    pub fn owner(&self, token: usize) -> NodeIx {
+        self.all[token].owner
+    }
+
     /// Whether media flows both ways on this leg, as far as both engines know.
     pub fn connected(&self, leg: &SimLeg) -> bool {
         let whole = |leg: &SimLeg| leg.told == Told::Up && !leg.closing && !leg.gone;
@@ -281,10 +285,6 @@ impl Legs {
     /// The node at the other end, once that is known.
     pub fn far_end(&self, leg: &SimLeg) -> Option<NodeIx> {
         leg.remote.map(|remote| self.all[remote].owner)
-    }
-
-    pub fn owner(&self, token: usize) -> NodeIx {
-        self.all[token].owner
     }
 
     /// The far end of `token` will notice that nothing comes any more.

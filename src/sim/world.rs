@@ -7,7 +7,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use crate::proto::{
     id::{CallId, Did},
-    io::{Input, LegEvent, Policy, Request},
+    io::{Event, Input, LegEvent, Policy, Request},
     seal::Rejected,
     signal::Topic,
 };
@@ -76,6 +76,8 @@ pub struct World {
     /// Calls that were ever offered, for users who press on old ones.
     pub calls: Vec<CallId>,
     pub trace: Trace,
+    /// What clients were told, where there is a trace.
+    pub events: Vec<(NodeIx, Event)>,
     pub censor: Option<Censor>,
     /// Participants can dial each other.
     pub dialling: bool,
@@ -106,6 +108,7 @@ impl World {
             network,
             calls: Vec::new(),
             trace,
+            events: Vec::new(),
             censor: None,
             dialling: true,
             wild: true,
