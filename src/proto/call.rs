@@ -170,8 +170,9 @@ pub enum Presence {
     Expired,
     /// In the call.
     In(Box<Peer>),
-    /// Was in. `lost`: it did not say so, but there was no network to it for too long.
-    Out { instance: Instance, lost: bool },
+    /// Was in. `lost`: it did not say so, but there was no network to it for too long; what it told last of microphone and
+    /// ears still holds if it comes back.
+    Out { instance: Instance, lost: Option<MediaState> },
 }
 
 /// A participant that is in the call.

@@ -83,13 +83,16 @@ impl World {
         if std::mem::take(&mut node.remembered) == 0 {
             return Err("it rang before the seen-set was written".into());
         }
-        if node.node.do_not_disturb() {
-            return Err("it rang although the user wants to hear no calls".into());
-        }
         if node.blocks(from) {
             return Err("a blocked caller rang".into());
         }
-        if !known && node.strangers.insert(from.clone(), now_us).is_some_and(|at| now_us < at + STRANGER_WINDOW_US) {
+        // What is glare, or accepted by configuration, makes no sound.
+        let aloud = node.node.calls().iter().any(|view| view.call == call && view.state == CallState::Incoming);
+        if aloud && node.node.do_not_disturb() {
+            return Err("it rang although the user wants to hear no calls".into());
+        }
+        let mut lately = || node.strangers.insert(from.clone(), now_us).is_some_and(|at| now_us < at + STRANGER_WINDOW_US);
+        if aloud && !known && lately() {
             return Err("the same stranger rang twice in a minute".into());
         }
         let own_ms = node.clock.skew_ms;
@@ -113,6 +116,7 @@ impl World {
     }
 
     fn joined(&mut self, ix: NodeIx, call: CallId) -> Result<(), String> {
+        self.nodes[ix].refused_by.retain(|(refused, _)| *refused != call);
         self.ledger.borrow_mut().police.speaks_again(&self.dids[ix], self.nodes[ix].device, call);
         if !self.nodes[ix].consent.contains(&call) {
             if std::mem::take(&mut self.nodes[ix].superseded) {

@@ -75,9 +75,12 @@ impl World {
         let honest = |node: NodeIx| !self.is_insider(node);
         let may_call = |a: NodeIx, b: NodeIx| {
             let rings = self.nodes[b].may_be_rung_by(self.setup.who_may_ring, &self.dids[a]);
-            rings && self.dids[a] != self.dids[b] && honest(a) && honest(b)
+            // Whichever of its devices takes the call must be reached.
+            let devices = (0..count).filter(|device| self.dids[*device] == self.dids[b]);
+            let reached = devices.into_iter().all(|device| self.network.linked(a, device));
+            rings && reached && self.dids[a] != self.dids[b] && honest(a) && honest(b)
         };
         let pairs = (0..count * count).map(|pair| ((first + pair / count) % count, pair % count));
-        pairs.filter(|(a, b)| self.network.linked(*a, *b)).find(|(a, b)| may_call(*a, *b))
+        pairs.filter(|(a, b)| a != b).find(|(a, b)| may_call(*a, *b))
     }
 }

@@ -19,6 +19,7 @@ use crate::{
 use super::{
     agenda::Clock,
     coverage::Mark,
+    oracle,
     seal::AnySeal,
     setup::person,
     store::Store,
@@ -201,8 +202,11 @@ impl World {
         self.nodes[ix].down = false;
         self.nodes[ix].lives += 1;
         self.network.revive(ix, &mut self.agenda);
+        self.nodes[ix].restoring = true;
         self.introduce(ix)?;
-        self.restore(ix)
+        self.restore(ix)?;
+        self.nodes[ix].restoring = false;
+        oracle::check(self, ix)
     }
 
     /// Tells the engine what was written down.
@@ -224,10 +228,9 @@ impl World {
                 Standing::Past(_) => {}
             }
         }
-        self.nodes[ix].restoring = true;
-        let restored = self.ask(ix, Request::Restore { calls, rejoin })?;
-        self.nodes[ix].restoring = false;
-        restored.map(drop).map_err(|error| format!("n{ix} cannot be restored: {error}"))
+        self.ask(ix, Request::Restore { calls, rejoin })?
+            .map(drop)
+            .map_err(|error| format!("n{ix} cannot be restored: {error}"))
     }
 
     /// The machine is suspended.

@@ -35,6 +35,7 @@ impl Engine {
             Phase::Incoming { silent: true, .. } | Phase::Ended { .. } => return,
         };
         let kept = kept(call, standing);
+        self.past.remove(&id);
         self.output(Output::Keep(Box::new(kept)));
     }
 

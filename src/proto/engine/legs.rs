@@ -72,9 +72,9 @@ impl Engine {
         self.stop_leg(call, did, now);
         let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(did));
         if let Some(member) = member
-            && let Some(instance) = member.peer().map(|peer| peer.instance)
+            && let Some((instance, state)) = member.peer().map(|peer| (peer.instance, peer.state))
         {
-            member.presence = Presence::Out { instance, lost: true };
+            member.presence = Presence::Out { instance, lost: Some(state) };
         }
         self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(did));
         // It may think the same of us: whoever gets through first is met again.

@@ -58,7 +58,7 @@ impl Engine {
         if self.early_cancels.iter().any(|cancel| cancel.call == call && (cancel.from == from || cancel.from == *me)) {
             return self.acknowledge(call, &from, Sealing::Envelope, id);
         }
-        let glare = self.glare(&offer);
+        let glare = self.glare(&offer).filter(|_| !self.is_blocked(&from));
         if glare.is_some_and(|own| own < call) {
             // Ours wins: the other side finds that out by itself and comes over.
             self.remember_cancel(from.clone(), call, now);

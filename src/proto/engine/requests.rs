@@ -328,7 +328,6 @@ impl Engine {
     pub(super) fn add_call(&mut self, ticket: Ticket, from: Did, invited: BTreeSet<Did>, ring_until: Instant) {
         let id = ticket.call;
         self.effects.push_back(Effect::OpenCall(ticket.clone()));
-        self.past.remove(&id);
         let former = self.calls.remove(&id);
         // A Leave of the former stay still has to arrive; a Decline has nothing to say any more.
         self.outbox

@@ -222,10 +222,10 @@ impl Engine {
     /// A participant that counted as left for want of a network speaks again.
     fn revive(&mut self, call: CallId, from: &Did, instance: Instance, now: Now) {
         let member = self.calls.get(&call).and_then(|call| call.members.get(from));
-        if let Some(Member { presence: Presence::Out { instance: lost, lost: true }, .. }) = member
-            && *lost == instance
+        if let Some(Member { presence: Presence::Out { instance: former, lost: Some(state) }, .. }) = member
+            && *former == instance
         {
-            let presence = signal::Presence { instance, state: MediaState::default(), contact: None };
+            let presence = signal::Presence { instance, state: *state, contact: None };
             self.heard_of(call, from, presence, now);
         }
     }
@@ -245,7 +245,7 @@ impl Engine {
         }
         self.stop_leg(call, from, now.mono);
         if let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) {
-            member.presence = Presence::Out { instance, lost: false };
+            member.presence = Presence::Out { instance, lost: None };
         }
         self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(from));
     }
