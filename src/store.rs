@@ -1,25 +1,39 @@
-//! What outlives the daemon: contacts, the seen-set (so that a replayed offer does not ring after a restart) and the event log.
+//! What outlives the daemon: contacts and what was decided about them, the seen-set (so that a replayed offer does not ring after a
+//! restart), the event log, the history, the calls that can be gone back to, answers to requests, a few settings.
 //!
-//! One SQLite file, `telecon.db` in the state directory (0600, WAL). It holds no keys and no call: calls end with the daemon.
-//! A file that is not ours, is damaged or comes from a later version is refused and left as it is.
+//! One SQLite file, `telecon.db` in the state directory (0600, WAL). It holds no key of the person, but the keys of the calls that
+//! this device is in, or could go back to. A file that is not ours, is damaged or comes from a later version is refused and left as
+//! it is.
 //!
 //! Only the daemon's loop writes. A write is one transaction of a few rows into the WAL, without fsync (`synchronous = NORMAL`):
-//! a killed daemon loses nothing, a power cut at most the last seconds.
+//! a killed daemon loses nothing, a power cut at most the last seconds. The first of a row of writes that fail is logged here; who
+//! asked for it decides what a failure means, and for calls it means nothing.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use serde::{Serialize, de::DeserializeOwned};
+use tracing::{error, info};
 
+mod answers;
 pub mod contacts;
 mod events;
+mod history;
+mod kept;
+mod migrations;
 mod open;
 mod seen;
+mod settings;
 
-pub use contacts::{Contact, ContactError, ContactName};
+pub use answers::{ANSWER_MS, KEPT_ANSWERS, KeptAnswer};
+pub use contacts::{Contact, ContactError, ContactName, MAX_VOLUME_PERCENT};
 pub use events::{KEPT_EVENTS, read_events};
+pub use history::{Direction, HistoryEntry, KEPT_HISTORY, Outcome};
+pub use kept::MAX_KEPT_CALLS;
 pub use seen::{SEEN_MS, Sender};
 
 /// The database's name in the state directory.
@@ -30,6 +44,8 @@ pub const FILE_NAME: &str = "telecon.db";
 pub struct Store {
     db: Connection,
     path: PathBuf,
+    /// The last write failed, which was logged.
+    failing: bool,
 }
 
 /// Why the database cannot be used. Each sentence names the file, the cause and the remedy.
@@ -95,11 +111,13 @@ pub enum StoreError {
 
 impl Store {
     /// Opens `telecon.db` in `state_dir`, and makes both (0700, 0600) when they are not there. Later versions' files are refused,
-    /// earlier ones are migrated.
+    /// earlier ones are migrated. What a former daemon left open in the history is closed.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let path = state_dir.join(FILE_NAME);
         let db = open::open_or_create(state_dir, &path)?;
-        Ok(Self { db, path })
+        let mut store = Self { db, path, failing: false };
+        store.close_history()?;
+        Ok(store)
     }
 
     /// The database file.
@@ -113,9 +131,58 @@ impl Store {
         self.db.pragma_update(None, "query_only", true).unwrap();
     }
 
-    fn failed(&self, source: rusqlite::Error) -> StoreError {
-        open::explain(&self.path, source)
+    /// Does all of `work`, or nothing.
+    fn write<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate);
+        let done = transaction.and_then(|transaction| {
+            let done = work(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        });
+        self.note_health(done.as_ref().err());
+        done.map_err(|source| open::explain(&self.path, source))
     }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        work(&self.db).map_err(|source| open::explain(&self.path, source))
+    }
+
+    /// Logs when writes begin to fail, and when they work again. While somebody else holds the lock only the first write waits for
+    /// it: the loop that writes has calls to look after.
+    fn note_health(&mut self, failure: Option<&rusqlite::Error>) {
+        let busy = failure.and_then(rusqlite::Error::sqlite_error_code) == Some(ErrorCode::DatabaseBusy);
+        match failure {
+            Some(failure) if !self.failing => {
+                error!(error = %failure, path = ?self.path, "the database cannot be written, what happens now will be missing \
+                    in it; check the free space, the file's permissions and who else uses it. Calls go on");
+            }
+            None if self.failing => info!("the database can be written again"),
+            Some(_) | None => {}
+        }
+        if busy || self.failing {
+            let patience = if busy { Duration::ZERO } else { open::BUSY_TIMEOUT };
+            // It sets a number, and cannot fail.
+            let _set = self.db.busy_timeout(patience);
+        }
+        self.failing = failure.is_some();
+    }
+
+    fn unreadable(&self, what: &str) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), detail: format!("{what} in it is unreadable") }
+    }
+}
+
+/// The word that stands for a value in the database: the same that clients are told.
+fn word<T: Serialize>(value: &T) -> rusqlite::Result<String> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => Ok(word),
+        Ok(other) => Err(rusqlite::Error::ToSqlConversionFailure(format!("{other} is no word").into())),
+        Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(error.into())),
+    }
+}
+
+fn from_word<T: DeserializeOwned>(word: &str) -> Option<T> {
+    serde_json::from_value(word.into()).ok()
 }
 
 #[cfg(test)]

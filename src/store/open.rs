@@ -10,7 +10,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::StoreError;
+use super::{StoreError, migrations::MIGRATIONS};
 
 /// `PRAGMA application_id` of telecon's databases: "tlcn".
 const APPLICATION_ID: u32 = 0x746c_636e;
@@ -19,31 +19,7 @@ const HEADER_BYTES: usize = 100;
 const APPLICATION_ID_AT: usize = 68;
 /// How long a write waits for another process (a backup, somebody's `sqlite3`) that holds the lock. It blocks the daemon's loop,
 /// so it is short; what then fails is told or logged.
-const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
-
-/// Each entry takes the database one `user_version` further. Entries are never changed once released.
-pub(super) const MIGRATIONS: &[&str] = &["
-    CREATE TABLE contacts (
-        did TEXT PRIMARY KEY NOT NULL,
-        name TEXT NOT NULL,
-        folded TEXT NOT NULL UNIQUE,  -- the name in lower case, for all of Unicode (NOCASE is ASCII only)
-        address TEXT
-    ) STRICT;
-    CREATE TABLE seen (
-        id INTEGER PRIMARY KEY,
-        sender TEXT NOT NULL,
-        message BLOB NOT NULL,
-        contact INTEGER NOT NULL,
-        time_ms INTEGER NOT NULL,
-        UNIQUE (sender, message)
-    ) STRICT;
-    CREATE INDEX seen_by_age ON seen (contact, time_ms);
-    CREATE TABLE events (
-        seq INTEGER PRIMARY KEY,
-        time_ms INTEGER NOT NULL,
-        json TEXT NOT NULL
-    ) STRICT;
-"];
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) fn open_or_create(state_dir: &Path, path: &Path) -> Result<Connection, StoreError> {
     let unreachable = |source| StoreError::Unreachable { path: path.to_owned(), source };
@@ -104,6 +80,8 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     let db = Connection::open_with_flags(path, flags).map_err(|error| explain(path, error))?;
     let set = db.busy_timeout(BUSY_TIMEOUT);
     let set = set.and_then(|()| db.pragma_update(None, "synchronous", "NORMAL"));
+    // Keys of calls that are over are not left in free pages.
+    let set = set.and_then(|()| db.pragma_update(None, "secure_delete", true));
     set.and_then(|()| db.pragma_update(None, "trusted_schema", false)).map_err(|error| explain(path, error))?;
     Ok(db)
 }

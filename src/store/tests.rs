@@ -26,8 +26,7 @@ fn did(seed: u8) -> Did {
 }
 
 fn contact(seed: u8, name: &str, address: Option<&str>) -> Contact {
-    let address = address.map(|text| text.parse().unwrap());
-    Contact { did: did(seed), name: name.parse().unwrap(), address }
+    Contact::new(did(seed), name.parse().unwrap(), address.map(|text| text.parse().unwrap()))
 }
 
 fn message(number: u32) -> MessageId {
@@ -56,7 +55,7 @@ fn a_new_database_is_private_and_has_the_latest_version() {
     }
     let version: i64 = store.db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     let mode: String = store.db.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
-    assert_eq!((version, mode.as_str()), (open::MIGRATIONS.len() as i64, "wal"));
+    assert_eq!((version, mode.as_str()), (migrations::MIGRATIONS.len() as i64, "wal"));
     assert!(!state_dir.join("telecon.db.new").exists());
 }
 
@@ -115,7 +114,7 @@ fn a_truncated_or_overwritten_database_is_refused_and_left_alone() {
     let (dir, path) = home();
     let mut store = Store::open(dir.path()).unwrap();
     for at in 1..=100 {
-        store.append_event(&event(at)).unwrap();
+        store.append_event(&event(at), &did(9)).unwrap();
     }
     drop(store);
     let whole = fs::read(&path).unwrap();
@@ -262,7 +261,7 @@ fn events_go_on_after_a_restart_and_the_last_ten_thousand_are_kept() {
     let mut store = Store::open(dir.path()).unwrap();
     assert_eq!(store.last_seq().unwrap(), 0);
     for seq in [1, 2, 3] {
-        store.append_event(&event(seq)).unwrap();
+        store.append_event(&event(seq), &did(9)).unwrap();
     }
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
@@ -271,7 +270,7 @@ fn events_go_on_after_a_restart_and_the_last_ten_thousand_are_kept() {
         |after, before| read_events(&path, after, before).unwrap().iter().map(|e| (**e).clone()).collect::<Vec<_>>();
     assert_eq!(read(1, u64::MAX), [event(2), event(3)]);
     assert_eq!(read(0, 3), [event(1), event(2)]);
-    store.append_event(&event(KEPT_EVENTS + 2)).unwrap();
+    store.append_event(&event(KEPT_EVENTS + 2), &did(9)).unwrap();
     assert_eq!(read(0, u64::MAX), [event(3), event(KEPT_EVENTS + 2)]);
 }
 
@@ -280,7 +279,7 @@ fn an_event_of_an_unknown_kind_is_left_out_of_a_replay() {
     let (dir, path) = home();
     let mut store = Store::open(dir.path()).unwrap();
     store.db.execute("INSERT INTO events VALUES (1, 1, '{\"event\":\"teleported\"}')", []).unwrap();
-    store.append_event(&event(2)).unwrap();
+    store.append_event(&event(2), &did(9)).unwrap();
     assert_eq!(read_events(&path, 0, u64::MAX).unwrap().len(), 1);
 }
 
@@ -292,7 +291,7 @@ fn a_write_that_fails_is_told_and_what_was_there_stays() {
     store.break_for_tests();
     let error = store.put_contact(&contact(2, "Carol", None)).unwrap_err().to_string();
     assert!(error.contains("telecon.db") && error.contains("check the free space"), "{error}");
-    store.append_event(&event(1)).unwrap_err();
+    store.append_event(&event(1), &did(9)).unwrap_err();
     store.remember(&did(1), message(1), Sender::Contact, 1).unwrap_err();
     assert_eq!(store.contacts().unwrap().len(), 1);
 }
