@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::{StoreError, migrations::MIGRATIONS};
 
 /// `PRAGMA application_id` of telecon's databases: "tlcn".
-const APPLICATION_ID: u32 = 0x746c_636e;
+pub(super) const APPLICATION_ID: u32 = 0x746c_636e;
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_BYTES: usize = 100;
 const APPLICATION_ID_AT: usize = 68;
