@@ -5,9 +5,9 @@
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -18,7 +18,10 @@ use rustix::{fs::OFlags, io::Errno, process::geteuid};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::proto::id::{DeviceId, Did};
+use crate::{
+    private::{DirectoryError, prepare_directory, write_new},
+    proto::id::{DeviceId, Did},
+};
 
 /// The file's name in the state directory.
 pub const FILE_NAME: &str = "identity.key";
@@ -50,20 +53,9 @@ impl fmt::Debug for Identity {
 /// Why there is no identity. Each text names the file, the cause and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The state directory cannot be made or examined.
-    #[error("cannot use the state directory {}: {source}; make it a directory that you may write to", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The state directory is somebody else's, or one that everybody writes to, such as /tmp.
-    #[error("the state directory {} is shared with others; use a directory of your own with mode 0700", path.display())]
-    SharedDirectory {
-        /// The directory.
-        path: PathBuf,
-    },
+    /// The state directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The key file is a symbolic link.
     #[error("the identity {} is a symbolic link; put the file itself there (and keep copies elsewhere)", path.display())]
     Link {
@@ -139,22 +131,6 @@ impl Identity {
     }
 }
 
-/// Makes the directory, or closes an own one to others.
-fn prepare_directory(path: &Path) -> Result<(), IdentityError> {
-    let error = |source| IdentityError::Directory { path: path.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error)?;
-    let metadata = fs::metadata(path).map_err(error)?;
-    let mode = metadata.mode() & 0o7777;
-    // Everybody's, or sticky: a place like /tmp, which must not be closed.
-    if metadata.uid() != geteuid().as_raw() || mode & 0o1002 != 0 {
-        return Err(IdentityError::SharedDirectory { path: path.to_owned() });
-    }
-    if mode & 0o077 != 0 {
-        fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(error)?;
-    }
-    Ok(())
-}
-
 /// Reads the file; `None` when there is none.
 fn load(path: &Path) -> Result<Option<Identity>, IdentityError> {
     let owned = || path.to_owned();
@@ -204,12 +180,6 @@ fn create(state_dir: &Path, path: &Path) -> Result<(), IdentityError> {
     let removed = fs::remove_file(&temporary).map_err(io_error("clean up after", &temporary));
     linked.and(removed)?;
     File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(io_error("write", path))
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
@@ -278,7 +248,10 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::{
+        fs::{DirBuilder, Permissions},
+        os::unix::fs::{PermissionsExt, symlink},
+    };
     use tempfile::TempDir;
 
     fn home() -> (TempDir, PathBuf) {
@@ -421,21 +394,6 @@ mod tests {
         for content in [&b""[..], &good[..100], b"-----BEGIN OPENSSH PRIVATE KEY-----\n", &[0xff; 5000]] {
             fs::write(&file, content).unwrap();
             assert!(matches!(refused(&state), IdentityError::Content { .. }));
-        }
-    }
-
-    #[test]
-    fn an_own_directory_is_closed_to_others_and_a_shared_one_refused() {
-        let (_home, state) = home();
-        fs::create_dir(&state).unwrap();
-        fs::set_permissions(&state, Permissions::from_mode(0o775)).unwrap();
-        Identity::load_or_create(&state).unwrap();
-        assert_eq!(mode(&state), 0o700);
-        for shared in [0o1777, 0o777] {
-            fs::set_permissions(&state, Permissions::from_mode(shared)).unwrap();
-            let error = Identity::load_or_create(&state).unwrap_err();
-            assert!(matches!(error, IdentityError::SharedDirectory { .. }));
-            assert_eq!(mode(&state), shared, "a shared directory is left as it is");
         }
     }
 
