@@ -23,6 +23,8 @@ use crate::{
     proto::id::{DeviceId, Did},
 };
 
+pub mod backup;
+
 /// The file's name in the state directory.
 pub const FILE_NAME: &str = "identity.key";
 
@@ -107,6 +109,18 @@ pub enum IdentityError {
         /// What the system says.
         source: io::Error,
     },
+    /// There is an identity already, and it is another person's.
+    #[error(
+        "the identity {} is another person's ({did}), and nothing was changed; give a new directory with --home, \
+         or move that file away if you are sure that its person is not needed any more",
+        path.display()
+    )]
+    Another {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        did: Box<Did>,
+    },
     /// The system has no random numbers to give.
     #[error("the system gives no random numbers, so no identity can be made; check /dev/urandom")]
     Random,
@@ -125,10 +139,52 @@ impl Identity {
         if let Some(identity) = load(&path)? {
             return Ok(identity);
         }
-        create(state_dir, &path)?;
+        create(state_dir, &path, None)?;
         // Read back what is there: it may be the file of another first start that was faster.
         load(&path)?.ok_or_else(|| io_error("find", &path)(io::ErrorKind::NotFound.into()))
     }
+
+    /// Reads the identity of `state_dir`; `None` when there is none yet. Nothing is made.
+    ///
+    /// # Errors
+    /// Everything in [`IdentityError`].
+    pub fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
+        load(&state_dir.join(FILE_NAME))
+    }
+
+    /// Makes this installation a new device of the person with that key: device and node key are its own. An installation that is
+    /// this person's already stays as it is.
+    ///
+    /// # Errors
+    /// [`IdentityError::Another`] when it is somebody else's, and everything else in [`IdentityError`]; no existing file is ever
+    /// changed.
+    pub fn adopt(state_dir: &Path, person: &SigningKey) -> Result<Adopted, IdentityError> {
+        prepare_directory(state_dir)?;
+        let path = state_dir.join(FILE_NAME);
+        if let Some(there) = load(&path)? {
+            return there.belongs_to(person, &path).map(Adopted::Already);
+        }
+        create(state_dir, &path, Some(person))?;
+        // As at a first start, somebody else may have been faster.
+        let made = load(&path)?.ok_or_else(|| io_error("find", &path)(io::ErrorKind::NotFound.into()))?;
+        made.belongs_to(person, &path).map(Adopted::Now)
+    }
+
+    fn belongs_to(self, person: &SigningKey, path: &Path) -> Result<Self, IdentityError> {
+        if self.did.key() == &person.verifying_key() {
+            return Ok(self);
+        }
+        Err(IdentityError::Another { path: path.to_owned(), did: Box::new(self.did) })
+    }
+}
+
+/// What [`Identity::adopt`] found or made.
+#[derive(Debug)]
+pub enum Adopted {
+    /// A new device of this person.
+    Now(Identity),
+    /// This installation was this person's already.
+    Already(Identity),
 }
 
 /// Reads the file; `None` when there is none.
@@ -161,12 +217,15 @@ fn load(path: &Path) -> Result<Option<Identity>, IdentityError> {
     parse(&bytes).map(Some).map_err(|problem| IdentityError::Content { path: owned(), problem })
 }
 
-/// Writes a new identity beside the place and links it there, unless a file stands there already.
-fn create(state_dir: &Path, path: &Path) -> Result<(), IdentityError> {
+/// Writes a new device of `person`, or of a new person, beside the place and links it there, unless a file stands there already.
+fn create(state_dir: &Path, path: &Path, known: Option<&SigningKey>) -> Result<(), IdentityError> {
     let (mut person, mut node, mut device) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]), [0; 16]);
     let mut unique = [0; 8];
     for bytes in [&mut person[..], &mut node[..], &mut device[..], &mut unique[..]] {
         SysRng.try_fill_bytes(bytes).map_err(|_| IdentityError::Random)?;
+    }
+    if let Some(known) = known {
+        person = Zeroizing::new(known.to_bytes());
     }
     let text = render(&person, &DeviceId(device), &node);
 
@@ -321,7 +380,7 @@ mod tests {
     fn a_start_that_lost_the_race_takes_the_winners_identity() {
         let (_home, state) = home();
         let winner = Identity::load_or_create(&state).unwrap();
-        create(&state, &state.join(FILE_NAME)).unwrap();
+        create(&state, &state.join(FILE_NAME), None).unwrap();
         assert_eq!(Identity::load_or_create(&state).unwrap().did, winner.did);
         assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
     }
@@ -403,6 +462,39 @@ mod tests {
         fs::write(&state, "").unwrap();
         let error = Identity::load_or_create(&state).unwrap_err();
         assert!(error.to_string().contains("state"), "{error}");
+    }
+
+    #[test]
+    fn a_second_device_shares_the_person_and_nothing_else() {
+        let ((_a, state_a), (_b, state_b)) = (home(), home());
+        let first = Identity::load_or_create(&state_a).unwrap();
+        assert!(Identity::load(&state_b).unwrap().is_none());
+        let Adopted::Now(second) = Identity::adopt(&state_b, &first.signing).unwrap() else { panic!("it was new") };
+        assert_eq!((&second.did, second.signing.to_bytes()), (&first.did, first.signing.to_bytes()));
+        assert_ne!(second.device, first.device);
+        assert_ne!(second.node_key.public(), first.node_key.public());
+        let Adopted::Already(again) = Identity::adopt(&state_b, &first.signing).unwrap() else {
+            panic!("it was there")
+        };
+        assert_eq!((again.device, again.node_key.public()), (second.device, second.node_key.public()));
+        assert_eq!((mode(&state_b), mode(&state_b.join(FILE_NAME))), (0o700, 0o600));
+        assert_eq!(fs::read_dir(&state_b).unwrap().count(), 1, "nothing is left over");
+    }
+
+    #[test]
+    fn an_installation_of_another_person_is_never_taken_over() {
+        let (_home, state) = home();
+        let own = Identity::load_or_create(&state).unwrap();
+        let before = fs::read(state.join(FILE_NAME)).unwrap();
+        let error = Identity::adopt(&state, &SigningKey::from_bytes(&[9; 32])).unwrap_err();
+        assert!(matches!(&error, IdentityError::Another { did, .. } if **did == own.did), "{error}");
+        assert_eq!(fs::read(state.join(FILE_NAME)).unwrap(), before);
+        fs::write(state.join(FILE_NAME), &before[..50]).unwrap();
+        let error = Identity::adopt(&state, &own.signing).unwrap_err();
+        assert!(
+            matches!(error, IdentityError::Content { .. }),
+            "a damaged key is not replaced by the right one either"
+        );
     }
 
     #[test]
