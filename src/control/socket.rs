@@ -41,9 +41,7 @@ impl SocketFile {
             return Err(ServeError::PathTooLong { path: path.into() });
         }
         let io_error = |source| ServeError::Io { path: path.into(), source };
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        prepare_directory(dir)?;
-        let lock = take_lock(path)?;
+        let lock = lock(path)?;
         clear_stale(path)?;
         let listener = UnixListener::bind(path).map_err(io_error)?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io_error)?;
@@ -63,7 +61,14 @@ impl Drop for SocketFile {
     }
 }
 
-fn take_lock(path: &Path) -> Result<File, ServeError> {
+/// Keeps daemons from starting on this socket for as long as the returned file is open. The socket's directory is made where it is
+/// missing.
+///
+/// # Errors
+/// [`ServeError::AlreadyRunning`] while a daemon has it, and everything about its directory.
+pub fn lock(path: &Path) -> Result<File, ServeError> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    prepare_directory(dir)?;
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let lock_path = PathBuf::from(lock_path);

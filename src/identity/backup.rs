@@ -86,7 +86,7 @@ pub enum BackupError {
     #[error("it asks for more memory or time than a backup of telecon does; do not trust where it comes from")]
     Costly,
     /// It is whole, and this passphrase does not open it.
-    #[error("the passphrase is wrong")]
+    #[error("the passphrase is wrong; try again, and mind the keyboard's layout")]
     WrongPassphrase,
     /// The work of the passphrase does not fit into the memory.
     #[error("there is not enough memory to open or seal it; close something else, then try again")]
