@@ -98,6 +98,10 @@ impl Legs {
         self.by_id[node].values().map(|token| &self.all[*token])
     }
 
+    pub fn owner(&self, token: usize) -> NodeIx {
+        self.all[token].owner
+    }
+
     /// Whether media flows both ways on this leg, as far as both engines know.
     pub fn connected(&self, leg: &SimLeg) -> bool {
         let whole = |leg: &SimLeg| leg.told == Told::Up && !leg.closing && !leg.gone;
@@ -154,7 +158,7 @@ impl Legs {
         sky: &mut Sky<'_>,
     ) -> Result<(), String> {
         let Some(peer_ix) = dids.iter().position(|did| did == peer) else { return Err(format!("a leg to {peer}")) };
-        if self.of(node).any(|leg| leg.peer == peer_ix) {
+        if self.of(node).any(|leg| leg.peer == peer_ix && leg.call == call) {
             return Err(format!("a second leg to n{peer_ix} before the first was closed"));
         }
         if id.0 <= self.last_id[node] {
