@@ -109,6 +109,7 @@ fn two_machines_on_one_network_find_each_other_and_are_in_a_call() {
             whole_network: true,
             env: vec![("PULSE_SERVER".into(), "unix:/nonexistent".into())],
             through: namespace.enter(),
+            ..Start::default()
         })
     });
     for daemon in [&mut ada, &mut ben] {

@@ -1,8 +1,10 @@
 //! All integration tests in one binary, so that the crate is linked once.
 
+mod backup;
 mod calls;
 mod control;
 mod demo;
+mod disk;
 mod install;
 mod pulse;
 mod sound;
