@@ -108,6 +108,10 @@ impl Legs {
         self.by_id[node].values().map(|token| &self.all[*token])
     }
 
+    pub fn owner(&self, token: usize) -> NodeIx {
+        self.all[token].owner
+    }
+
     /// Whether media flows both ways on this leg, as far as both engines know.
     pub fn connected(&self, leg: &SimLeg) -> bool {
         let whole = |leg: &SimLeg| leg.told == Told::Up && !leg.closing && !leg.gone;
