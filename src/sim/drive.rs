@@ -251,7 +251,9 @@ impl World {
         self.trace.line(self.agenda.now_us, || format!("n{ix} user: {request:?} -> {result:?}"));
         match (&result, verdict) {
             (Ok(_), Verdict::Refused) => return Err(format!("n{ix} did {request:?}")),
-            (Err(error), Verdict::Done) if *error != RequestError::Blocked => return Err(format!("n{ix} refused {request:?}: {error}")),
+            (Err(error), Verdict::Done) if *error != RequestError::Blocked => {
+                return Err(format!("n{ix} refused {request:?}: {error}"));
+            }
             (Err(error), _) => {
                 let second = *error == RequestError::TooManyCalls;
                 self.coverage.mark(if second { Mark::SecondCall } else { Mark::WrongRequest });
