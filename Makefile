@@ -51,6 +51,12 @@ simulate: ## whole calls in virtual time from SEEDS seeds, FIRST and on; with an
 		--config 'profile.dev.package.telecon.debug-assertions=false' \
 		test --locked --lib -- --nocapture sim::random_worlds
 
+.PHONY: soak
+soak: ## everything that must be right each time, many times (about half an hour, on a machine that does nothing else)
+	@scripts/setup test
+	TELECON_SOAK=1 $(CARGO) test --locked --test it -- soak:: --nocapture --test-threads=1
+	$(CARGO) test --locked --lib -- leg::tests::measurements --ignored --nocapture --test-threads=1
+
 .PHONY: install
 install: ## build a release and install it for this user (PREFIX=~/.local)
 	@case '$(PREFIX)' in /*) ;; *) echo "install: PREFIX must be an absolute path and not '$(PREFIX)'" >&2; exit 1 ;; esac

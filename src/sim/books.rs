@@ -91,7 +91,8 @@ impl World {
         if aloud && node.node.do_not_disturb() {
             return Err("it rang although the user wants to hear no calls".into());
         }
-        let mut lately = || node.strangers.insert(from.clone(), now_us).is_some_and(|at| now_us < at + STRANGER_WINDOW_US);
+        let mut lately =
+            || node.strangers.insert(from.clone(), now_us).is_some_and(|at| now_us < at + STRANGER_WINDOW_US);
         if aloud && !known && lately() {
             return Err("the same stranger rang twice in a minute".into());
         }
