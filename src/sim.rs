@@ -11,6 +11,7 @@ mod encore;
 mod hostile;
 mod insider;
 mod legs;
+mod mutants;
 mod network;
 mod node;
 mod oracle;

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     id::{CallId, Did, MessageId},
+    mutant::mutant,
     signal::{Body, MediaState, Outgoing, Topic},
 };
 
@@ -107,6 +108,9 @@ impl Outbox {
 
     /// `from` says that it has `id`. Returns what was acknowledged, the first time.
     pub fn acknowledge(&mut self, id: MessageId, from: &Did, now: Instant) -> Option<Outgoing> {
+        if mutant!(AckIgnored) {
+            return None;
+        }
         let at = self.entries.iter().position(|entry| entry.outgoing.signal.id == id)?;
         let entry = &mut self.entries[at];
         if entry.outgoing.to.as_ref() != Some(from) || entry.acked {

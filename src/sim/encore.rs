@@ -19,6 +19,11 @@ impl World {
         let Ok(Reply::Offered(call)) = self.ask(a, Request::Offer { invitees, settings: Settings::default() })? else {
             return Err(format!("n{a} cannot call any more"));
         };
+        let mutual = self.nodes[a].may_be_rung_by(self.setup.who_may_ring, &self.dids[b]);
+        let alone = |node: NodeIx| self.dids.iter().filter(|did| **did == self.dids[node]).count() == 1;
+        if mutual && alone(a) && alone(b) && !self.is_far_in_time(a, b) && self.agenda.chance.percent(30) {
+            return self.glare(call, (a, b));
+        }
         self.run_for(Duration::from_secs(2))?;
         let demand =
             |truth: bool, what: &str| if truth { Ok(()) } else { Err(format!("n{a} called n{b}, who {what}")) };
@@ -58,6 +63,23 @@ impl World {
             let _ = self.ask(b, Request::Hangup(call))?;
         }
         Ok(())
+    }
+
+    /// At the same moment the other calls, too: one call must come of it, without any key press.
+    fn glare(&mut self, call: CallId, (a, b): (NodeIx, NodeIx)) -> Result<(), String> {
+        let offer = Request::Offer { invitees: vec![self.dids[a].clone()], settings: Settings::default() };
+        let Ok(Reply::Offered(other)) = self.ask(b, offer)? else {
+            return Err(format!("n{b} cannot call any more"));
+        };
+        self.run_for(Duration::from_secs(5))?;
+        for node in [a, b] {
+            let calls: Vec<CallId> = self.nodes[node].node.calls().iter().map(|view| view.call).collect();
+            let connected = self.legs.of(node).any(|leg| self.legs.connected(leg));
+            if calls != [call.min(other)] || !connected {
+                return Err(format!("n{a} and n{b} called each other, and n{node} is in {calls:?}"));
+            }
+        }
+        self.hang_up_everything()
     }
 
     fn encore_state(&self, node: NodeIx, call: CallId) -> Option<CallState> {

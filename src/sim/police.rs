@@ -10,7 +10,7 @@ use std::{
 use crate::proto::{
     id::{CallId, DeviceId, Did, Instance, MessageId},
     io::Now,
-    signal::{Body, Incoming, Outgoing, SdpKind, Sealing, Topic},
+    signal::{Body, CancelReason, Incoming, Outgoing, SdpKind, Sealing, Topic},
 };
 
 use super::coverage::{Coverage, Mark};
@@ -126,6 +126,9 @@ impl Suspect {
             Body::Decline(_) | Body::Join(_) if blocked && first => Some("that tells a blocked caller"),
             Body::Leave(_) if self.elsewhere.contains(&outgoing.signal.call) => {
                 Some("as if its DID had left, which is there on another device")
+            }
+            Body::Cancel(CancelReason::SupersededBy(winner)) if winner >= outgoing.signal.call => {
+                Some("for a call that does not win")
             }
             Body::Offer(_) | Body::Cancel(_) | Body::Answered(_) | Body::Ringing | Body::Decline(_) => None,
             Body::Join(_) | Body::Hello(_) | Body::Leave(_) | Body::Sdp(_) | Body::Ice(_) => None,

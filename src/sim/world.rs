@@ -381,7 +381,7 @@ impl World {
         oracle::silent(self)
     }
 
-    fn hang_up_everything(&mut self) -> Result<(), String> {
+    pub fn hang_up_everything(&mut self) -> Result<(), String> {
         for ix in 0..self.nodes.len() {
             for view in self.nodes[ix].node.calls() {
                 self.ask(ix, Request::Hangup(view.call))?.map_err(|error| format!("n{ix} cannot hang up: {error}"))?;

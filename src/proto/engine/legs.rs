@@ -8,6 +8,7 @@ use crate::proto::{
     id::{CallId, Did, LegId},
     io::{LegCommand, LegEvent, Output, Role},
     leg::{Action, Context, Leg},
+    mutant::mutant,
     outbox::Persistence,
     signal::{Body, Sealing},
 };
@@ -30,11 +31,12 @@ impl Engine {
 
     /// Both are in the call: each tells the other, and the leg is made.
     pub(super) fn meet(&mut self, call: CallId, did: &Did, now: Instant) {
-        let role = if self.config.did < *did { Role::Initiator } else { Role::Answerer };
+        let lower = (self.config.did < *did) != mutant!(HigherInitiates);
+        let role = if lower { Role::Initiator } else { Role::Answerer };
         // In another call there may be a leg to the same person: that one is left alone.
         let in_the_way = |leg: &Connection| leg.to == *did && (leg.call == call || leg.closing);
         let former = self.legs.iter().filter(|(_, leg)| in_the_way(leg)).max_by_key(|(_, leg)| leg.call == call);
-        let former = former.map(|(id, _)| *id);
+        let former = former.map(|(id, _)| *id).filter(|_| !mutant!(SecondLegEarly));
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.met = true;
         let Some(member) = known.members.get_mut(did) else { return };
@@ -45,7 +47,9 @@ impl Engine {
         peer.met_at = Some(now);
         peer.leg = Some(Leg::after(former, attempt, role, now));
         let contact = peer.contact.clone();
-        self.send_join(call, did, now);
+        if !mutant!(NobodyAnswersJoin) {
+            self.send_join(call, did, now);
+        }
         if let Some(contact) = contact {
             self.output(Output::Dial(did.clone(), contact));
         }

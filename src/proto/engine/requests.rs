@@ -12,6 +12,7 @@ use crate::proto::{
     call::{Call, HelloWindow, Member, Phase, Presence},
     id::{CallId, Did, Instance},
     io::{EndReason, Event, Former, Now, Output, Policy, Reply, Request, RequestError},
+    mutant::mutant,
     outbox::Persistence,
     signal::{
         self, Answered, Body, CallKey, Contact, Decline, DeclineReason, MAX_CHAIN, MAX_PARTICIPANTS, Offer, Sealing,
@@ -218,7 +219,7 @@ impl Engine {
         self.keep(id, now);
     }
 
-    fn reject(&mut self, id: CallId, decline: &Decline, now: Now) -> Result<(), RequestError> {
+    pub(super) fn reject(&mut self, id: CallId, decline: &Decline, now: Now) -> Result<(), RequestError> {
         let call = self.alive(id)?;
         if !call.rings() {
             return Err(RequestError::NotRinging);
@@ -365,7 +366,8 @@ impl Engine {
     /// Begins the own stay in the call, numbered above every other of the own DID that is known.
     pub(super) fn join(&mut self, id: CallId, now: Now) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        call.stay = now.unix_ms.max(call.stay.saturating_add(1));
+        let above = if mutant!(StayNotAbove) { 0 } else { call.stay.saturating_add(1) };
+        call.stay = now.unix_ms.max(above);
         let instance = Instance { number: call.stay, device: self.config.device };
         call.phase = Phase::Joined { instance };
         call.hello.open(now.mono);
@@ -394,7 +396,7 @@ impl Engine {
                 && outgoing.to.as_ref() == Some(to)
                 && matches!(outgoing.signal.body, Body::Join(_))
         });
-        if under_way || self.is_blocked(to) {
+        if under_way || self.is_blocked(to) || mutant!(NoJoin) {
             return;
         }
         let Some(instance) = self.calls.get(&id).and_then(Call::instance) else { return };

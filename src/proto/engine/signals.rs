@@ -6,6 +6,7 @@ use crate::proto::{
     id::{CallId, Did, Instance, MessageId},
     io::{Event, Now, Output, Setup},
     leg::Leg,
+    mutant::mutant,
     outbox::Persistence,
     signal::{self, Body, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Sealing, Topic},
 };
@@ -58,7 +59,7 @@ impl Engine {
         }
         let until = known.ring_until;
         let member = known.members.entry(from.clone()).or_insert_with(|| Member::invited(false, until));
-        if matches!(member.presence, Presence::Declined(_)) {
+        if matches!(member.presence, Presence::Declined(_)) && !mutant!(DeclinedComesIn) {
             // It said no to this invitation; a new one needs a new offer.
             return;
         }
@@ -133,7 +134,7 @@ impl Engine {
     fn heard_state(&mut self, call: CallId, from: &Did, state: MediaState) {
         let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from));
         let Some(peer) = member.and_then(Member::peer_mut) else { return };
-        if state.version > peer.state.version {
+        if state.version > peer.state.version || mutant!(OldStateCounts) {
             peer.state = state;
             self.show_media(call, from);
         }
@@ -158,7 +159,7 @@ impl Engine {
     ) {
         let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) else { return };
         let news = member.heard.insert(id);
-        if sealing != Sealing::Broadcast {
+        if sealing != Sealing::Broadcast && (news || !mutant!(AckedOnce)) {
             self.acknowledge(call, from, sealing, id);
         }
         if !news {
@@ -240,7 +241,7 @@ impl Engine {
         let present = member.peer().map(|peer| peer.instance);
         let Some(instance) = instance.or(present) else { return };
         member.left = member.left.max(Some(instance));
-        if present.is_some_and(|present| present > instance) {
+        if present.is_some_and(|present| present > instance) && !mutant!(LeaveOfAnyStay) {
             return;
         }
         self.stop_leg(call, from, now.mono);
