@@ -11,13 +11,15 @@ use serde_json::Value;
 use crate::{client::Client, config::Paths, control::wire::Method};
 
 mod args;
+mod backup;
 mod exit;
 mod follow;
 mod local;
+mod passphrase;
 mod show;
 mod text;
 
-use args::{Args, ConfigVerb, ContactVerb, Verb};
+use args::{Args, ConfigVerb, ContactVerb, IdVerb, Verb};
 use exit::CliError;
 use text::Printer;
 
@@ -44,6 +46,12 @@ fn carry_out(args: Args) -> Result<(), CliError> {
     match args.verb {
         Verb::Daemon { config } => local::daemon(paths, config),
         Verb::Demo { participants, seconds } => local::demo(participants, seconds, printer),
+        Verb::Id { verb: Some(IdVerb::Export { file, passphrase_file }) } => {
+            backup::export(&paths, &file, passphrase_file.as_deref(), printer)
+        }
+        Verb::Id { verb: Some(IdVerb::Import { file, passphrase_file }) } => {
+            backup::import(&paths, &file, passphrase_file.as_deref(), printer)
+        }
         Verb::Config { verb: ConfigVerb::Check } => local::config_check(&paths.config_file, printer),
         Verb::Config { verb: ConfigVerb::Show } => local::config_show(&paths.config_file, printer),
         Verb::Config { verb: ConfigVerb::Default } => local::config_default(printer),
@@ -72,7 +80,7 @@ type Show = fn(&Value) -> String;
 /// What a verb asks, and how the answer is shown. `None`: the verb is no single request.
 fn request(verb: Verb) -> Option<(Method, Show)> {
     Some(match verb {
-        Verb::Id => (Method::IdentityShow {}, show::identity),
+        Verb::Id { verb: None } => (Method::IdentityShow {}, show::identity),
         Verb::Connect { address } => (Method::NetConnect { address }, show::connected),
         Verb::Call { who, wait: _ } => (Method::CallOffer { who }, show::call_id),
         Verb::Accept { call } => (Method::CallAccept { call }, show::accepted),
@@ -90,9 +98,12 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
             (Method::ContactAdd { did, name, address }, show::added)
         }
         Verb::Contacts { verb: ContactVerb::Remove { who } } => (Method::ContactRemove { who }, show::removed),
-        Verb::Daemon { .. } | Verb::Demo { .. } | Verb::Devices | Verb::Watch { .. } | Verb::Config { .. } => {
-            return None;
-        }
+        Verb::Id { verb: Some(_) }
+        | Verb::Daemon { .. }
+        | Verb::Demo { .. }
+        | Verb::Devices
+        | Verb::Watch { .. }
+        | Verb::Config { .. } => return None,
     })
 }
 

@@ -6,5 +6,5 @@
 mod connection;
 mod rpc;
 pub mod server;
-mod socket;
+pub(crate) mod socket;
 pub mod wire;

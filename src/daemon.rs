@@ -151,8 +151,6 @@ struct Daemon {
     leg_events: mpsc::Sender<(LegId, LegEvent)>,
     ice: Arc<IceConfig>,
     tasks: Arc<Semaphore>,
-    /// The database cannot remember messages; told once.
-    forgetful: bool,
     started: Instant,
     timer_rests_until: Instant,
     stopping: Option<Stopping>,

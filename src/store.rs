@@ -1,25 +1,41 @@
-//! What outlives the daemon: contacts, the seen-set (so that a replayed offer does not ring after a restart) and the event log.
+//! What outlives the daemon: contacts and what was decided about them, the seen-set (so that a replayed offer does not ring after a
+//! restart), the event log, the history, the calls that can be gone back to, answers to requests, a few settings.
 //!
-//! One SQLite file, `telecon.db` in the state directory (0600, WAL). It holds no keys and no call: calls end with the daemon.
-//! A file that is not ours, is damaged or comes from a later version is refused and left as it is.
+//! One SQLite file, `telecon.db` in the state directory (0600, WAL). It holds no key of the person, but the keys of the calls that
+//! this device is in, or could go back to. A file that is not ours, is damaged or comes from a later version is refused and left as
+//! it is.
 //!
 //! Only the daemon's loop writes. A write is one transaction of a few rows into the WAL, without fsync (`synchronous = NORMAL`):
-//! a killed daemon loses nothing, a power cut at most the last seconds.
+//! a killed daemon loses nothing, a power cut at most the last seconds. The first of a row of writes that fail is logged here; who
+//! asked for it decides what a failure means, and for calls it means nothing.
 
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use serde::{Serialize, de::DeserializeOwned};
+use tracing::{error, info};
 
+use crate::private::DirectoryError;
+
+mod answers;
 pub mod contacts;
 mod events;
+mod history;
+mod kept;
+mod migrations;
 mod open;
 mod seen;
+mod settings;
 
-pub use contacts::{Contact, ContactError, ContactName};
+pub use answers::{ANSWER_MS, KEPT_ANSWERS, KeptAnswer};
+pub use contacts::{Contact, ContactError, ContactName, MAX_VOLUME_PERCENT};
 pub use events::{KEPT_EVENTS, read_events};
+pub use history::{Direction, HistoryEntry, KEPT_HISTORY, Outcome};
+pub use kept::MAX_KEPT_CALLS;
 pub use seen::{SEEN_MS, Sender};
 
 /// The database's name in the state directory.
@@ -30,12 +46,17 @@ pub const FILE_NAME: &str = "telecon.db";
 pub struct Store {
     db: Connection,
     path: PathBuf,
+    /// The last write failed, which was logged.
+    failing: bool,
 }
 
 /// Why the database cannot be used. Each sentence names the file, the cause and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The state directory or the file cannot be made or reached.
+    /// The state directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The file cannot be made or reached.
     #[error(
         "cannot use the database {path}: {source}; check the directory's owner, its permissions and the free space"
     )]
@@ -83,6 +104,26 @@ pub enum StoreError {
         /// The log.
         wal: PathBuf,
     },
+    /// Another program holds the lock.
+    #[error("another program has locked the database {path}; close it (a backup, an sqlite3?), then try again")]
+    Locked {
+        /// The database.
+        path: PathBuf,
+    },
+    /// No space is left.
+    #[error("the disk is full: the database {path} cannot be written; free some space, then try again")]
+    Full {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The file or its disk cannot be written.
+    #[error(
+        "the database {path} is read-only; check the file's permissions, and whether its disk is mounted for writing"
+    )]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+    },
     /// Reading or writing failed.
     #[error("the database {path} failed: {source}; check the free space and the file's permissions")]
     Sqlite {
@@ -95,11 +136,13 @@ pub enum StoreError {
 
 impl Store {
     /// Opens `telecon.db` in `state_dir`, and makes both (0700, 0600) when they are not there. Later versions' files are refused,
-    /// earlier ones are migrated.
+    /// earlier ones are migrated. What a former daemon left open in the history is closed.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let path = state_dir.join(FILE_NAME);
         let db = open::open_or_create(state_dir, &path)?;
-        Ok(Self { db, path })
+        let mut store = Self { db, path, failing: false };
+        store.close_history()?;
+        Ok(store)
     }
 
     /// The database file.
@@ -113,9 +156,57 @@ impl Store {
         self.db.pragma_update(None, "query_only", true).unwrap();
     }
 
-    fn failed(&self, source: rusqlite::Error) -> StoreError {
-        open::explain(&self.path, source)
+    /// Does all of `work`, or nothing.
+    fn write<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate);
+        let done = transaction.and_then(|transaction| {
+            let done = work(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        });
+        let done = done.map_err(|source| open::explain(&self.path, source));
+        self.note_health(done.as_ref().err());
+        done
     }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        work(&self.db).map_err(|source| open::explain(&self.path, source))
+    }
+
+    /// Logs when writes begin to fail, and when they work again. While somebody else holds the lock only the first write waits for
+    /// it: the loop that writes has calls to look after.
+    fn note_health(&mut self, failure: Option<&StoreError>) {
+        match failure {
+            Some(failure) if !self.failing => {
+                error!(error = %failure, "what happens now will be missing in the database; calls go on");
+            }
+            None if self.failing => info!("the database can be written again"),
+            Some(_) | None => {}
+        }
+        if failure.is_some() || self.failing {
+            let patience = if failure.is_some() { Duration::ZERO } else { open::BUSY_TIMEOUT };
+            // It sets a number, and cannot fail.
+            let _set = self.db.busy_timeout(patience);
+        }
+        self.failing = failure.is_some();
+    }
+
+    fn unreadable(&self, what: &str) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), detail: format!("{what} in it is unreadable") }
+    }
+}
+
+/// The word that stands for a value in the database: the same that clients are told.
+fn word<T: Serialize>(value: &T) -> rusqlite::Result<String> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => Ok(word),
+        Ok(other) => Err(rusqlite::Error::ToSqlConversionFailure(format!("{other} is no word").into())),
+        Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(error.into())),
+    }
+}
+
+fn from_word<T: DeserializeOwned>(word: &str) -> Option<T> {
+    serde_json::from_value(word.into()).ok()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use super::{
     socket::SocketFile,
     wire::{Command, Failure},
 };
-use crate::proto::id::Did;
+use crate::{private::DirectoryError, proto::id::Did};
 
 /// Clients at once. One more gets a line that says so and is closed.
 pub const MAX_CLIENTS: usize = 64;
@@ -59,12 +59,9 @@ pub enum ServeError {
         /// The file.
         path: PathBuf,
     },
-    /// Somebody else could replace the socket.
-    #[error("the directory {} belongs to another user or is writable by everybody; use one of your own", dir.display())]
-    ForeignDirectory {
-        /// The socket's directory.
-        dir: PathBuf,
-    },
+    /// The socket's directory; in a shared one somebody else could replace the socket.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// A Unix socket's path is at most 107 bytes long (unix(7)).
     #[error("the socket's path {} is longer than 107 bytes; use a shorter --home", path.display())]
     PathTooLong {
@@ -72,7 +69,7 @@ pub enum ServeError {
         path: PathBuf,
     },
     /// The file system said no.
-    #[error("the control socket cannot be opened: {}: {source}", path.display())]
+    #[error("the control socket cannot be opened: {}: {source}; check the directory's permissions and its disk", path.display())]
     Io {
         /// What was touched.
         path: PathBuf,

@@ -1,49 +1,65 @@
 //! The same `request_key` again gets the first answer: a double click, or a client that asks again after a lost answer, never makes
 //! two calls.
 //!
-//! The last [`KEPT`] answers are kept while the daemon runs; older keys are forgotten, oldest first. A failure is an answer too: whoever wants to try
-//! again takes a new key. Requests are kept as hashes, so that a key costs the same whatever was asked.
+//! The last [`KEPT_ANSWERS`] answers of the last day are kept, in memory and in the database, so that a restart does not lose them
+//! and a full disk does not either; the oldest are forgotten first. A failure is an answer too: whoever wants to try again takes a
+//! new key. Requests are kept as hashes, so that a key costs the same whatever was asked.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
-use crate::control::wire::{Failure, Method};
-
-/// Answers that are kept.
-const KEPT: usize = 1024;
+use crate::{
+    control::wire::{Failure, Method},
+    store::{ANSWER_MS, KEPT_ANSWERS, KeptAnswer, Store, StoreError},
+};
 
 /// An answer to a client.
 pub(super) type Answer = Result<Value, Failure>;
 
 /// The answers that were given under a key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Answers {
-    by_key: BTreeMap<String, ([u8; 32], Answer)>,
-    oldest_first: VecDeque<String>,
+    oldest_first: VecDeque<KeptAnswer>,
 }
 
 impl Answers {
+    /// Goes on where the database ends.
+    pub(super) fn load(store: &Store, now_ms: u64) -> Result<Self, StoreError> {
+        Ok(Self { oldest_first: store.answers(now_ms)?.into() })
+    }
+
     /// The first answer under this key (its length was checked at the socket), or why it cannot be used; `None`: it is new.
-    pub(super) fn first(&self, key: &str, method: &Method) -> Option<Answer> {
-        let (asked, answer) = self.by_key.get(key)?;
-        if *asked != hash(method) {
+    pub(super) fn first(&self, key: &str, method: &Method, now_ms: u64) -> Option<Answer> {
+        let fresh = |kept: &&KeptAnswer| kept.key == key && now_ms.saturating_sub(kept.time_ms) <= ANSWER_MS;
+        let kept = self.oldest_first.iter().find(fresh)?;
+        if kept.asked != hash(method) {
             let message = "this request_key belongs to another request; take a new key for each request";
             return Some(Err(Failure::new("request_key_reused", message)));
         }
-        Some(answer.clone())
+        let unreadable = |_| {
+            let message =
+                "this request was answered, but the answer cannot be read any more; `telecon status` shows what is";
+            Err(Failure::new("internal", message))
+        };
+        Some(serde_json::from_value(kept.answer.clone()).unwrap_or_else(unreadable))
     }
 
     /// Keeps the answer to a new request.
-    pub(super) fn keep(&mut self, key: String, method: &Method, answer: Answer) {
-        if self.by_key.insert(key.clone(), (hash(method), answer)).is_none() {
-            self.oldest_first.push_back(key);
-        }
-        if self.oldest_first.len() > KEPT
-            && let Some(oldest) = self.oldest_first.pop_front()
-        {
-            self.by_key.remove(&oldest);
+    pub(super) fn keep(&mut self, store: &mut Store, key: String, method: &Method, answer: &Answer, now_ms: u64) {
+        let json = match serde_json::to_value(answer) {
+            Ok(json) => json,
+            Err(error) => return warn!(%error, "an answer has no JSON form and is not kept"),
+        };
+        let kept = KeptAnswer { key, asked: hash(method), answer: json, time_ms: now_ms };
+        // The store tells of a disk that fails, and calls go on.
+        let _told = store.keep_answer(&kept);
+        self.oldest_first.retain(|old| old.key != kept.key);
+        self.oldest_first.push_back(kept);
+        if self.oldest_first.len() > KEPT_ANSWERS {
+            self.oldest_first.pop_front();
         }
     }
 }
@@ -62,39 +78,64 @@ mod tests {
         Method::CallOffer { who: vec![who.into()] }
     }
 
+    fn home() -> (tempfile::TempDir, Store, Answers) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let answers = Answers::load(&store, 0).unwrap();
+        (dir, store, answers)
+    }
+
     #[test]
-    fn the_same_key_gets_the_first_answer() {
-        let mut answers = Answers::default();
-        assert_eq!(answers.first("k", &offer("bob")), None);
-        answers.keep("k".into(), &offer("bob"), Ok(1.into()));
-        assert_eq!(answers.first("k", &offer("bob")), Some(Ok(1.into())));
-        assert_eq!(answers.first("l", &offer("bob")), None);
+    fn the_same_key_gets_the_first_answer_also_after_a_restart() {
+        let (dir, mut store, mut answers) = home();
+        assert_eq!(answers.first("k", &offer("bob"), 5), None);
+        answers.keep(&mut store, "k".into(), &offer("bob"), &Ok(1.into()), 5);
+        assert_eq!(answers.first("k", &offer("bob"), 5), Some(Ok(1.into())));
+        assert_eq!(answers.first("l", &offer("bob"), 5), None);
+        drop(store);
+        let answers = Answers::load(&Store::open(dir.path()).unwrap(), 6).unwrap();
+        assert_eq!(answers.first("k", &offer("bob"), 6), Some(Ok(1.into())));
+        assert_eq!(answers.first("k", &offer("carol"), 6).unwrap().unwrap_err().code, "request_key_reused");
+    }
+
+    #[test]
+    fn the_same_key_gets_the_first_answer_on_a_full_disk_too() {
+        let (_dir, mut store, mut answers) = home();
+        store.break_for_tests();
+        answers.keep(&mut store, "k".into(), &offer("bob"), &Ok(1.into()), 5);
+        assert_eq!(answers.first("k", &offer("bob"), 5), Some(Ok(1.into())));
     }
 
     #[test]
     fn a_failure_is_an_answer_too() {
-        let mut answers = Answers::default();
+        let (dir, mut store, mut answers) = home();
         let failure = Failure::new("in_a_call", "another call is active");
-        answers.keep("k".into(), &offer("bob"), Err(failure.clone()));
-        assert_eq!(answers.first("k", &offer("bob")), Some(Err(failure)));
+        answers.keep(&mut store, "k".into(), &offer("bob"), &Err(failure.clone()), 5);
+        assert_eq!(answers.first("k", &offer("bob"), 5), Some(Err(failure.clone())));
+        drop(store);
+        let answers = Answers::load(&Store::open(dir.path()).unwrap(), 6).unwrap();
+        assert_eq!(answers.first("k", &offer("bob"), 6), Some(Err(failure)));
     }
 
     #[test]
     fn a_key_of_another_request_is_refused() {
-        let mut answers = Answers::default();
-        answers.keep("k".into(), &offer("bob"), Ok(1.into()));
-        let refused = answers.first("k", &offer("carol")).unwrap().unwrap_err();
+        let (_dir, mut store, mut answers) = home();
+        answers.keep(&mut store, "k".into(), &offer("bob"), &Ok(1.into()), 5);
+        let refused = answers.first("k", &offer("carol"), 5).unwrap().unwrap_err();
         assert_eq!(refused.code, "request_key_reused");
     }
 
     #[test]
-    fn keys_are_bounded_in_number() {
-        let mut answers = Answers::default();
-        for at in 0..=KEPT {
-            answers.keep(at.to_string(), &offer("bob"), Ok(at.into()));
+    fn keys_are_bounded_in_number_and_age() {
+        let (_dir, mut store, mut answers) = home();
+        for at in 0..=KEPT_ANSWERS {
+            answers.keep(&mut store, at.to_string(), &offer("bob"), &Ok(at.into()), 5);
         }
-        assert_eq!((answers.by_key.len(), answers.oldest_first.len()), (KEPT, KEPT));
-        assert_eq!(answers.first("0", &offer("bob")), None);
-        assert_eq!(answers.first("1", &offer("bob")), Some(Ok(1.into())));
+        assert_eq!(answers.oldest_first.len(), KEPT_ANSWERS);
+        assert_eq!(answers.first("0", &offer("bob"), 5), None);
+        assert_eq!(answers.first("1", &offer("bob"), 5 + ANSWER_MS), Some(Ok(1.into())));
+        assert_eq!(answers.first("1", &offer("bob"), 6 + ANSWER_MS), None);
+        assert_eq!(Answers::load(&store, 5 + ANSWER_MS).unwrap().oldest_first, answers.oldest_first);
+        assert!(Answers::load(&store, 6 + ANSWER_MS).unwrap().oldest_first.is_empty());
     }
 }

@@ -1,14 +1,14 @@
 //! Carries out what the core wants done. Nothing here waits: every order goes into a bounded queue of the part that does it.
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::Daemon;
 use crate::{
     leg,
     proto::{
         id::{Did, LegId, MessageId},
-        io::{LegCommand, Now, Output, Policy, Request},
+        io::{LegCommand, Now, Output, Request},
         signal::Contact,
         wire::MAX_ADDRESSES,
     },
@@ -46,7 +46,7 @@ impl Daemon {
     /// Tells core and network who the contacts are now.
     pub(super) fn contacts_changed(&mut self, now: Now) {
         self.net.keep(self.contacts.iter().filter_map(|contact| contact.address.clone()).collect());
-        let dids = self.contacts.iter().map(|contact| (contact.did.clone(), Policy::Ask)).collect();
+        let dids = self.contacts.iter().map(|contact| (contact.did.clone(), contact.policy)).collect();
         if let Err(error) = self.node.handle_request(Request::SetContacts(dids), now) {
             debug!(%error, "the core did not take the contacts");
         }
@@ -71,14 +71,8 @@ impl Daemon {
     fn remember(&mut self, from: &Did, message: MessageId, now: Now) {
         let known = self.contacts.iter().any(|contact| contact.did == *from);
         let sender = if known { Sender::Contact } else { Sender::Stranger };
-        match self.store.remember(from, message, sender, now.unix_ms) {
-            Ok(()) => self.forgetful = false,
-            Err(error) if !self.forgetful => {
-                self.forgetful = true;
-                error!(%error, "seen messages cannot be stored; calls go on");
-            }
-            Err(_) => {}
-        }
+        // The store tells of a disk that fails, and calls go on.
+        let _told = self.store.remember(from, message, sender, now.unix_ms);
     }
 }
 

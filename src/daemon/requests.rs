@@ -59,11 +59,11 @@ impl Daemon {
     /// The same key again gets the first answer, for requests that change something.
     fn answer_once(&mut self, method: Method, request_key: Option<String>, now: Now) -> Answer {
         let Some(key) = request_key.filter(|_| changes_something(&method)) else { return self.answer(method, now) };
-        if let Some(answer) = self.answers.first(&key, &method) {
+        if let Some(answer) = self.answers.first(&key, &method, now.unix_ms) {
             return answer;
         }
         let answer = self.answer(method.clone(), now);
-        self.answers.keep(key, &method, answer.clone());
+        self.answers.keep(&mut self.store, key, &method, &answer, now.unix_ms);
         answer
     }
 
@@ -155,7 +155,7 @@ impl Daemon {
         }
         let name = name.parse().map_err(refused)?;
         let address = address.map(net::parse_address).transpose().map_err(ContactError::from).map_err(refused)?;
-        let stored = self.store.put_contact(&Contact { did, name, address }).map_err(refused)?;
+        let stored = self.store.put_contact(&Contact::new(did, name, address)).map_err(refused)?;
         self.reload_contacts(now)?;
         Ok(json!(stored))
     }
@@ -344,10 +344,9 @@ mod tests {
     #[test]
     fn an_address_is_forgotten_with_its_last_owner() {
         let address = |port: u16| format!("/ip4/192.0.2.7/tcp/{port}").parse::<Multiaddr>().unwrap();
-        let contact = |seed: u8, port: u16| Contact {
-            did: Did::from_key(ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key()),
-            name: format!("c{seed}").parse().unwrap(),
-            address: Some(address(port)),
+        let contact = |seed: u8, port: u16| {
+            let did = Did::from_key(ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key());
+            Contact::new(did, format!("c{seed}").parse().unwrap(), Some(address(port)))
         };
         let before = [contact(1, 1), contact(2, 2), contact(3, 2), contact(4, 4)];
         let after = [contact(3, 2)];

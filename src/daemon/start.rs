@@ -22,7 +22,6 @@ use crate::{
     proto::{
         engine::{Engine, EngineConfig},
         id::{DeviceId, Did},
-        io::Policy,
         node::Node,
         seal::Sealer,
     },
@@ -48,7 +47,8 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
     let store = Store::open(&paths.state_dir)?;
     let contacts = store.contacts()?;
     let seen = store.seen(now().unix_ms)?;
-    let journal = Journal::new(&store)?;
+    let journal = Journal::new(&store, identity.did.clone())?;
+    let answers = Answers::load(&store, now().unix_ms)?;
 
     let net_config = NetConfig { keypair: identity.node_key, listen, peers, mdns: config.network.mdns };
     let (net, net_events) = net::start(net_config)?;
@@ -57,7 +57,7 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
     let (leg_events_in, leg_events) = mpsc::channel(LEG_EVENTS);
 
     let engine_config = engine_config(&identity.did, identity.device, &config.call);
-    let known = contacts.iter().map(|contact| (contact.did.clone(), Policy::Ask)).collect();
+    let known = contacts.iter().map(|contact| (contact.did.clone(), contact.policy)).collect();
     let engine = Engine::new(engine_config, rand::random(), known, seen);
     let sealer = Sealer::new(identity.signing, identity.did.clone(), identity.device, rand::random());
     let mut daemon = Daemon {
@@ -68,12 +68,11 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
         store,
         contacts,
         journal,
-        answers: Answers::default(),
+        answers,
         legs: BTreeMap::new(),
         leg_events: leg_events_in,
         ice: Arc::new(ice_config(&config.network)),
         tasks: Arc::new(Semaphore::new(MAX_TASKS)),
-        forgetful: false,
         started: Instant::now(),
         timer_rests_until: Instant::now(),
         stopping: None,

@@ -144,7 +144,7 @@ pub(super) mod samples {
     }
 
     pub fn contact(seed: u8, name: &str) -> Contact {
-        Contact { did: did_of(seed), name: name.parse().unwrap(), address: None }
+        Contact::new(did_of(seed), name.parse().unwrap(), None)
     }
 
     pub fn call_view(byte: u8, state: CallState) -> CallView {

@@ -19,6 +19,10 @@ use super::{
     },
 };
 
+mod kept;
+
+pub use kept::{decode_kept, encode_kept};
+
 /// Longest session description, in bytes.
 pub const MAX_SDP_BYTES: usize = 5 * 1024;
 /// Most ICE candidates in one batch.

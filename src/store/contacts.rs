@@ -3,11 +3,15 @@
 use std::{fmt, str::FromStr};
 
 use libp2p::Multiaddr;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Row, params};
 use serde::{Serialize, Serializer};
 
-use super::{Store, StoreError};
-use crate::{net::AddressError, proto::id::Did, text::is_dangerous};
+use super::{Store, StoreError, from_word, word};
+use crate::{
+    net::AddressError,
+    proto::{id::Did, io::Policy},
+    text::is_dangerous,
+};
 
 /// Longest contact name in characters.
 pub const MAX_NAME_CHARS: usize = 64;
@@ -18,6 +22,9 @@ pub const MAX_CONTACTS: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ContactName(String);
 
+/// Loudest that a participant is made, in percent of what it sends.
+pub const MAX_VOLUME_PERCENT: u16 = 200;
+
 /// Somebody whom this user knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Contact {
@@ -27,6 +34,19 @@ pub struct Contact {
     pub name: ContactName,
     /// Where their node is dialled at start.
     pub address: Option<Multiaddr>,
+    /// How their calls are taken.
+    pub policy: Policy,
+    /// How loud they are heard, 0 to [`MAX_VOLUME_PERCENT`].
+    pub volume_percent: u16,
+    /// They are not heard at all.
+    pub audio_blocked: bool,
+}
+
+impl Contact {
+    /// Somebody about whom nothing else was decided: rings, and is heard as loud as everybody.
+    pub fn new(did: Did, name: ContactName, address: Option<Multiaddr>) -> Self {
+        Self { did, name, address, policy: Policy::default(), volume_percent: 100, audio_blocked: false }
+    }
 }
 
 /// Why a contact was not stored. Nothing changed.
@@ -96,56 +116,101 @@ impl Serialize for ContactName {
 impl Store {
     /// All contacts by name.
     pub fn contacts(&self) -> Result<Vec<Contact>, StoreError> {
-        let read = || -> rusqlite::Result<Vec<(String, String, Option<String>)>> {
-            let mut query = self.db.prepare_cached("SELECT did, name, address FROM contacts ORDER BY folded")?;
-            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-            rows.collect()
-        };
-        let rows = read().map_err(|error| self.failed(error))?;
-        rows.into_iter().map(|row| self.parse_contact(row)).collect()
+        let rows: Vec<Option<Contact>> = self.read(|db| {
+            let mut query = db.prepare_cached(&format!("SELECT {COLUMNS} FROM contacts ORDER BY folded"))?;
+            query.query_map([], |row| Ok(parse(row)))?.collect()
+        })?;
+        rows.into_iter().collect::<Option<_>>().ok_or_else(|| self.unreadable("a contact"))
     }
 
-    /// Adds a contact, or renames the one of that DID; an address that is left out stays as it was. Returns what is stored now.
+    /// Adds a contact, or renames the one of that DID; an address that is left out stays as it was, and so does what was decided
+    /// about a contact that is there already. Returns what is stored now.
     pub fn put_contact(&mut self, contact: &Contact) -> Result<Contact, ContactError> {
-        let folded = contact.name.folded();
-        let taken = "SELECT did FROM contacts WHERE folded = ?1 AND did != ?2";
-        let owner: Option<String> = self
-            .db
-            .query_row(taken, params![folded, contact.did.as_str()], |row| row.get(0))
-            .optional()
-            .map_err(|error| self.failed(error))?;
-        if let Some(owner) = owner {
-            let owner = Box::new(owner.parse().map_err(|_| self.unreadable_row())?);
-            return Err(ContactError::Taken { name: contact.name.clone(), owner });
-        }
-        let before = self.contacts()?;
-        if before.len() >= MAX_CONTACTS && !before.iter().any(|known| known.did == contact.did) {
-            return Err(ContactError::TooMany);
-        }
-        let put = "INSERT INTO contacts (did, name, folded, address) VALUES (?1, ?2, ?3, ?4)
-                   ON CONFLICT (did) DO UPDATE SET name = ?2, folded = ?3, address = coalesce(?4, address)";
-        let address = contact.address.as_ref().map(Multiaddr::to_string);
-        self.db
-            .execute(put, params![contact.did.as_str(), contact.name.as_str(), folded, address])
-            .map_err(|error| self.failed(error))?;
-        let kept = before.into_iter().find(|known| known.did == contact.did).and_then(|known| known.address);
-        Ok(Contact { address: contact.address.clone().or(kept), ..contact.clone() })
+        let stored = self.put_contacts(std::slice::from_ref(contact))?;
+        stored.into_iter().next().ok_or_else(|| self.unreadable("a contact").into())
+    }
+
+    /// Puts all of these, one after the other, as [`Self::put_contact`] does, or none. Returns what is stored of them now.
+    pub fn put_contacts(&mut self, contacts: &[Contact]) -> Result<Vec<Contact>, ContactError> {
+        let mut list = self.contacts()?;
+        let merged = contacts.iter().map(|contact| merge(&mut list, contact)).collect::<Result<Vec<_>, _>>()?;
+        let put = format!(
+            "INSERT INTO contacts ({COLUMNS}, folded) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (did) DO UPDATE SET name = ?2, address = ?3, folded = ?7"
+        );
+        self.write(|transaction| {
+            let mut put = transaction.prepare_cached(&put)?;
+            for Contact { did, name, address, policy, volume_percent, audio_blocked } in &merged {
+                let (address, policy) = (address.as_ref().map(Multiaddr::to_string), word(policy)?);
+                let row = params![did.as_str(), name.0, address, policy, volume_percent, audio_blocked, name.folded()];
+                put.execute(row)?;
+            }
+            Ok(())
+        })?;
+        Ok(merged)
     }
 
     /// Removes a contact; whether there was one.
     pub fn remove_contact(&mut self, did: &Did) -> Result<bool, StoreError> {
-        let removed = self.db.execute("DELETE FROM contacts WHERE did = ?1", [did.as_str()]);
-        removed.map(|rows| rows > 0).map_err(|error| self.failed(error))
+        self.write(|transaction| Ok(transaction.execute("DELETE FROM contacts WHERE did = ?1", [did.as_str()])? > 0))
     }
 
-    fn parse_contact(&self, (did, name, address): (String, String, Option<String>)) -> Result<Contact, StoreError> {
-        let did = did.parse().map_err(|_| self.unreadable_row())?;
-        let name = name.parse().map_err(|_| self.unreadable_row())?;
-        let address = address.map(|text| text.parse()).transpose().map_err(|_| self.unreadable_row())?;
-        Ok(Contact { did, name, address })
+    /// Decides how a contact's calls are taken; whether there is such a contact.
+    pub fn set_policy(&mut self, did: &Did, policy: Policy) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let set = "UPDATE contacts SET policy = ?2 WHERE did = ?1";
+            Ok(transaction.execute(set, params![did.as_str(), word(&policy)?])? > 0)
+        })
     }
 
-    fn unreadable_row(&self) -> StoreError {
-        StoreError::Damaged { path: self.path.clone(), detail: "a contact in it is unreadable".into() }
+    /// Decides how loud a contact is heard, at most [`MAX_VOLUME_PERCENT`]; whether there is such a contact.
+    pub fn set_volume(&mut self, did: &Did, percent: u16) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let set = "UPDATE contacts SET volume_percent = ?2 WHERE did = ?1";
+            Ok(transaction.execute(set, params![did.as_str(), percent.min(MAX_VOLUME_PERCENT)])? > 0)
+        })
     }
+
+    /// Decides whether a contact is heard at all; whether there is such a contact.
+    pub fn set_audio_blocked(&mut self, did: &Did, blocked: bool) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let set = "UPDATE contacts SET audio_blocked = ?2 WHERE did = ?1";
+            Ok(transaction.execute(set, params![did.as_str(), blocked])? > 0)
+        })
+    }
+}
+
+const COLUMNS: &str = "did, name, address, policy, volume_percent, audio_blocked";
+
+/// `None`: a row that nobody of ours wrote.
+fn parse(row: &Row<'_>) -> Option<Contact> {
+    let text = |at: usize| row.get::<_, String>(at).ok();
+    let address: Option<String> = row.get(2).ok()?;
+    Some(Contact {
+        did: text(0)?.parse().ok()?,
+        name: text(1)?.parse().ok()?,
+        address: address.map(|text| text.parse()).transpose().ok()?,
+        policy: from_word(&text(3)?)?,
+        volume_percent: row.get(4).ok()?,
+        audio_blocked: row.get(5).ok()?,
+    })
+}
+
+/// Puts a contact into the list; returns what stands there now.
+fn merge(list: &mut Vec<Contact>, new: &Contact) -> Result<Contact, ContactError> {
+    let folded = new.name.folded();
+    if let Some(owner) = list.iter().find(|known| known.did != new.did && known.name.folded() == folded) {
+        return Err(ContactError::Taken { name: new.name.clone(), owner: Box::new(owner.did.clone()) });
+    }
+    if let Some(known) = list.iter_mut().find(|known| known.did == new.did) {
+        known.name = new.name.clone();
+        known.address = new.address.clone().or(known.address.take());
+        return Ok(known.clone());
+    }
+    if list.len() >= MAX_CONTACTS {
+        return Err(ContactError::TooMany);
+    }
+    let volume_percent = new.volume_percent.min(MAX_VOLUME_PERCENT);
+    list.push(Contact { volume_percent, ..new.clone() });
+    Ok(Contact { volume_percent, ..new.clone() })
 }

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use rusqlite::params;
 
-use super::{Store, StoreError, open};
-use crate::control::wire::EventRecord;
+use super::{Store, StoreError, history, open};
+use crate::{control::wire::EventRecord, proto::id::Did};
 
 /// Most events that are kept; the oldest go first.
 pub const KEPT_EVENTS: u64 = 10_000;
@@ -13,25 +13,25 @@ pub const KEPT_EVENTS: u64 = 10_000;
 impl Store {
     /// The number of the latest event; 0 when there was none.
     pub fn last_seq(&self) -> Result<u64, StoreError> {
-        let last = self.db.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get::<_, i64>(0));
-        last.map(|seq| u64::try_from(seq).unwrap_or(0)).map_err(|error| self.failed(error))
+        let last: i64 =
+            self.read(|db| db.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0)))?;
+        Ok(u64::try_from(last).unwrap_or(0))
     }
 
-    /// Appends an event and drops what is more than [`KEPT_EVENTS`] behind it.
-    pub fn append_event(&mut self, record: &EventRecord) -> Result<(), StoreError> {
-        let json = serde_json::to_string(&record.event)
-            .map_err(|error| self.failed(rusqlite::Error::ToSqlConversionFailure(Box::new(error))))?;
-        let mut write = || -> rusqlite::Result<()> {
-            let transaction = self.db.transaction()?;
+    /// Appends an event, writes what it means into the history, and drops what is more than [`KEPT_EVENTS`] behind it.
+    /// `own`: this person.
+    pub fn append_event(&mut self, record: &EventRecord, own: &Did) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let json = serde_json::to_string(&record.event)
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO events (seq, time_ms, json) VALUES (?1, ?2, ?3)")?
                 .execute(params![record.seq as i64, record.time_ms as i64, json])?;
             transaction
                 .prepare_cached("DELETE FROM events WHERE seq <= ?1")?
                 .execute([record.seq.saturating_sub(KEPT_EVENTS) as i64])?;
-            transaction.commit()
-        };
-        write().map_err(|error| open::explain(&self.path, error))
+            history::note(transaction, &record.event, own, record.time_ms)
+        })
     }
 }
 

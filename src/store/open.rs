@@ -3,51 +3,28 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::StoreError;
+use super::{StoreError, migrations::MIGRATIONS};
+use crate::private::prepare_directory;
 
 /// `PRAGMA application_id` of telecon's databases: "tlcn".
-const APPLICATION_ID: u32 = 0x746c_636e;
+pub(super) const APPLICATION_ID: u32 = 0x746c_636e;
 const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_BYTES: usize = 100;
 const APPLICATION_ID_AT: usize = 68;
 /// How long a write waits for another process (a backup, somebody's `sqlite3`) that holds the lock. It blocks the daemon's loop,
-/// so it is short; what then fails is told or logged.
-const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
-
-/// Each entry takes the database one `user_version` further. Entries are never changed once released.
-pub(super) const MIGRATIONS: &[&str] = &["
-    CREATE TABLE contacts (
-        did TEXT PRIMARY KEY NOT NULL,
-        name TEXT NOT NULL,
-        folded TEXT NOT NULL UNIQUE,  -- the name in lower case, for all of Unicode (NOCASE is ASCII only)
-        address TEXT
-    ) STRICT;
-    CREATE TABLE seen (
-        id INTEGER PRIMARY KEY,
-        sender TEXT NOT NULL,
-        message BLOB NOT NULL,
-        contact INTEGER NOT NULL,
-        time_ms INTEGER NOT NULL,
-        UNIQUE (sender, message)
-    ) STRICT;
-    CREATE INDEX seen_by_age ON seen (contact, time_ms);
-    CREATE TABLE events (
-        seq INTEGER PRIMARY KEY,
-        time_ms INTEGER NOT NULL,
-        json TEXT NOT NULL
-    ) STRICT;
-"];
+/// so it is short, and only the first of a row of writes waits; what then fails is told or logged.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) fn open_or_create(state_dir: &Path, path: &Path) -> Result<Connection, StoreError> {
     let unreachable = |source| StoreError::Unreachable { path: path.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(unreachable)?;
+    prepare_directory(state_dir)?;
     if !path.try_exists().map_err(unreachable)? {
         create(path)?;
     }
@@ -104,6 +81,8 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     let db = Connection::open_with_flags(path, flags).map_err(|error| explain(path, error))?;
     let set = db.busy_timeout(BUSY_TIMEOUT);
     let set = set.and_then(|()| db.pragma_update(None, "synchronous", "NORMAL"));
+    // Keys of calls that are over are not left in free pages.
+    let set = set.and_then(|()| db.pragma_update(None, "secure_delete", true));
     set.and_then(|()| db.pragma_update(None, "trusted_schema", false)).map_err(|error| explain(path, error))?;
     Ok(db)
 }
@@ -168,6 +147,9 @@ pub(super) fn explain(path: &Path, error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => StoreError::Foreign { path },
         Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged { path, detail: error.to_string() },
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked { path },
+        Some(ErrorCode::DiskFull) => StoreError::Full { path },
+        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { path },
         Some(_) | None => StoreError::Sqlite { path, source: error },
     }
 }

@@ -35,23 +35,19 @@ impl Sender {
 impl Store {
     /// All messages that were seen in the ten minutes before `now_ms` (unix time), oldest first.
     pub fn seen(&self, now_ms: u64) -> Result<Vec<(Did, MessageId)>, StoreError> {
-        let read = || -> rusqlite::Result<Vec<(String, [u8; 16])>> {
+        let rows: Vec<(String, [u8; 16])> = self.read(|db| {
             let sql = "SELECT sender, message FROM seen WHERE time_ms >= ?1 ORDER BY time_ms, id";
-            let mut query = self.db.prepare_cached(sql)?;
-            let rows = query.query_map([oldest(now_ms)], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect()
-        };
-        let rows = read().map_err(|error| self.failed(error))?;
+            let mut query = db.prepare_cached(sql)?;
+            query.query_map([oldest(now_ms)], |row| row.try_into())?.collect()
+        })?;
         let parsed = rows.into_iter().map(|(sender, message)| Some((sender.parse().ok()?, MessageId(message))));
-        let all: Option<Vec<_>> = parsed.collect();
-        all.ok_or_else(|| StoreError::Damaged { path: self.path.clone(), detail: "its seen-set is unreadable".into() })
+        parsed.collect::<Option<_>>().ok_or_else(|| self.unreadable("its seen-set"))
     }
 
     /// Remembers a message before anything rings because of it, and forgets what is too old or too much.
     pub fn remember(&mut self, from: &Did, message: MessageId, sender: Sender, now_ms: u64) -> Result<(), StoreError> {
         let (contact, kept) = sender.room();
-        let mut write = || -> rusqlite::Result<()> {
-            let transaction = self.db.transaction()?;
+        self.write(|transaction| {
             transaction
                 .prepare_cached(
                     "INSERT INTO seen (sender, message, contact, time_ms) VALUES (?1, ?2, ?3, ?4)
@@ -68,10 +64,9 @@ impl Store {
                     "DELETE FROM seen WHERE id IN
                      (SELECT id FROM seen WHERE contact = ?1 ORDER BY time_ms DESC, id DESC LIMIT -1 OFFSET ?2)",
                 )?
-                .execute(params![contact, kept])?;
-            transaction.commit()
-        };
-        write().map_err(|error| super::open::explain(&self.path, error))
+                .execute(params![contact, kept])
+                .map(drop)
+        })
     }
 }
 

@@ -10,10 +10,14 @@ use crate::{
     control::wire::EventRecord,
     proto::{
         id::{Did, MessageId},
-        io::Event,
+        io::{Event, Policy},
         seen::MAX_STRANGERS,
     },
 };
+
+mod calls;
+mod faults;
+mod history;
 
 fn home() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -26,8 +30,11 @@ fn did(seed: u8) -> Did {
 }
 
 fn contact(seed: u8, name: &str, address: Option<&str>) -> Contact {
-    let address = address.map(|text| text.parse().unwrap());
-    Contact { did: did(seed), name: name.parse().unwrap(), address }
+    Contact::new(did(seed), name.parse().unwrap(), address.map(|text| text.parse().unwrap()))
+}
+
+fn own() -> Did {
+    did(9)
 }
 
 fn message(number: u32) -> MessageId {
@@ -56,7 +63,7 @@ fn a_new_database_is_private_and_has_the_latest_version() {
     }
     let version: i64 = store.db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     let mode: String = store.db.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
-    assert_eq!((version, mode.as_str()), (open::MIGRATIONS.len() as i64, "wal"));
+    assert_eq!((version, mode.as_str()), (migrations::MIGRATIONS.len() as i64, "wal"));
     assert!(!state_dir.join("telecon.db.new").exists());
 }
 
@@ -80,82 +87,6 @@ fn migrations_run_from_the_version_that_is_there_and_each_lands_whole_or_not_at_
     assert_eq!(version(&db), 3);
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
     assert_eq!(tables, 3, "a, b and c");
-}
-
-#[test]
-fn a_later_versions_database_is_refused_and_left_alone() {
-    let (dir, path) = home();
-    Store::open(dir.path()).unwrap().db.pragma_update(None, "user_version", 99).unwrap();
-    let before = fs::read(&path).unwrap();
-    let error = Store::open(dir.path()).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error}");
-    assert!(error.to_string().contains("install the later telecon"), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), before);
-}
-
-#[test]
-fn a_foreign_file_is_refused_and_left_alone() {
-    for wal in [false, true] {
-        let (dir, path) = home();
-        let theirs = Connection::open(&path).unwrap();
-        if wal {
-            theirs.pragma_update(None, "journal_mode", "WAL").unwrap();
-        }
-        theirs.execute_batch("CREATE TABLE contacts (theirs); INSERT INTO contacts VALUES (1)").unwrap();
-        drop(theirs);
-        assert_refused(&dir, &path, "is not a telecon database");
-    }
-    let (dir, path) = home();
-    fs::write(&path, "my shopping list").unwrap();
-    assert_refused(&dir, &path, "is not a telecon database");
-}
-
-#[test]
-fn a_truncated_or_overwritten_database_is_refused_and_left_alone() {
-    let (dir, path) = home();
-    let mut store = Store::open(dir.path()).unwrap();
-    for at in 1..=100 {
-        store.append_event(&event(at)).unwrap();
-    }
-    drop(store);
-    let whole = fs::read(&path).unwrap();
-    for bytes in [0, 15, 99, 100, 4096, whole.len() / 2, whole.len() - 4096] {
-        fs::write(&path, &whole[..bytes]).unwrap();
-        assert_refused(&dir, &path, "is damaged");
-    }
-    let mut scribbled = whole.clone();
-    scribbled[4096..8192].fill(0xa5);
-    fs::write(&path, &scribbled).unwrap();
-    assert_refused(&dir, &path, "is damaged");
-    fs::write(&path, &whole).unwrap();
-    assert_eq!(Store::open(dir.path()).unwrap().last_seq().unwrap(), 100);
-}
-
-fn assert_refused(dir: &TempDir, path: &Path, why: &str) {
-    let before = fs::read(path).unwrap();
-    let error = Store::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains(why) && error.contains("telecon.db") && error.contains("move it away"), "{error}");
-    assert_eq!(fs::read(path).unwrap(), before, "{} bytes: the file was changed", before.len());
-}
-
-#[test]
-fn a_log_without_its_database_is_not_played_onto_a_new_one() {
-    let (dir, path) = home();
-    let store = Store::open(dir.path()).unwrap();
-    store.db.execute("INSERT INTO events VALUES (1, 1, '{}')", []).unwrap();
-    let wal = fs::read(dir.path().join("telecon.db-wal")).unwrap();
-    drop(store);
-    fs::remove_file(&path).unwrap();
-    fs::write(dir.path().join("telecon.db-wal"), wal).unwrap();
-    assert!(matches!(Store::open(dir.path()), Err(StoreError::LogAlone { .. })));
-}
-
-#[test]
-fn a_state_directory_that_cannot_be_made_is_told_with_its_path() {
-    let (dir, _) = home();
-    fs::write(dir.path().join("file"), "").unwrap();
-    let error = Store::open(&dir.path().join("file/state")).unwrap_err();
-    assert!(matches!(error, StoreError::Unreachable { .. }) && error.to_string().contains("file/state"), "{error}");
 }
 
 #[test]
@@ -262,7 +193,7 @@ fn events_go_on_after_a_restart_and_the_last_ten_thousand_are_kept() {
     let mut store = Store::open(dir.path()).unwrap();
     assert_eq!(store.last_seq().unwrap(), 0);
     for seq in [1, 2, 3] {
-        store.append_event(&event(seq)).unwrap();
+        store.append_event(&event(seq), &own()).unwrap();
     }
     drop(store);
     let mut store = Store::open(dir.path()).unwrap();
@@ -271,7 +202,7 @@ fn events_go_on_after_a_restart_and_the_last_ten_thousand_are_kept() {
         |after, before| read_events(&path, after, before).unwrap().iter().map(|e| (**e).clone()).collect::<Vec<_>>();
     assert_eq!(read(1, u64::MAX), [event(2), event(3)]);
     assert_eq!(read(0, 3), [event(1), event(2)]);
-    store.append_event(&event(KEPT_EVENTS + 2)).unwrap();
+    store.append_event(&event(KEPT_EVENTS + 2), &own()).unwrap();
     assert_eq!(read(0, u64::MAX), [event(3), event(KEPT_EVENTS + 2)]);
 }
 
@@ -280,19 +211,124 @@ fn an_event_of_an_unknown_kind_is_left_out_of_a_replay() {
     let (dir, path) = home();
     let mut store = Store::open(dir.path()).unwrap();
     store.db.execute("INSERT INTO events VALUES (1, 1, '{\"event\":\"teleported\"}')", []).unwrap();
-    store.append_event(&event(2)).unwrap();
+    store.append_event(&event(2), &own()).unwrap();
     assert_eq!(read_events(&path, 0, u64::MAX).unwrap().len(), 1);
 }
 
 #[test]
-fn a_write_that_fails_is_told_and_what_was_there_stays() {
+fn what_was_decided_about_a_contact_survives_a_restart_and_a_new_name() {
     let (dir, _) = home();
     let mut store = Store::open(dir.path()).unwrap();
     store.put_contact(&contact(1, "Bob", None)).unwrap();
-    store.break_for_tests();
-    let error = store.put_contact(&contact(2, "Carol", None)).unwrap_err().to_string();
-    assert!(error.contains("telecon.db") && error.contains("check the free space"), "{error}");
-    store.append_event(&event(1)).unwrap_err();
-    store.remember(&did(1), message(1), Sender::Contact, 1).unwrap_err();
-    assert_eq!(store.contacts().unwrap().len(), 1);
+    let untouched = store.put_contact(&contact(2, "Carol", None)).unwrap();
+    assert_eq!((untouched.policy, untouched.volume_percent, untouched.audio_blocked), (Policy::Ask, 100, false));
+    assert!(store.set_policy(&did(1), Policy::Block).unwrap());
+    assert!(store.set_volume(&did(1), 150).unwrap());
+    assert!(store.set_audio_blocked(&did(1), true).unwrap());
+    drop(store);
+    let mut store = Store::open(dir.path()).unwrap();
+    let renamed = store.put_contact(&contact(1, "Robert", None)).unwrap();
+    let expected =
+        Contact { policy: Policy::Block, volume_percent: 150, audio_blocked: true, ..contact(1, "Robert", None) };
+    assert_eq!(renamed, expected);
+    assert_eq!(store.contacts().unwrap(), [untouched, expected]);
+}
+
+#[test]
+fn nothing_is_decided_about_somebody_who_is_no_contact() {
+    let (dir, _) = home();
+    let mut store = Store::open(dir.path()).unwrap();
+    assert!(!store.set_policy(&did(1), Policy::Allow).unwrap());
+    assert!(!store.set_volume(&did(1), 10).unwrap());
+    assert!(!store.set_audio_blocked(&did(1), true).unwrap());
+    assert!(store.contacts().unwrap().is_empty());
+}
+
+#[test]
+fn a_volume_ends_at_twice_as_loud() {
+    let (dir, _) = home();
+    let mut store = Store::open(dir.path()).unwrap();
+    let loud = Contact { volume_percent: u16::MAX, ..contact(1, "Bob", None) };
+    assert_eq!(store.put_contact(&loud).unwrap().volume_percent, MAX_VOLUME_PERCENT);
+    store.set_volume(&did(1), 0).unwrap();
+    assert_eq!(store.contacts().unwrap()[0].volume_percent, 0);
+    store.set_volume(&did(1), u16::MAX).unwrap();
+    assert_eq!(store.contacts().unwrap()[0].volume_percent, MAX_VOLUME_PERCENT);
+}
+
+#[test]
+fn several_contacts_are_put_together_or_not_at_all() {
+    let (dir, _) = home();
+    let mut store = Store::open(dir.path()).unwrap();
+    store.put_contact(&contact(1, "Bob", None)).unwrap();
+    // Bob lets his name go, and somebody else takes it.
+    let good = [contact(1, "Robert", None), contact(2, "Bob", None)];
+    assert_eq!(store.put_contacts(&good).unwrap(), good);
+    let bad = [contact(3, "Dave", None), contact(4, "robert", None)];
+    assert!(matches!(store.put_contacts(&bad), Err(ContactError::Taken { .. })));
+    let many: Vec<_> = (5..=255).map(|seed| contact(seed, &format!("c{seed}"), None)).collect();
+    store.put_contacts(&many).unwrap();
+    assert_eq!(store.contacts().unwrap().len(), 2 + many.len(), "Dave is not among them");
+}
+
+#[test]
+fn the_contact_list_ends_somewhere_but_known_ones_can_still_be_renamed() {
+    let (dir, _) = home();
+    let mut store = Store::open(dir.path()).unwrap();
+    let numbered = |at: u32| {
+        let mut seed = [0; 32];
+        seed[..4].copy_from_slice(&at.to_be_bytes());
+        let did = Did::from_key(SigningKey::from_bytes(&seed).verifying_key());
+        Contact::new(did, format!("c{at}").parse().unwrap(), None)
+    };
+    let full: Vec<_> = (0..contacts::MAX_CONTACTS as u32).map(numbered).collect();
+    store.put_contacts(&full).unwrap();
+    let one_more = numbered(contacts::MAX_CONTACTS as u32);
+    assert!(matches!(store.put_contact(&one_more), Err(ContactError::TooMany)));
+    store.put_contact(&Contact { name: "renamed".parse().unwrap(), ..full[7].clone() }).unwrap();
+    assert_eq!(store.contacts().unwrap().len(), contacts::MAX_CONTACTS);
+}
+
+#[test]
+fn switches_and_the_mark_are_as_they_were_left() {
+    let (dir, _) = home();
+    let mut store = Store::open(dir.path()).unwrap();
+    assert_eq!((store.do_not_disturb().unwrap(), store.marked_seq().unwrap()), (false, 0));
+    store.set_do_not_disturb(true).unwrap();
+    store.mark_seq(42).unwrap();
+    drop(store);
+    let mut store = Store::open(dir.path()).unwrap();
+    assert_eq!((store.do_not_disturb().unwrap(), store.marked_seq().unwrap()), (true, 42));
+    store.set_do_not_disturb(false).unwrap();
+    assert_eq!((store.do_not_disturb().unwrap(), store.marked_seq().unwrap()), (false, 42));
+}
+
+#[test]
+fn a_first_versions_database_keeps_all_its_rows() {
+    let (dir, path) = home();
+    let bob = contact(1, "Bob", Some("/ip4/127.0.0.1/tcp/1"));
+    Store::open(dir.path()).unwrap();
+    fs::remove_file(&path).unwrap();
+    let first = Connection::open(&path).unwrap();
+    first.execute_batch(migrations::MIGRATIONS[0]).unwrap();
+    first.pragma_update(None, "journal_mode", "WAL").unwrap();
+    first.pragma_update(None, "application_id", open::APPLICATION_ID).unwrap();
+    first.pragma_update(None, "user_version", 1).unwrap();
+    first.execute("INSERT INTO contacts VALUES (?1, 'Bob', 'bob', '/ip4/127.0.0.1/tcp/1')", [did(1).as_str()]).unwrap();
+    first.execute("INSERT INTO seen VALUES (1, ?1, ?2, 1, 5000)", (did(1).as_str(), message(7).0)).unwrap();
+    first.execute("INSERT INTO events VALUES (3, 30, '{\"event\":\"call_joined\",\"call\":\"\"}')", []).unwrap();
+    let record = event(4);
+    let json = serde_json::to_string(&record.event).unwrap();
+    first.execute("INSERT INTO events VALUES (4, 40, ?1)", [json]).unwrap();
+    drop(first);
+
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.contacts().unwrap(), [bob]);
+    assert_eq!(store.seen(5000).unwrap(), [(did(1), message(7))]);
+    assert_eq!(store.last_seq().unwrap(), 4);
+    assert_eq!(read_events(&path, 0, u64::MAX).unwrap(), [std::sync::Arc::new(record)]);
+    assert!(store.history(10, None).unwrap().is_empty());
+    assert!(!store.do_not_disturb().unwrap());
+    drop(store);
+    Store::open(dir.path()).unwrap();
 }

@@ -1,10 +1,13 @@
 //! All integration tests in one binary, so that the crate is linked once.
 
+mod backup;
 mod calls;
 mod control;
 mod demo;
+mod disk;
 mod install;
 mod pulse;
+mod soak;
 mod sound;
 mod support;
 mod tidy;

@@ -10,6 +10,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::disk::Disk;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_telecon");
 /// Everything that is waited for happens in well under a second; a busy machine takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +28,8 @@ ice_interfaces = ["lo"]
 pub struct Daemon {
     child: Child,
     home: TempDir,
+    /// `home` as the test sees it.
+    seen: PathBuf,
     start: Start,
     /// Its DID.
     pub did: String,
@@ -44,6 +48,8 @@ pub struct Start {
     pub env: Vec<(String, String)>,
     /// A command that the daemon is started through, such as one that enters a namespace.
     pub through: Vec<String>,
+    /// The root of its files as the test sees it, where that is another one.
+    pub root: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -54,11 +60,30 @@ impl Daemon {
 
     /// As [`Self::start`], with more to say.
     pub fn start_with(start: Start) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), start)
+    }
+
+    /// As [`Self::start`], after something was done in its home.
+    pub fn start_prepared(config: &str, prepare: impl FnOnce(&Path)) -> Self {
         let home = tempfile::tempdir().unwrap();
+        prepare(home.path());
+        Self::start_in(home, Start { config: config.into(), ..Start::default() })
+    }
+
+    /// As [`Self::start`], with its home on a disk of that size.
+    pub fn start_on_disk(config: &str, kib: u32) -> (Self, Disk) {
+        let home = tempfile::tempdir().unwrap();
+        let disk = Disk::over(home.path(), kib);
+        let (config, through, root) = (config.into(), disk.enter(), Some(disk.root()));
+        (Self::start_in(home, Start { config, through, root, ..Start::default() }), disk)
+    }
+
+    fn start_in(home: TempDir, start: Start) -> Self {
         let network = if start.whole_network { "" } else { LOOPBACK };
-        fs::write(home.path().join("telecon.toml"), format!("{network}\n{}", start.config)).unwrap();
+        let seen = seen(home.path(), &start);
+        fs::write(seen.join("telecon.toml"), format!("{network}\n{}", start.config)).unwrap();
         let child = launch(home.path(), &start);
-        let mut daemon = Self { child, home, start, did: String::new(), address: String::new() };
+        let mut daemon = Self { child, home, seen, start, did: String::new(), address: String::new() };
         daemon.learn_names();
         daemon
     }
@@ -75,6 +100,11 @@ impl Daemon {
         self.address = id["listen"][0].as_str().unwrap().into();
     }
 
+    /// Where its files are.
+    pub fn home(&self) -> &Path {
+        &self.seen
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(log_file(self.home.path())).unwrap()
@@ -82,7 +112,7 @@ impl Daemon {
 
     /// Runs a verb against it.
     pub fn run(&self, verb: &[&str]) -> Output {
-        Command::new(PROGRAM).arg("--home").arg(self.home.path()).args(verb).stdin(Stdio::null()).output().unwrap()
+        Command::new(PROGRAM).arg("--home").arg(&self.seen).args(verb).stdin(Stdio::null()).output().unwrap()
     }
 
     /// Runs a verb that must succeed, and reads its JSON.
@@ -155,6 +185,13 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+fn seen(home: &Path, start: &Start) -> PathBuf {
+    match &start.root {
+        Some(root) => root.join(home.strip_prefix("/").unwrap()),
+        None => home.to_owned(),
     }
 }
 
