@@ -251,8 +251,10 @@ impl World {
         self.trace.line(self.agenda.now_us, || format!("n{ix} user: {request:?} -> {result:?}"));
         match (&result, verdict) {
             (Ok(_), Verdict::Refused) => return Err(format!("n{ix} did {request:?}")),
-            (Err(error), Verdict::Done) => return Err(format!("n{ix} refused {request:?}: {error}")),
-            (Err(error), Verdict::Refused | Verdict::Either) => {
+            (Err(error), Verdict::Done) if *error != RequestError::Blocked => {
+                return Err(format!("n{ix} refused {request:?}: {error}"));
+            }
+            (Err(error), _) => {
                 let second = *error == RequestError::TooManyCalls;
                 self.coverage.mark(if second { Mark::SecondCall } else { Mark::WrongRequest });
                 if let Request::Accept(call, _) = &request

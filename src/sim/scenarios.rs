@@ -374,6 +374,18 @@ fn a_leg_that_hangs_is_made_again() {
 }
 
 #[test]
+fn a_path_that_is_lost_for_good_is_replaced_and_the_connection_stays() {
+    let mut stage = Stage::of(2);
+    stage.world.legs.faults = Faults { cut_percent: 100, ..Faults::NONE };
+    let call = stage.call(0, &[1]);
+    stage.until(30, "a path is lost", |stage| stage.world.coverage.count(Mark::PathCut) == 1);
+    stage.world.legs.faults = Faults::NONE;
+    stage.until(3, "it is noticed", |stage| !stage.all_hear_each_other(&[0, 1], call));
+    stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert_eq!(stage.world.coverage.count(Mark::LegUp), 2, "no other connection was made");
+}
+
+#[test]
 fn eight_seconds_each_way_only_make_a_call_slow() {
     let mut stage = Stage::of(2);
     stage.censor(|_, _| Fate::DelayMs(8_000));

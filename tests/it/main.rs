@@ -7,6 +7,7 @@ mod demo;
 mod disk;
 mod install;
 mod pulse;
+mod soak;
 mod sound;
 mod support;
 mod tidy;

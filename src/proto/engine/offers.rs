@@ -103,7 +103,8 @@ impl Engine {
         if self.do_not_disturb {
             return Welcome::Silence;
         }
-        if self.is_known(from) || self.first_in_window(from, now) { Welcome::Ring } else { Welcome::Pretend }
+        let asked = self.config.auto_accept != AutoAccept::All && !self.is_known(from);
+        if asked && !self.first_in_window(from, now) { Welcome::Pretend } else { Welcome::Ring }
     }
 
     /// A stranger rings once in [`STRANGER_WINDOW`].
