@@ -487,5 +487,7 @@ fn end_and_generation(text: &str) -> Option<(usize, u32)> {
 }
 
 fn fingerprint(token: usize) -> [u8; 32] {
-    [(token % 251) as u8; 32]
+    let mut fingerprint = [7; 32];
+    fingerprint[..8].copy_from_slice(&(token as u64).to_be_bytes());
+    fingerprint
 }

@@ -18,7 +18,7 @@ use super::coverage::{Coverage, Mark};
 /// Hellos are sent in the first 5 s after joining and after a Hello or Join of a higher DID; a timer may be a little late.
 const HELLO_WINDOW: Duration = Duration::from_millis(5_050);
 /// Transmissions of one message: the dense beginning and one for each neighbour that subscribes …
-const MAX_BURST: u64 = 60;
+const MAX_BURST: u64 = 120;
 /// … then one every 3 s.
 const MIN_PAUSE: Duration = Duration::from_secs(2);
 

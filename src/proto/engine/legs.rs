@@ -72,7 +72,7 @@ impl Engine {
         }
     }
 
-    fn count_as_left(&mut self, call: CallId, did: &Did, now: Instant) {
+    pub(super) fn count_as_left(&mut self, call: CallId, did: &Did, now: Instant) {
         self.stop_leg(call, did, now);
         let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(did));
         if let Some(member) = member

@@ -8,7 +8,7 @@ use crate::proto::{
     leg::Leg,
     mutant::mutant,
     outbox::Persistence,
-    signal::{self, Body, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Sealing, Topic},
+    signal::{self, Body, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Outgoing, Sealing, Topic},
 };
 
 impl Engine {
@@ -17,6 +17,9 @@ impl Engine {
         let (id, call) = (signal.id, signal.call);
         if self.is_blocked(&from) && !matches!(signal.body, Body::Offer(_) | Body::Cancel(_) | Body::Ack(_)) {
             return;
+        }
+        if let (Sealing::Pairwise, Some(instance)) = (sealing, instance) {
+            self.has_our_join(call, &from, instance, now);
         }
         match signal.body {
             Body::Ack(of) => self.handle_ack(of, &from, now),
@@ -29,15 +32,35 @@ impl Engine {
         }
     }
 
+    /// Who seals pairwise with this stay knows its join block.
+    fn has_our_join(&mut self, call: CallId, from: &Did, instance: Instance, now: Now) {
+        let Some(peer) = self.peer_mut(call, from).filter(|peer| peer.instance == instance) else { return };
+        if peer.setup.signalled.is_none() {
+            peer.stamp_signalled(now.mono);
+            self.outbox.drop_where(|outgoing| {
+                let to_it = outgoing.signal.call == call && outgoing.to.as_ref() == Some(from);
+                to_it && matches!(outgoing.signal.body, Body::Join(_))
+            });
+        }
+    }
+
     fn handle_ack(&mut self, of: MessageId, from: &Did, now: Now) {
+        // It may come from another device of that DID than the one whose stay was met.
+        let unproven = |outgoing: &Outgoing| {
+            let calls = self.calls.get(&outgoing.signal.call);
+            let peer = calls.and_then(|call| call.members.get(from)?.peer());
+            let join = outgoing.signal.id == of && matches!(outgoing.signal.body, Body::Join(_));
+            join && peer.is_some_and(|peer| peer.met_at.is_some() && peer.setup.signalled.is_none())
+        };
+        if self.outbox.any(unproven) {
+            return;
+        }
         let Some(outgoing) = self.outbox.acknowledge(of, from, now.mono) else { return };
         let Some(member) = self.calls.get_mut(&outgoing.signal.call).and_then(|call| call.members.get_mut(from)) else {
             return;
         };
-        match (&mut member.presence, outgoing.signal.body) {
-            (Presence::Invited { reached, .. }, Body::Offer(_)) => *reached = true,
-            (Presence::In(peer), Body::Join(_)) => peer.stamp_signalled(now.mono),
-            _ => {}
+        if let (Presence::Invited { reached, .. }, Body::Offer(_)) = (&mut member.presence, outgoing.signal.body) {
+            *reached = true;
         }
     }
 
@@ -197,9 +220,10 @@ impl Engine {
 
     fn handle_pairwise(&mut self, call: CallId, from: &Did, instance: Instance, body: Body, now: Now) {
         self.revive(call, from, instance, now);
-        let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from));
-        let Some(peer) = member.and_then(Member::peer_mut).filter(|peer| peer.instance == instance) else { return };
-        peer.stamp_signalled(now.mono);
+        let member = self.calls.get(&call).and_then(|call| call.members.get(from));
+        if member.and_then(Member::peer).is_none_or(|peer| peer.instance != instance) {
+            return;
+        }
         match body {
             Body::Sdp(sdp) => self.drive_leg(call, from, now.mono, |leg, cx| leg.handle_sdp(sdp, cx)),
             Body::Ice(ice) => self.drive_leg(call, from, now.mono, |leg, cx| leg.handle_ice(ice, cx)),
