@@ -22,6 +22,7 @@ mod semantics;
 mod setup;
 mod stage;
 mod store;
+mod table;
 mod trace;
 mod users;
 mod world;

@@ -1,9 +1,12 @@
 //! What a node tells its clients, entered into the world's books: consent, counts, and what must never be told.
 
-use crate::proto::{
-    id::{CallId, Did},
-    io::{CallState, EndReason, Event, ParticipantState},
-    signal::DeclineReason,
+use crate::{
+    config::AutoAccept,
+    proto::{
+        id::{CallId, Did},
+        io::{CallState, EndReason, Event, ParticipantState},
+        signal::DeclineReason,
+    },
 };
 
 use super::{
@@ -12,8 +15,8 @@ use super::{
     world::{NodeIx, World},
 };
 
-/// The same stranger rings once in this time.
-const STRANGER_WINDOW_US: u64 = 60_000_000;
+/// The same stranger rings once in this time, unless a call was taken in between.
+const STRANGER_WINDOW_US: u64 = 30_000_000;
 /// Offers are taken from clocks that differ by 120 s, and may have been under way for some time.
 const FAR_SKEW_MS: u64 = 150_000;
 /// Longer than a message is ever under way.
@@ -94,8 +97,9 @@ impl World {
         }
         let mut lately =
             || node.strangers.insert(from.clone(), now_us).is_some_and(|at| now_us < at + STRANGER_WINDOW_US);
-        if aloud && !known && lately() {
-            return Err("the same stranger rang twice in a minute".into());
+        let asked = self.setup.auto_accept != AutoAccept::All;
+        if asked && aloud && !known && lately() {
+            return Err("the same stranger rang twice in half a minute".into());
         }
         let own_ms = node.clock.skew_ms;
         let callers = || (0..self.dids.len()).filter(|caller| self.dids[*caller] == *from);
@@ -119,6 +123,7 @@ impl World {
 
     fn joined(&mut self, ix: NodeIx, call: CallId) -> Result<(), String> {
         self.nodes[ix].refused_by.retain(|(refused, _)| *refused != call);
+        self.nodes[ix].strangers.clear();
         self.ledger.borrow_mut().police.speaks_again(&self.dids[ix], self.nodes[ix].device, call);
         if !self.nodes[ix].consent.contains(&call) {
             if std::mem::take(&mut self.nodes[ix].superseded) {

@@ -146,6 +146,11 @@ impl Legs {
             LegCommand::Candidates(ice) => {
                 for candidate in ice.candidates.iter().filter(|text| !Self::is_garbage(text)) {
                     let named = candidate.strip_prefix("candidate:").and_then(end_and_generation);
+                    let leg = &self.all[token];
+                    if leg.generation > 0 && leg.remote != named.map(|(of, _)| of) {
+                        // Of a new connection that answers an ICE restart: its user fragment is foreign here.
+                        continue;
+                    }
                     let of = self.belongs(token, named.map(|(of, _)| of))?;
                     self.all[token].candidates_of = named.map(|(_, generation)| (of, generation));
                 }
