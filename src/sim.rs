@@ -40,7 +40,7 @@ use trace::Trace;
 use world::World;
 
 /// What CI runs.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 2_000;
 /// Lines of the trace that are shown of a failed run.
 const SHOWN_LINES: usize = 80;
 

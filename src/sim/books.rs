@@ -40,7 +40,7 @@ impl World {
                 self.nodes[ix].refused_by.retain(|(refused, did)| refused != call || !invitees.contains(did));
                 // A new invitation rings anew.
                 let invited = (0..self.nodes.len()).filter(|node| invitees.contains(&self.dids[*node]));
-                invited.for_each(|node| self.nodes[node].rang.retain(|rang, _| rang != call));
+                invited.for_each(|node| self.nodes[node].rang_by.retain(|(rang, _)| rang != call));
             }
             Event::ParticipantChanged { state, .. } => match state {
                 ParticipantState::Reconnecting => self.coverage.mark(Mark::Reconnecting),
@@ -76,9 +76,8 @@ impl World {
         let now_us = self.agenda.now_us;
         let insiders = self.is_insiders(from);
         let node = &mut self.nodes[ix];
-        let times = node.rang.entry(call).or_default();
-        *times += 1;
-        if *times > 1 && !insiders {
+        *node.rang.entry(call).or_default() += 1;
+        if !node.rang_by.insert((call, from.clone())) && !insiders {
             return Err(format!("{call} rang again"));
         }
         if node.restoring {

@@ -39,6 +39,8 @@ pub struct SimNode {
     /// Calls that are over here, and how often each rang in this life.
     pub ended: BTreeMap<CallId, EndReason>,
     pub rang: BTreeMap<CallId, u32>,
+    /// By whom.
+    pub rang_by: BTreeSet<(CallId, Did)>,
     /// When each stranger rang last, in µs.
     pub strangers: BTreeMap<Did, u64>,
     /// Who said no to an invitation of this device.
@@ -113,6 +115,7 @@ impl World {
             consent: BTreeSet::new(),
             ended: BTreeMap::new(),
             rang: BTreeMap::new(),
+            rang_by: BTreeSet::new(),
             strangers: BTreeMap::new(),
             refused_by: BTreeSet::new(),
             superseded: false,
@@ -186,7 +189,7 @@ impl World {
         if !self.nodes[ix].down {
             self.coverage.mark(Mark::LostWrite);
             self.nodes[ix].store.lose_last_write();
-            self.nodes[ix].rang.clear();
+            self.nodes[ix].rang_by.clear();
         }
         self.kill(ix);
     }
@@ -223,7 +226,7 @@ impl World {
                 Standing::In { .. } => self.coverage.mark(Mark::Interrupted),
                 Standing::Ringing(_) => {
                     self.coverage.mark(Mark::RestoredRing);
-                    self.nodes[ix].rang.remove(&call);
+                    self.nodes[ix].rang_by.retain(|(rang, _)| *rang != call);
                 }
                 Standing::Past(_) => {}
             }

@@ -14,8 +14,8 @@ use super::{
     world::{NodeIx, World},
 };
 
-/// libp2p allows 100 topics a peer by default; a call of everybody here needs far fewer.
-const MAX_SUBSCRIPTIONS: usize = 100;
+/// Of at most 32 calls that ring, go on or are just over, each has a topic of its own and one for each participant.
+const MAX_SUBSCRIPTIONS: usize = 32 * 13;
 const MAX_CALLS: usize = 64;
 
 /// The configuration says yes for the user.

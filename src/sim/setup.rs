@@ -113,7 +113,7 @@ impl Setup {
             wild: Duration::from_secs(if large || real_seal {
                 chance.between(20, 40)
             } else {
-                chance.between(20, 120)
+                chance.between(20, 80)
             }),
             press_ms: Some(*chance.pick(&[500, 2_000, 8_000])),
             partitions: chance.below(4),

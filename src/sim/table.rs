@@ -58,8 +58,10 @@ struct Subject {
     now: Now,
     call: CallId,
     messages: u128,
-    /// The last message that it sent, for acknowledging.
-    sent: Option<MessageId>,
+    /// What it takes to be in the call.
+    ticket: Ticket,
+    /// What it sent, for acknowledging.
+    sent: Vec<MessageId>,
     leg: Option<crate::proto::id::LegId>,
     did: Vec<String>,
     /// The row that its last request belongs to.
@@ -81,11 +83,12 @@ impl Subject {
             who_may_ring: WhoMayRing::Anyone,
         };
         let contacts = if state == State::Pretends { Vec::new() } else { vec![(peer.clone(), Policy::Ask)] };
-        let call = ticket(&peer, 1).call;
+        let ticket = ticket(&peer, 1);
+        let call = ticket.call;
         let now = Now { mono: Instant::now(), unix_ms: 1_800_000_000_000 };
         let engine = Engine::new(config, [7; 32], contacts, Vec::new());
-        let (sent, leg, did, asked) = (None, None, Vec::new(), None);
-        let mut subject = Self { engine, me, peer, now, call, messages: 0, sent, leg, did, asked };
+        let (sent, leg, did, asked) = (Vec::new(), None, Vec::new(), None);
+        let mut subject = Self { engine, me, peer, now, call, ticket, messages: 0, sent, leg, did, asked };
         subject.bring_to(state);
         subject.did.clear();
         subject
@@ -94,10 +97,10 @@ impl Subject {
     fn bring_to(&mut self, state: State) {
         match state {
             State::Unknown => {}
-            State::Rings => self.hear(Sealing::Envelope, offer(&self.peer, &self.me, 1)),
+            State::Rings => self.hear(Sealing::Envelope, offer(&self.peer, &self.me, self.ticket.clone())),
             State::Pretends => {
                 let _ = self.ask(Request::SetDoNotDisturb(true));
-                self.hear(Sealing::Envelope, offer(&self.peer, &self.me, 1));
+                self.hear(Sealing::Envelope, offer(&self.peer, &self.me, self.ticket.clone()));
             }
             State::Outgoing => {
                 let request = Request::Offer { invitees: vec![self.peer.clone()], settings: Settings::default() };
@@ -113,10 +116,12 @@ impl Subject {
                     self.engine.handle_input(Input::Leg(leg, event), self.now);
                     self.drain();
                 }
+                self.acknowledge_all();
             }
             State::OnHold => {
                 self.bring_to(State::Active);
                 assert_eq!(self.ask(Request::Hold(self.call)), Ok(Reply::Done));
+                self.acknowledge_all();
             }
             State::Ended => {
                 self.bring_to(State::Active);
@@ -126,6 +131,12 @@ impl Subject {
                 self.bring_to(State::Ended);
                 self.pass(Duration::from_secs(100));
             }
+        }
+    }
+
+    fn acknowledge_all(&mut self) {
+        for of in std::mem::take(&mut self.sent) {
+            self.hear(Sealing::Pairwise, Body::Ack(of));
         }
     }
 
@@ -169,7 +180,7 @@ impl Subject {
         while let Some(effect) = self.engine.poll_effect() {
             let word = match effect {
                 Effect::Send(outgoing) => {
-                    self.sent = Some(outgoing.signal.id);
+                    self.sent.push(outgoing.signal.id);
                     Some(format!("`{}`", kind(&outgoing.signal.body)))
                 }
                 Effect::Output(Output::Leg(id, command)) => {
@@ -183,11 +194,11 @@ impl Subject {
                     Some(word.to_owned())
                 }
                 Effect::Output(Output::Event(event)) => event_word(&event),
-                Effect::Output(_)
-                | Effect::OpenCall(_)
-                | Effect::Join(..)
-                | Effect::CloseCall(_)
-                | Effect::SetContacts(_) => None,
+                Effect::OpenCall(ticket) => {
+                    self.ticket = ticket;
+                    None
+                }
+                Effect::Output(_) | Effect::Join(..) | Effect::CloseCall(_) | Effect::SetContacts(_) => None,
             };
             self.did.extend(word.filter(|word| !self.did.contains(word)));
         }
@@ -206,9 +217,9 @@ fn ticket(creator: &Did, key: u8) -> Ticket {
     Ticket { call, creator: creator.clone(), settings, key: CallKey(key), chain: Vec::new() }
 }
 
-fn offer(from: &Did, to: &Did, key: u8) -> Body {
+fn offer(from: &Did, to: &Did, ticket: Ticket) -> Body {
     let participants = vec![from.clone(), to.clone()];
-    Body::Offer(Box::new(Offer { ticket: ticket(from, key), participants, ring_ms: 45_000 }))
+    Body::Offer(Box::new(Offer { ticket, participants, ring_ms: 45_000 }))
 }
 
 fn presence(number: u64) -> Presence {
@@ -289,15 +300,15 @@ fn pairwise(subject: &mut Subject, body: Body) -> Option<Result<Reply, RequestEr
 }
 
 const MESSAGES: &[Row] = &[
-    ("`Offer` of this call, once more", |subject| {
-        let body = offer(&subject.peer, &subject.me, 1);
+    ("`Offer` of this call", |subject| {
+        let body = offer(&subject.peer, &subject.me, subject.ticket.clone());
         envelope(subject, body)
     }),
     ("`Offer` of another call, the same people", |subject| {
         // Of those that lose in glare.
         let loses = |key: &u8| ticket(&subject.peer, *key).call > subject.call;
         let key = (2..=255).find(loses).expect("one of them does");
-        let body = offer(&subject.peer, &subject.me, key);
+        let body = offer(&subject.peer, &subject.me, ticket(&subject.peer, key));
         envelope(subject, body)
     }),
     ("`Cancel`", |subject| envelope(subject, Body::Cancel(CancelReason::Cancelled))),
@@ -336,7 +347,7 @@ const MESSAGES: &[Row] = &[
         pairwise(subject, Body::State(state))
     }),
     ("`Ack`", |subject| {
-        let of = subject.sent.unwrap_or(MessageId([0; 16]));
+        let of = subject.sent.last().copied().unwrap_or(MessageId([0; 16]));
         envelope(subject, Body::Ack(of))
     }),
     ("a kind of a later version", |subject| pairwise(subject, Body::Unknown(999))),

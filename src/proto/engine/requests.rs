@@ -228,7 +228,8 @@ impl Engine {
         if !call.rings() {
             return Err(RequestError::NotRinging);
         }
-        let inviters: Vec<Did> = call.also_from.iter().chain([&call.from]).cloned().collect();
+        let inviters = call.also_from.iter().chain([&call.from]).filter(|did| !self.is_blocked(did));
+        let inviters: Vec<Did> = inviters.cloned().collect();
         self.end_call(id, EndReason::Rejected, now);
         for inviter in inviters {
             let no = Body::Decline(decline.clone());

@@ -34,18 +34,13 @@ impl Engine {
 
     /// Who seals pairwise with this stay knows its join block.
     fn has_our_join(&mut self, call: CallId, from: &Did, instance: Instance, now: Now) {
-        let Some(peer) = self.peer_mut(call, from).filter(|peer| peer.instance == instance) else { return };
-        if peer.setup.signalled.is_none() {
+        if let Some(peer) = self.peer_mut(call, from).filter(|peer| peer.instance == instance) {
             peer.stamp_signalled(now.mono);
-            self.outbox.drop_where(|outgoing| {
-                let to_it = outgoing.signal.call == call && outgoing.to.as_ref() == Some(from);
-                to_it && matches!(outgoing.signal.body, Body::Join(_))
-            });
         }
     }
 
     fn handle_ack(&mut self, of: MessageId, from: &Did, now: Now) {
-        // It may come from another device of that DID than the one whose stay was met.
+        // A Join may be acknowledged by another device of that DID than the one whose stay was met.
         let unproven = |outgoing: &Outgoing| {
             let calls = self.calls.get(&outgoing.signal.call);
             let peer = calls.and_then(|call| call.members.get(from)?.peer());
@@ -164,7 +159,8 @@ impl Engine {
     }
 
     fn show_media(&mut self, call: CallId, did: &Did) {
-        let Some(peer) = self.calls.get(&call).and_then(|call| call.members.get(did)?.peer()) else { return };
+        let known = self.calls.get(&call).filter(|call| call.is_alive());
+        let Some(peer) = known.and_then(|call| call.members.get(did)?.peer()) else { return };
         let MediaState { version, muted, deafened, on_hold } = peer.state;
         if version > 0 {
             self.output(Output::Event(Event::ParticipantMedia { call, did: did.clone(), muted, deafened, on_hold }));
