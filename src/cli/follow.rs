@@ -24,8 +24,12 @@ pub async fn call(socket: &Path, who: Vec<String>, mut printer: Printer) -> Resu
     let offered = client.request(Method::CallOffer { who }, None).await?;
     printer.answer(&offered, show::call_id)?;
     let mut follow = Follow::new(&offered);
-    while let Some(event) = watch.next().await {
-        let event = event?;
+    let mut unread = pin!(reader_gone());
+    loop {
+        let event = tokio::select! {
+            next = watch.next() => next.ok_or_else(gone)??,
+            () = &mut unread => return Ok(()),
+        };
         let Some(step) = follow.step(&event) else { continue };
         if printer.is_json() {
             printer.print(&text::json_line(&event))?;
@@ -35,10 +39,9 @@ pub async fn call(socket: &Path, who: Vec<String>, mut printer: Printer) -> Resu
         match step {
             Step::On => {}
             Step::Joined => return Ok(()),
-            Step::Over(code) => return Err(CliError::new(code, show::over(&event))),
+            Step::Over(code) => return Err(CliError::new(code, follow.over(&event))),
         }
     }
-    Err(gone())
 }
 
 /// `telecon watch`

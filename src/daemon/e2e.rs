@@ -41,7 +41,7 @@ impl Member {
         config.audio.output_file = dir.path().join("hears.wav").to_str().unwrap().into();
         let paths = Paths::resolve(Some(dir.path())).unwrap();
         let socket = paths.socket.clone();
-        let running = tokio::spawn(run(paths, config));
+        let running = tokio::spawn(run(paths, config, None));
         let client = connect(&socket).await;
         let events = connect(&socket).await.watch(None).await.unwrap();
         Self { dir, running, client, events }

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::net::UnixListener,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use std::{
 use libp2p::Multiaddr;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Answers, Daemon, DaemonError, Doors, Journal, MAX_TASKS, now};
+use super::{Answers, Daemon, DaemonError, Doors, Journal, MAX_TASKS, clock::Reading, now, systemd::{self, Watchdog}};
 use crate::{
     audio::Audio,
     config::{self, Config, Paths},
@@ -36,14 +37,18 @@ const AUDIO_EVENTS: usize = 128;
 const LEG_EVENTS: usize = 256;
 
 /// Must be called inside the runtime.
-pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), DaemonError> {
+pub(super) fn start(
+    paths: &Paths,
+    config: Config,
+    socket: Option<UnixListener>,
+) -> Result<(Daemon, Doors), DaemonError> {
     let net_addresses = [("listen", &config.network.listen), ("peers", &config.network.peers)];
     let [listen, peers] = net_addresses.map(|(key, texts)| addresses(key, texts));
     let (listen, peers) = (listen?, peers?);
     let identity = Identity::load_or_create(&paths.state_dir)?;
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let greeting = Greeting { did: identity.did.clone() };
-    let server = server::serve(&paths.socket, greeting, commands_in)?;
+    let server = server::serve(&paths.socket, socket, greeting, commands_in)?;
     let store = Store::open(&paths.state_dir)?;
     let contacts = store.contacts()?;
     let seen = store.seen(now().unix_ms)?;
@@ -75,6 +80,8 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
         tasks: Arc::new(Semaphore::new(MAX_TASKS)),
         started: Instant::now(),
         timer_rests_until: Instant::now(),
+        clocks: Reading::now(),
+        watchdog: Watchdog::new(systemd::watchdog_patience(), Instant::now()),
         stopping: None,
         config,
     };

@@ -32,7 +32,7 @@ fn quiet() -> Config {
 
 fn home() -> Home {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, doors) = start::start(&paths(&dir), quiet()).unwrap();
+    let (daemon, doors) = start::start(&paths(&dir), quiet(), None).unwrap();
     Home { _dir: dir, daemon, _doors: doors }
 }
 
@@ -156,7 +156,7 @@ async fn while_the_daemon_stops_everybody_is_told_so() {
 #[tokio::test]
 async fn a_second_daemon_on_the_same_socket_is_refused() {
     let home = home();
-    let Err(error) = start::start(&paths(&home._dir), quiet()) else { panic!("two daemons on one socket") };
+    let Err(error) = start::start(&paths(&home._dir), quiet(), None) else { panic!("two daemons on one socket") };
     assert!(matches!(error, DaemonError::Serve(_)), "{error}");
 }
 
@@ -165,7 +165,7 @@ async fn a_wrong_address_in_the_configuration_names_its_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = quiet();
     config.network.peers = vec!["192.0.2.7:4001".into()];
-    let Err(error) = start::start(&paths(&dir), config) else { panic!("started with a wrong address") };
+    let Err(error) = start::start(&paths(&dir), config, None) else { panic!("started with a wrong address") };
     assert!(error.to_string().contains("[network] peers: \"192.0.2.7:4001\""), "{error}");
 }
 
@@ -183,7 +183,7 @@ async fn the_daemon_ends_in_time_when_asked_and_takes_its_socket_away() {
     let dir = tempfile::tempdir().unwrap();
     let paths = paths(&dir);
     let socket = paths.socket.clone();
-    let running = tokio::spawn(run(paths, quiet()));
+    let running = tokio::spawn(run(paths, quiet(), None));
     let mut client = e2e::connect(&socket).await;
     client.request(Method::CallOffer { who: vec![did_of(2).to_string()] }, None).await.unwrap();
     client.request(Method::DaemonStop {}, None).await.unwrap();
