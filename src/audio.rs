@@ -66,6 +66,21 @@ pub struct EncodedFrame {
     pub timestamp: u32,
 }
 
+/// How a leg is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gain {
+    /// 100 is as it came; at most [`MAX_GAIN_PERCENT`].
+    pub percent: u16,
+    /// Not at all: it is not even decoded.
+    pub blocked: bool,
+}
+
+impl Default for Gain {
+    fn default() -> Self {
+        Self { percent: 100, blocked: false }
+    }
+}
+
 /// One RTP packet of a remote participant.
 #[derive(Debug, Clone)]
 pub struct ReceivedPacket {
@@ -187,6 +202,9 @@ impl Audio {
         self.wake();
         LegInput { slots }
     }
+
+    /// How a leg is heard from now on.
+    pub fn set_gain(&self, _id: LegId, _gain: Gain) {}
 
     /// Forgets a leg and its figures. One whose [`LegInput`] was dropped is forgotten as well, if later.
     pub fn remove_leg(&self, id: LegId) {

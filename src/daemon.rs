@@ -46,7 +46,7 @@ use crate::{
         seal::Sealer,
         signal::Topic,
     },
-    store::{Contact, Store, StoreError},
+    store::{Store, StoreError},
 };
 
 mod clock;
@@ -55,8 +55,10 @@ mod e2e;
 mod idempotency;
 mod journal;
 mod outputs;
+mod people;
 mod requests;
 mod resolve;
+mod rung;
 mod start;
 mod systemd;
 #[cfg(test)]
@@ -66,6 +68,8 @@ mod views;
 use clock::Reading;
 use idempotency::Answers;
 use journal::Journal;
+use people::People;
+use rung::Rung;
 use systemd::Watchdog;
 
 /// Most slow requests (dialling, listing devices, long replays) at once; one more is told to try again.
@@ -118,7 +122,7 @@ pub enum DaemonError {
 /// `socket`: the control socket, where systemd made it ([`crate::control::server::handed_over`]).
 pub async fn run(paths: Paths, config: Config, socket: Option<UnixListener>) -> Result<(), DaemonError> {
     let mut signals = Signals::install()?;
-    let (mut daemon, mut doors) = start::start(&paths, config, socket)?;
+    let (mut daemon, mut doors) = start::start(&paths, config, socket).await?;
     systemd::ready();
     info!("ready");
     let ended = daemon.serve(&mut doors, &mut signals).await;
@@ -151,12 +155,12 @@ struct Daemon {
     net: Net,
     audio: Audio,
     store: Store,
-    /// A copy of the store's, so that names are found without the disk.
-    contacts: Vec<Contact>,
+    people: People,
+    rung: Rung,
     journal: Journal,
     answers: Answers,
-    /// Bounded by the core: 31 participants, and those that are closing.
-    legs: BTreeMap<LegId, Leg>,
+    /// To whom each leads. Bounded by the core: 31 participants, and those that are closing.
+    legs: BTreeMap<LegId, (Did, Leg)>,
     leg_events: mpsc::Sender<(LegId, LegEvent)>,
     ice: Arc<IceConfig>,
     tasks: Arc<Semaphore>,

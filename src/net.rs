@@ -39,7 +39,7 @@ use self::{
     outlet::Outlet,
     task::{Command, Task},
 };
-use crate::proto::signal::Contact;
+use crate::proto::{id::Did, signal::Contact};
 
 /// Events that wait for the daemon. When full, gossip messages are dropped; nothing else is (see [`NetEvent`]).
 const EVENTS: usize = 1024;
@@ -284,9 +284,9 @@ impl Net {
     /// A participant of a call: dialled unless connected, and gossip is always sent to it directly. Nonsense is ignored;
     /// at most [`MAX_ADDRESSES`] addresses are used, and no names.
     /// While `MAX_PARTNERS` of them are connected, a further one is dialled once and that is all.
-    pub fn dial(&self, contact: Contact) {
+    pub fn dial(&self, did: Did, contact: Contact) {
         match address::check_contact(&contact) {
-            Some((peer, addresses)) => self.command(Command::Dial { peer, addresses }),
+            Some((peer, addresses)) => self.command(Command::Dial { did, peer, addresses }),
             None => tracing::debug!("a participant told no address that can be dialled"),
         }
     }
@@ -312,6 +312,11 @@ impl Net {
     /// The latest picture; never waits for the task.
     pub fn status(&self) -> NetStatus {
         self.status.borrow().clone()
+    }
+
+    /// Waits until there is an address at which this node can be dialled, or until the network has stopped.
+    pub async fn listening(&self) {
+        let _stopped = self.status.clone().wait_for(|status| !status.listen.is_empty()).await;
     }
 
     /// How often something was dropped.

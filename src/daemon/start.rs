@@ -10,9 +10,13 @@ use std::{
 };
 
 use libp2p::Multiaddr;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+use tracing::debug;
 
-use super::{Answers, Daemon, DaemonError, Doors, Journal, MAX_TASKS, clock::Reading, now, systemd::{self, Watchdog}};
+use super::{Answers, Daemon, DaemonError, Doors, Journal, MAX_TASKS, People, Reading, Rung, Watchdog, now, systemd};
 use crate::{
     audio::Audio,
     config::{self, Config, Paths},
@@ -23,6 +27,7 @@ use crate::{
     proto::{
         engine::{Engine, EngineConfig},
         id::{DeviceId, Did},
+        io::Request,
         node::Node,
         seal::Sealer,
     },
@@ -35,9 +40,11 @@ const COMMANDS: usize = 64;
 const AUDIO_EVENTS: usize = 128;
 /// Reports of all legs.
 const LEG_EVENTS: usize = 256;
+/// How long the network may take to find its first address before kept calls are joined again without it; it takes some ms.
+const LISTEN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Must be called inside the runtime.
-pub(super) fn start(
+pub(super) async fn start(
     paths: &Paths,
     config: Config,
     socket: Option<UnixListener>,
@@ -49,12 +56,14 @@ pub(super) fn start(
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let greeting = Greeting { did: identity.did.clone() };
     let server = server::serve(&paths.socket, socket, greeting, commands_in)?;
-    let store = Store::open(&paths.state_dir)?;
-    let contacts = store.contacts()?;
+    let mut store = Store::open(&paths.state_dir)?;
+    let (calls, do_not_disturb) = (store.kept_calls()?, store.do_not_disturb()?);
+    let people = People::new(store.contacts()?);
     let seen = store.seen(now().unix_ms)?;
     let journal = Journal::new(&store, identity.did.clone())?;
     let answers = Answers::load(&store, now().unix_ms)?;
 
+    let may_listen = !listen.is_empty();
     let net_config = NetConfig { keypair: identity.node_key, listen, peers, mdns: config.network.mdns };
     let (net, net_events) = net::start(net_config)?;
     let (audio_events_in, audio_events) = mpsc::channel(AUDIO_EVENTS);
@@ -62,8 +71,7 @@ pub(super) fn start(
     let (leg_events_in, leg_events) = mpsc::channel(LEG_EVENTS);
 
     let engine_config = engine_config(&identity.did, identity.device, &config.call);
-    let known = contacts.iter().map(|contact| (contact.did.clone(), contact.policy)).collect();
-    let engine = Engine::new(engine_config, rand::random(), known, seen);
+    let engine = Engine::new(engine_config, rand::random(), people.policies(), seen);
     let sealer = Sealer::new(identity.signing, identity.did.clone(), identity.device, rand::random());
     let mut daemon = Daemon {
         did: identity.did,
@@ -71,7 +79,8 @@ pub(super) fn start(
         net,
         audio,
         store,
-        contacts,
+        people,
+        rung: Rung::default(),
         journal,
         answers,
         legs: BTreeMap::new(),
@@ -85,8 +94,18 @@ pub(super) fn start(
         stopping: None,
         config,
     };
+    if may_listen && !calls.is_empty() {
+        // Who joins again says where it can be dialled, as soon as it knows.
+        let _unknown_yet = timeout(LISTEN_PATIENCE, daemon.net.listening()).await;
+    }
     daemon.contacts_changed(now());
     daemon.announce_addresses(now());
+    let rejoin = daemon.config.call.rejoin;
+    for request in [Request::SetDoNotDisturb(do_not_disturb), Request::Restore { calls, rejoin }] {
+        if let Err(error) = daemon.node.handle_request(request, now()) {
+            debug!(%error, "the core did not take what was kept");
+        }
+    }
     let doors = Doors { commands, audio: audio_events, legs: leg_events, net: net_events, server };
     Ok((daemon, doors))
 }

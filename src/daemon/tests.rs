@@ -30,9 +30,9 @@ fn quiet() -> Config {
     config
 }
 
-fn home() -> Home {
+async fn home() -> Home {
     let dir = tempfile::tempdir().unwrap();
-    let (daemon, doors) = start::start(&paths(&dir), quiet(), None).unwrap();
+    let (daemon, doors) = start::start(&paths(&dir), quiet(), None).await.unwrap();
     Home { _dir: dir, daemon, _doors: doors }
 }
 
@@ -73,7 +73,7 @@ fn offer(who: &[&str]) -> Value {
 
 #[tokio::test]
 async fn a_double_click_makes_one_call() {
-    let mut home = home();
+    let mut home = home().await;
     let bob = did_of(2);
     let first = home.ask_with(offer(&[bob.as_str()]), Some("click")).await.unwrap();
     assert_eq!(home.ask_with(offer(&[bob.as_str()]), Some("click")).await.unwrap(), first);
@@ -85,7 +85,7 @@ async fn a_double_click_makes_one_call() {
 
 #[tokio::test]
 async fn a_refused_request_has_its_stable_code_and_changes_nothing() {
-    let mut home = home();
+    let mut home = home().await;
     let (own, bob) = (home.daemon.did.to_string(), did_of(2).to_string());
     home.ask(method("contact.add", json!({ "did": bob, "name": "Bob" }))).await.unwrap();
     let before = home.state().await;
@@ -116,7 +116,7 @@ async fn a_refused_request_has_its_stable_code_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_contact_can_be_called_by_name_and_is_shown_with_it() {
-    let mut home = home();
+    let mut home = home().await;
     let bob = did_of(2).to_string();
     home.ask(method("contact.add", json!({ "did": bob, "name": "Bob" }))).await.unwrap();
     let offered = home.ask(offer(&["bob"])).await.unwrap();
@@ -131,7 +131,7 @@ async fn a_contact_can_be_called_by_name_and_is_shown_with_it() {
 
 #[tokio::test]
 async fn a_watcher_gets_the_snapshot_then_what_it_missed_then_what_comes() {
-    let mut home = home();
+    let mut home = home().await;
     home.ask(method("media.mute", json!({}))).await.unwrap();
     home.ask(method("media.deafen", json!({}))).await.unwrap();
     let mut watch = home.watch(Some(1)).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_watcher_gets_the_snapshot_then_what_it_missed_then_what_comes() {
 
 #[tokio::test]
 async fn while_the_daemon_stops_everybody_is_told_so() {
-    let mut home = home();
+    let mut home = home().await;
     home.ask(method("daemon.stop", json!({}))).await.unwrap();
     for request in [offer(&[did_of(2).as_str()]), method("daemon.status", json!({}))] {
         assert_eq!(home.ask(request).await.unwrap_err().code, "stopping");
@@ -155,8 +155,8 @@ async fn while_the_daemon_stops_everybody_is_told_so() {
 
 #[tokio::test]
 async fn a_second_daemon_on_the_same_socket_is_refused() {
-    let home = home();
-    let Err(error) = start::start(&paths(&home._dir), quiet(), None) else { panic!("two daemons on one socket") };
+    let home = home().await;
+    let Err(error) = start::start(&paths(&home._dir), quiet(), None).await else { panic!("two daemons on one socket") };
     assert!(matches!(error, DaemonError::Serve(_)), "{error}");
 }
 
@@ -165,13 +165,13 @@ async fn a_wrong_address_in_the_configuration_names_its_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = quiet();
     config.network.peers = vec!["192.0.2.7:4001".into()];
-    let Err(error) = start::start(&paths(&dir), config, None) else { panic!("started with a wrong address") };
+    let Err(error) = start::start(&paths(&dir), config, None).await else { panic!("started with a wrong address") };
     assert!(error.to_string().contains("[network] peers: \"192.0.2.7:4001\""), "{error}");
 }
 
 #[tokio::test]
 async fn a_turn_password_is_never_shown() {
-    let mut home = home();
+    let mut home = home().await;
     let server = crate::config::IceServer { credential: "hunter2".into(), ..Default::default() };
     home.daemon.config.network.ice_servers.push(server);
     let shown = home.ask(method("config.show", json!({}))).await.unwrap().to_string();

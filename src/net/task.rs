@@ -47,7 +47,7 @@ pub(super) enum Command {
     Publish { topic: String, bytes: Vec<u8> },
     Keep(Vec<Dialable>),
     Forget(Vec<Multiaddr>),
-    Dial { peer: PeerId, addresses: Vec<Multiaddr> },
+    Dial { did: Did, peer: PeerId, addresses: Vec<Multiaddr> },
     Connect { to: Dialable, reply: oneshot::Sender<Result<PeerId, ConnectError>> },
     Shutdown(oneshot::Sender<()>),
 }
@@ -112,7 +112,7 @@ impl Task {
             Command::Publish { topic, bytes } => self.publish(&topic, bytes),
             Command::Keep(addresses) => addresses.into_iter().for_each(|to| self.want(to, Reason::Kept)),
             Command::Forget(addresses) => addresses.iter().for_each(|address| self.dialler.drop_address(address)),
-            Command::Dial { peer, addresses } => self.add_partner(peer, addresses),
+            Command::Dial { did, peer, addresses } => self.add_partner(did, peer, addresses),
             Command::Connect { to, reply } => self.connect(to, reply),
             Command::Shutdown(done) => drop(done),
         }
