@@ -142,7 +142,7 @@ async fn two_daemons_hear_each_other_and_end_the_call_together() {
     let offered = bert.ask(Method::CallOffer { who: vec![me["did"].as_str().unwrap().into()] }).await;
     let rang = anna.event(|event| event["event"] == "call_rang").await;
     assert_eq!(rang["call"], offered["call"]);
-    anna.ask(Method::CallAccept { call: None }).await;
+    anna.ask(Method::CallAccept { call: None, leave: false }).await;
     let heard = |stats: &Value| stats["legs"][0]["level_db"].as_f64().is_some_and(|level_db| level_db > -30.0);
     for member in [&mut anna, &mut bert] {
         member.event(|event| event["event"] == "participant_changed" && event["state"] == "joined").await;

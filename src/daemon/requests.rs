@@ -123,13 +123,18 @@ impl Daemon {
         }
     }
 
+    fn media(&mut self, request: Request, now: Now) -> Answer {
+        self.ask(request, now)?;
+        Ok(json!({ "muted": self.node.muted(), "deafened": self.node.deafened() }))
+    }
+
     fn mark(&mut self, seq: u64, now: Now) -> Answer {
         let last = self.journal.last_seq();
         if seq > last {
             return Err(Failure::new("bad_seq", format!("there is no event {seq} yet; the last one is {last}")));
         }
         if self.journal.mark(&mut self.store, seq) {
-            self.tell(Event::EventsMarked { seq }, now);
+            self.tell(Event::EventsMarked { up_to: seq }, now);
         }
         Ok(json!({ "marked": self.journal.marked(), "missed": self.journal.missed() }))
     }

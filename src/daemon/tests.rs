@@ -80,7 +80,7 @@ async fn a_double_click_makes_one_call() {
     let calls = home.ask(method("call.list", json!({}))).await.unwrap();
     assert_eq!(calls["calls"].as_array().unwrap().len(), 1);
     let other = home.ask_with(offer(&[bob.as_str()]), Some("another click")).await.unwrap_err();
-    assert_eq!(other.code, "in_a_call");
+    assert_eq!(other.code, "too_many_calls");
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn the_daemon_ends_in_time_when_asked_and_takes_its_socket_away() {
     let socket = paths.socket.clone();
     let running = tokio::spawn(run(paths, quiet(), None));
     let mut client = e2e::connect(&socket).await;
-    client.request(Method::CallOffer { who: vec![did_of(2).to_string()] }, None).await.unwrap();
+    client.request(Method::CallOffer { who: vec![did_of(2).to_string()], closed: false }, None).await.unwrap();
     client.request(Method::DaemonStop {}, None).await.unwrap();
     // Nobody acknowledges the Cancel, so the outbox has its whole second.
     tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap().unwrap();

@@ -483,7 +483,7 @@ pub enum Event {
     /// The user has seen all events up to this one.
     EventsMarked {
         /// Its number.
-        seq: u64,
+        up_to: u64,
     },
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use libp2p::Multiaddr;
+use serde::Serialize;
 use serde_json::json;
 
 use super::{Answer, store_failed};
@@ -37,13 +38,13 @@ impl Daemon {
         });
         let contacts = contacts.collect::<Result<Vec<_>, _>>()?;
         let plan = plan(self.people.contacts(), &contacts, rename)?;
-        self.store.put_contacts(&contacts).map_err(refused)?;
-        if plan.added + plan.changed > 0 {
+        let news = plan.added + plan.changed > 0;
+        let answer = json!(plan);
+        if news {
+            self.store.put_contacts(&contacts).map_err(refused)?;
             self.reload_contacts(now)?;
         }
-        let renamed = plan.renamed.iter().map(|(did, from, to)| json!({ "did": did, "from": from, "to": to }));
-        let renamed: Vec<_> = renamed.collect();
-        Ok(json!({ "added": plan.added, "changed": plan.changed, "unchanged": plan.unchanged, "renamed": renamed }))
+        Ok(answer)
     }
 
     pub(super) fn remove_contact(&mut self, who: &str, now: Now) -> Answer {
@@ -143,12 +144,20 @@ impl Daemon {
 }
 
 /// What an import does to the list.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 struct Plan<'a> {
     added: usize,
+    /// Renamed, or dialled at another address.
     changed: usize,
     unchanged: usize,
-    renamed: Vec<(&'a Did, &'a ContactName, &'a ContactName)>,
+    renamed: Vec<Renamed<'a>>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Renamed<'a> {
+    did: &'a Did,
+    from: &'a ContactName,
+    to: &'a ContactName,
 }
 
 /// Compares the list with what is imported. Somebody who is there under another name is renamed only where the user said so; how
@@ -170,7 +179,7 @@ fn plan<'a>(known: &'a [Contact], imported: &'a [Contact], rename: bool) -> Resu
             }
             Some(old) if old.name != new.name => {
                 plan.changed += 1;
-                plan.renamed.push((&new.did, &old.name, &new.name));
+                plan.renamed.push(Renamed { did: &new.did, from: &old.name, to: &new.name });
             }
             Some(old) if new.address.is_some() && old.address != new.address => plan.changed += 1,
             Some(_) => plan.unchanged += 1,

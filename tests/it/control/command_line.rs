@@ -188,10 +188,10 @@ async fn every_verb_asks_for_what_it_says() {
     let verbs = [
         ("id", Method::IdentityShow {}),
         ("connect /ip4/x", Method::NetConnect { address: "/ip4/x".into() }),
-        ("call bob carol", Method::CallOffer { who: vec!["bob".into(), "carol".into()] }),
-        ("accept", Method::CallAccept { call: None }),
-        ("accept 0b1e", Method::CallAccept { call: call() }),
-        ("reject 0b1e", Method::CallReject { call: call(), reason: None }),
+        ("call bob carol", Method::CallOffer { who: vec!["bob".into(), "carol".into()], closed: false }),
+        ("accept", Method::CallAccept { call: None, leave: false }),
+        ("accept 0b1e", Method::CallAccept { call: call(), leave: false }),
+        ("reject 0b1e", Method::CallReject { call: call(), reason: None, text: None }),
         ("hangup 0b1e", Method::CallHangup { call: call() }),
         ("calls", Method::CallList {}),
         ("status", Method::DaemonStatus {}),
@@ -215,7 +215,7 @@ async fn every_verb_asks_for_what_it_says() {
 
 #[tokio::test]
 async fn a_refusal_is_one_sentence_on_stderr_with_its_exit_code() {
-    for (word, expected) in [("unknown_contact", 65), ("in_a_call", 75), ("unreachable", 13), ("bad_params", 64)] {
+    for (word, expected) in [("unknown_contact", 65), ("too_many_calls", 75), ("unreachable", 13), ("bad_params", 64)] {
         let fake = Fake::answering(move |_, _| failure(word, "no contact is called \"bop\"; did you mean bob?"));
         for verb in ["call bop", "call bop --json"] {
             let output = run(fake.dir.path(), verb).await;
