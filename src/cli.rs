@@ -11,14 +11,16 @@ use serde_json::Value;
 use crate::{client::Client, config::Paths, control::wire::Method};
 
 mod args;
+mod backup;
 mod exit;
 mod follow;
 mod local;
+mod passphrase;
 mod show;
 mod text;
 mod transfer;
 
-use args::{Args, ConfigVerb, ContactVerb, Level, Switch, Verb};
+use args::{Args, ConfigVerb, ContactVerb, IdVerb, Level, Switch, Verb};
 use exit::CliError;
 use text::Printer;
 
@@ -45,6 +47,12 @@ fn carry_out(args: Args) -> Result<(), CliError> {
     match args.verb {
         Verb::Daemon { config } => local::daemon(paths, config),
         Verb::Demo { participants, seconds } => local::demo(participants, seconds, printer),
+        Verb::Id { verb: Some(IdVerb::Export { file, passphrase_file }) } => {
+            backup::export(&paths, &file, passphrase_file.as_deref(), printer)
+        }
+        Verb::Id { verb: Some(IdVerb::Import { file, passphrase_file }) } => {
+            backup::import(&paths, &file, passphrase_file.as_deref(), printer)
+        }
         Verb::Config { verb: ConfigVerb::Check } => local::config_check(&paths.config_file, printer),
         Verb::Config { verb: ConfigVerb::Show } => local::config_show(&paths.config_file, printer),
         Verb::Config { verb: ConfigVerb::Default } => local::config_default(printer),
@@ -77,7 +85,7 @@ type Show = fn(&Value) -> String;
 /// What a verb asks, and how the answer is shown. `None`: the verb is no single request.
 fn request(verb: Verb) -> Option<(Method, Show)> {
     Some(match verb {
-        Verb::Id => (Method::IdentityShow {}, show::identity),
+        Verb::Id { verb: None } => (Method::IdentityShow {}, show::identity),
         Verb::Connect { address } => (Method::NetConnect { address }, show::connected),
         Verb::Call { who, wait: _, closed } => (Method::CallOffer { who, closed }, show::call_id),
         Verb::Accept { call, leave } => (Method::CallAccept { call, leave }, show::accepted),
@@ -110,7 +118,8 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
         Verb::Contacts { verb: ContactVerb::Ask { who } } => (Method::ContactAsk { who }, show::policy),
         Verb::Contacts { verb: ContactVerb::Block { who } } => (Method::ContactBlock { who }, show::policy),
         Verb::Contacts { verb: ContactVerb::Export } => (Method::ContactExport {}, transfer::lines),
-        Verb::Daemon { .. }
+        Verb::Id { verb: Some(_) }
+        | Verb::Daemon { .. }
         | Verb::Demo { .. }
         | Verb::Devices
         | Verb::Watch { .. }

@@ -6,7 +6,7 @@
 mod connection;
 mod rpc;
 pub mod server;
-mod socket;
+pub(crate) mod socket;
 pub mod wire;
 
 pub use rpc::MAX_REQUEST_BYTES;

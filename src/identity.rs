@@ -5,9 +5,9 @@
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -18,7 +18,12 @@ use rustix::{fs::OFlags, io::Errno, process::geteuid};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::proto::id::{DeviceId, Did};
+use crate::{
+    private::{DirectoryError, prepare_directory, write_new},
+    proto::id::{DeviceId, Did},
+};
+
+pub mod backup;
 
 /// The file's name in the state directory.
 pub const FILE_NAME: &str = "identity.key";
@@ -50,20 +55,9 @@ impl fmt::Debug for Identity {
 /// Why there is no identity. Each text names the file, the cause and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The state directory cannot be made or examined.
-    #[error("cannot use the state directory {}: {source}; make it a directory that you may write to", path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The state directory is somebody else's, or one that everybody writes to, such as /tmp.
-    #[error("the state directory {} is shared with others; use a directory of your own with mode 0700", path.display())]
-    SharedDirectory {
-        /// The directory.
-        path: PathBuf,
-    },
+    /// The state directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The key file is a symbolic link.
     #[error("the identity {} is a symbolic link; put the file itself there (and keep copies elsewhere)", path.display())]
     Link {
@@ -115,6 +109,18 @@ pub enum IdentityError {
         /// What the system says.
         source: io::Error,
     },
+    /// There is an identity already, and it is another person's.
+    #[error(
+        "the identity {} is another person's ({did}), and nothing was changed; give a new directory with --home, \
+         or move that file away if you are sure that its person is not needed any more",
+        path.display()
+    )]
+    Another {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        did: Box<Did>,
+    },
     /// The system has no random numbers to give.
     #[error("the system gives no random numbers, so no identity can be made; check /dev/urandom")]
     Random,
@@ -133,26 +139,52 @@ impl Identity {
         if let Some(identity) = load(&path)? {
             return Ok(identity);
         }
-        create(state_dir, &path)?;
+        create(state_dir, &path, None)?;
         // Read back what is there: it may be the file of another first start that was faster.
         load(&path)?.ok_or_else(|| io_error("find", &path)(io::ErrorKind::NotFound.into()))
     }
+
+    /// Reads the identity of `state_dir`; `None` when there is none yet. Nothing is made.
+    ///
+    /// # Errors
+    /// Everything in [`IdentityError`].
+    pub fn load(state_dir: &Path) -> Result<Option<Self>, IdentityError> {
+        load(&state_dir.join(FILE_NAME))
+    }
+
+    /// Makes this installation a new device of the person with that key: device and node key are its own. An installation that is
+    /// this person's already stays as it is.
+    ///
+    /// # Errors
+    /// [`IdentityError::Another`] when it is somebody else's, and everything else in [`IdentityError`]; no existing file is ever
+    /// changed.
+    pub fn adopt(state_dir: &Path, person: &SigningKey) -> Result<Adopted, IdentityError> {
+        prepare_directory(state_dir)?;
+        let path = state_dir.join(FILE_NAME);
+        if let Some(there) = load(&path)? {
+            return there.belongs_to(person, &path).map(Adopted::Already);
+        }
+        create(state_dir, &path, Some(person))?;
+        // As at a first start, somebody else may have been faster.
+        let made = load(&path)?.ok_or_else(|| io_error("find", &path)(io::ErrorKind::NotFound.into()))?;
+        made.belongs_to(person, &path).map(Adopted::Now)
+    }
+
+    fn belongs_to(self, person: &SigningKey, path: &Path) -> Result<Self, IdentityError> {
+        if self.did.key() == &person.verifying_key() {
+            return Ok(self);
+        }
+        Err(IdentityError::Another { path: path.to_owned(), did: Box::new(self.did) })
+    }
 }
 
-/// Makes the directory, or closes an own one to others.
-fn prepare_directory(path: &Path) -> Result<(), IdentityError> {
-    let error = |source| IdentityError::Directory { path: path.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(error)?;
-    let metadata = fs::metadata(path).map_err(error)?;
-    let mode = metadata.mode() & 0o7777;
-    // Everybody's, or sticky: a place like /tmp, which must not be closed.
-    if metadata.uid() != geteuid().as_raw() || mode & 0o1002 != 0 {
-        return Err(IdentityError::SharedDirectory { path: path.to_owned() });
-    }
-    if mode & 0o077 != 0 {
-        fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(error)?;
-    }
-    Ok(())
+/// What [`Identity::adopt`] found or made.
+#[derive(Debug)]
+pub enum Adopted {
+    /// A new device of this person.
+    Now(Identity),
+    /// This installation was this person's already.
+    Already(Identity),
 }
 
 /// Reads the file; `None` when there is none.
@@ -185,12 +217,15 @@ fn load(path: &Path) -> Result<Option<Identity>, IdentityError> {
     parse(&bytes).map(Some).map_err(|problem| IdentityError::Content { path: owned(), problem })
 }
 
-/// Writes a new identity beside the place and links it there, unless a file stands there already.
-fn create(state_dir: &Path, path: &Path) -> Result<(), IdentityError> {
+/// Writes a new device of `person`, or of a new person, beside the place and links it there, unless a file stands there already.
+fn create(state_dir: &Path, path: &Path, known: Option<&SigningKey>) -> Result<(), IdentityError> {
     let (mut person, mut node, mut device) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]), [0; 16]);
     let mut unique = [0; 8];
     for bytes in [&mut person[..], &mut node[..], &mut device[..], &mut unique[..]] {
         SysRng.try_fill_bytes(bytes).map_err(|_| IdentityError::Random)?;
+    }
+    if let Some(known) = known {
+        person = Zeroizing::new(known.to_bytes());
     }
     let text = render(&person, &DeviceId(device), &node);
 
@@ -204,12 +239,6 @@ fn create(state_dir: &Path, path: &Path) -> Result<(), IdentityError> {
     let removed = fs::remove_file(&temporary).map_err(io_error("clean up after", &temporary));
     linked.and(removed)?;
     File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(io_error("write", path))
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
@@ -278,7 +307,10 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::{
+        fs::{DirBuilder, Permissions},
+        os::unix::fs::{PermissionsExt, symlink},
+    };
     use tempfile::TempDir;
 
     fn home() -> (TempDir, PathBuf) {
@@ -348,7 +380,7 @@ mod tests {
     fn a_start_that_lost_the_race_takes_the_winners_identity() {
         let (_home, state) = home();
         let winner = Identity::load_or_create(&state).unwrap();
-        create(&state, &state.join(FILE_NAME)).unwrap();
+        create(&state, &state.join(FILE_NAME), None).unwrap();
         assert_eq!(Identity::load_or_create(&state).unwrap().did, winner.did);
         assert_eq!(fs::read_dir(&state).unwrap().count(), 1);
     }
@@ -425,26 +457,44 @@ mod tests {
     }
 
     #[test]
-    fn an_own_directory_is_closed_to_others_and_a_shared_one_refused() {
-        let (_home, state) = home();
-        fs::create_dir(&state).unwrap();
-        fs::set_permissions(&state, Permissions::from_mode(0o775)).unwrap();
-        Identity::load_or_create(&state).unwrap();
-        assert_eq!(mode(&state), 0o700);
-        for shared in [0o1777, 0o777] {
-            fs::set_permissions(&state, Permissions::from_mode(shared)).unwrap();
-            let error = Identity::load_or_create(&state).unwrap_err();
-            assert!(matches!(error, IdentityError::SharedDirectory { .. }));
-            assert_eq!(mode(&state), shared, "a shared directory is left as it is");
-        }
-    }
-
-    #[test]
     fn a_state_directory_that_is_a_file_is_named() {
         let (_home, state) = home();
         fs::write(&state, "").unwrap();
         let error = Identity::load_or_create(&state).unwrap_err();
         assert!(error.to_string().contains("state"), "{error}");
+    }
+
+    #[test]
+    fn a_second_device_shares_the_person_and_nothing_else() {
+        let ((_a, state_a), (_b, state_b)) = (home(), home());
+        let first = Identity::load_or_create(&state_a).unwrap();
+        assert!(Identity::load(&state_b).unwrap().is_none());
+        let Adopted::Now(second) = Identity::adopt(&state_b, &first.signing).unwrap() else { panic!("it was new") };
+        assert_eq!((&second.did, second.signing.to_bytes()), (&first.did, first.signing.to_bytes()));
+        assert_ne!(second.device, first.device);
+        assert_ne!(second.node_key.public(), first.node_key.public());
+        let Adopted::Already(again) = Identity::adopt(&state_b, &first.signing).unwrap() else {
+            panic!("it was there")
+        };
+        assert_eq!((again.device, again.node_key.public()), (second.device, second.node_key.public()));
+        assert_eq!((mode(&state_b), mode(&state_b.join(FILE_NAME))), (0o700, 0o600));
+        assert_eq!(fs::read_dir(&state_b).unwrap().count(), 1, "nothing is left over");
+    }
+
+    #[test]
+    fn an_installation_of_another_person_is_never_taken_over() {
+        let (_home, state) = home();
+        let own = Identity::load_or_create(&state).unwrap();
+        let before = fs::read(state.join(FILE_NAME)).unwrap();
+        let error = Identity::adopt(&state, &SigningKey::from_bytes(&[9; 32])).unwrap_err();
+        assert!(matches!(&error, IdentityError::Another { did, .. } if **did == own.did), "{error}");
+        assert_eq!(fs::read(state.join(FILE_NAME)).unwrap(), before);
+        fs::write(state.join(FILE_NAME), &before[..50]).unwrap();
+        let error = Identity::adopt(&state, &own.signing).unwrap_err();
+        assert!(
+            matches!(error, IdentityError::Content { .. }),
+            "a damaged key is not replaced by the right one either"
+        );
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! - [`control`] is the Unix socket: its wire form and its server; [`client`] is the public way to talk to it.
 //! - [`cli`] turns command-line verbs into requests and answers into text; [`demo`] is the call of several daemons on one
 //!   machine.
-//! - [`config`] and [`identity`] are read once at start; [`text`] knows what a terminal must not get to see.
+//! - [`config`] and [`identity`] are read once at start; [`text`] knows what a terminal must not get to see,
+//!   [`private`] which directories are nobody else's.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -23,6 +24,7 @@ pub mod demo;
 pub mod identity;
 pub mod leg;
 pub mod net;
+pub mod private;
 pub mod proto;
 #[cfg(test)]
 mod sim;

@@ -19,6 +19,8 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{error, info};
 
+use crate::private::DirectoryError;
+
 mod answers;
 pub mod contacts;
 mod events;
@@ -51,7 +53,10 @@ pub struct Store {
 /// Why the database cannot be used. Each sentence names the file, the cause and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The state directory or the file cannot be made or reached.
+    /// The state directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The file cannot be made or reached.
     #[error(
         "cannot use the database {path}: {source}; check the directory's owner, its permissions and the free space"
     )]

@@ -50,9 +50,12 @@ pub enum Verb {
         #[arg(long, value_name = "S", default_value_t = 10)]
         seconds: u64,
     },
-    /// Show the own DID, peer id and addresses, to give to others
+    /// Show the own DID, peer id and addresses, to give to others; or bring the own key to another device
     #[command(after_help = "Example: telecon id --json")]
-    Id,
+    Id {
+        #[command(subcommand)]
+        verb: Option<IdVerb>,
+    },
     /// Dial a peer now
     #[command(after_help = "Example: telecon connect /ip4/192.0.2.7/udp/4001/quic-v1")]
     Connect {
@@ -299,6 +302,33 @@ impl FromStr for Level {
             },
         }
     }
+}
+
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub enum IdVerb {
+    /// Write the own key into a new file, sealed with a passphrase
+    #[command(after_help = "Example: telecon id export ~/telecon-backup\n\n\
+        The passphrase is asked for; where stdin is no terminal, it is the first line of that.\n\
+        The file holds the key and nothing else: no contacts, no history. Works without a daemon.")]
+    Export {
+        /// The new file; an existing one is never overwritten
+        file: PathBuf,
+        /// Read the passphrase from the first line of FILE
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Make this installation a new device of the person whose key such a file holds
+    #[command(after_help = "Example: telecon id import ~/telecon-backup\n\n\
+        The passphrase is asked for; where stdin is no terminal, it is the first line of that.\n\
+        Stop the daemon first. An identity that is here already is never replaced, and contacts\n\
+        stay as they are. Both devices ring; a call is taken on one of them.")]
+    Import {
+        /// What `telecon id export` wrote
+        file: PathBuf,
+        /// Read the passphrase from the first line of FILE
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq, Subcommand)]

@@ -7,6 +7,7 @@ use crate::{
     config::{ConfigError, PathsError},
     control::{server::ServeError, wire::Failure},
     daemon::DaemonError,
+    private::DirectoryError,
 };
 
 use super::text;
@@ -94,13 +95,16 @@ impl From<DaemonError> for CliError {
     fn from(error: DaemonError) -> Self {
         let code = match &error {
             DaemonError::Serve(ServeError::AlreadyRunning { .. }) => TRY_AGAIN,
-            DaemonError::Serve(ServeError::ForeignDirectory { .. }) => NOT_PERMITTED,
-            DaemonError::Address { .. } | DaemonError::Serve(ServeError::PathTooLong { .. } | ServeError::HandedOver { .. }) => {
-                BAD_CONFIG
-            },
+            DaemonError::Serve(ServeError::Directory(DirectoryError::Shared { .. })) => NOT_PERMITTED,
+            DaemonError::Address { .. }
+            | DaemonError::Serve(ServeError::PathTooLong { .. } | ServeError::HandedOver { .. }) => BAD_CONFIG,
             DaemonError::Identity(_)
             | DaemonError::Store(_)
-            | DaemonError::Serve(ServeError::NotASocket { .. } | ServeError::Io { .. })
+            | DaemonError::Serve(
+                ServeError::NotASocket { .. }
+                | ServeError::Io { .. }
+                | ServeError::Directory(DirectoryError::Unusable { .. }),
+            )
             | DaemonError::Net(_)
             | DaemonError::Signals(_)
             | DaemonError::Ended(_) => FAILED,

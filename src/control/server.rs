@@ -23,7 +23,7 @@ use super::{
     socket::SocketFile,
     wire::{Command, Failure},
 };
-use crate::proto::id::Did;
+use crate::{private::DirectoryError, proto::id::Did};
 
 pub use socket::handed_over;
 
@@ -62,12 +62,9 @@ pub enum ServeError {
         /// The file.
         path: PathBuf,
     },
-    /// Somebody else could replace the socket.
-    #[error("the directory {} belongs to another user or is writable by everybody; use one of your own", dir.display())]
-    ForeignDirectory {
-        /// The socket's directory.
-        dir: PathBuf,
-    },
+    /// The socket's directory; in a shared one somebody else could replace the socket.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// Not the socket that is wanted.
     #[error("the socket that was handed over (LISTEN_FDS) cannot be used: {cause}; telecon.socket must have one line ListenStream={}", path.display())]
     HandedOver {

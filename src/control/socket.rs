@@ -9,10 +9,10 @@
 
 use std::{
     env,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, ErrorKind},
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
         net::UnixListener as StdListener,
     },
     path::{Path, PathBuf},
@@ -26,6 +26,7 @@ use rustix::{
 use tokio::net::UnixListener;
 
 use super::server::ServeError;
+use crate::private::prepare_directory;
 
 /// `sun_path` of `sockaddr_un` (unix(7)), without the closing NUL.
 const MAX_PATH_BYTES: usize = 107;
@@ -47,7 +48,7 @@ impl SocketFile {
             return Err(ServeError::PathTooLong { path: path.into() });
         }
         let io_error = |source| ServeError::Io { path: path.into(), source };
-        let lock = take_place(path)?;
+        let lock = lock(path)?;
         clear_stale(path)?;
         let listener = UnixListener::bind(path).map_err(io_error)?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io_error)?;
@@ -67,7 +68,7 @@ impl SocketFile {
         if !sockopt::socket_acceptconn(&listener).map_err(|error| io_error(error.into()))? {
             return Err(bad("it does not listen".into()));
         }
-        let lock = take_place(path)?;
+        let lock = lock(path)?;
         listener.set_nonblocking(true).map_err(io_error)?;
         let listener = UnixListener::from_std(listener).map_err(io_error)?;
         Ok((Self { path: path.into(), made: None, _lock: lock }, listener))
@@ -100,13 +101,6 @@ fn is_same(one: &Path, other: &Path) -> bool {
     one == other || real(one).is_some_and(|one| Some(one) == real(other))
 }
 
-/// The directory, and the right to serve there.
-fn take_place(path: &Path) -> Result<File, ServeError> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    prepare_dir(dir)?;
-    take_lock(path)
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let Ok(found) = fs::symlink_metadata(&self.path) else { return };
@@ -118,22 +112,14 @@ impl Drop for SocketFile {
     }
 }
 
-/// Makes the directory 0700. One that others may write to is refused: they could put their own socket there.
-fn prepare_dir(dir: &Path) -> Result<(), ServeError> {
-    let io_error = |source| ServeError::Io { path: dir.into(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error)?;
-    let metadata = fs::metadata(dir).map_err(io_error)?;
-    let mode = metadata.mode() & 0o7777;
-    if metadata.uid() != rustix::process::geteuid().as_raw() || mode & 0o002 != 0 {
-        return Err(ServeError::ForeignDirectory { dir: dir.into() });
-    }
-    if mode != 0o700 {
-        fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(io_error)?;
-    }
-    Ok(())
-}
-
-fn take_lock(path: &Path) -> Result<File, ServeError> {
+/// Keeps daemons from starting on this socket for as long as the returned file is open. The socket's directory is made where it is
+/// missing.
+///
+/// # Errors
+/// [`ServeError::AlreadyRunning`] while a daemon has it, and everything about its directory.
+pub fn lock(path: &Path) -> Result<File, ServeError> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    prepare_directory(dir)?;
     let mut lock_path = path.as_os_str().to_owned();
     lock_path.push(".lock");
     let lock_path = PathBuf::from(lock_path);

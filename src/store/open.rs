@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,6 +11,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{StoreError, migrations::MIGRATIONS};
+use crate::private::prepare_directory;
 
 /// `PRAGMA application_id` of telecon's databases: "tlcn".
 pub(super) const APPLICATION_ID: u32 = 0x746c_636e;
@@ -23,7 +24,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) fn open_or_create(state_dir: &Path, path: &Path) -> Result<Connection, StoreError> {
     let unreachable = |source| StoreError::Unreachable { path: path.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(unreachable)?;
+    prepare_directory(state_dir)?;
     if !path.try_exists().map_err(unreachable)? {
         create(path)?;
     }

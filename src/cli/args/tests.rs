@@ -30,7 +30,18 @@ fn every_verb_of_the_first_release_is_there() {
     for simple in "id calls status stats mute unmute deafen undeafen devices".split(' ') {
         verb(&format!("telecon {simple}"));
     }
-    for noun in ["contacts list", "contacts remove bob", "config check", "config show", "config default", "reject"] {
+    let import = IdVerb::Import { file: "b".into(), passphrase_file: Some("p".into()) };
+    assert_eq!(verb("telecon id import b --passphrase-file p"), Verb::Id { verb: Some(import) });
+    assert_eq!(verb("telecon id"), Verb::Id { verb: None });
+    for noun in [
+        "id export b",
+        "contacts list",
+        "contacts remove bob",
+        "config check",
+        "config show",
+        "config default",
+        "reject",
+    ] {
         verb(&format!("telecon {noun}"));
     }
 }
@@ -46,9 +57,16 @@ fn json_and_home_may_stand_before_and_after_every_verb() {
 
 #[test]
 fn what_is_missing_or_unknown_is_refused() {
-    for line in
-        ["telecon", "telecon cal", "telecon call", "telecon contacts", "telecon watch --since x", "telecon id x"]
-    {
+    for line in [
+        "telecon",
+        "telecon cal",
+        "telecon call",
+        "telecon contacts",
+        "telecon watch --since x",
+        "telecon id x",
+        "telecon id export",
+        "telecon id export f --passphrase p",
+    ] {
         assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
     }
 }

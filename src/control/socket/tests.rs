@@ -1,6 +1,7 @@
 //! Whose socket, whose directory; the rest of the file's life is in tests/it/control/files.rs.
 
 use super::*;
+use crate::private::DirectoryError;
 
 #[test]
 fn only_the_own_user_is_permitted() {
@@ -22,6 +23,6 @@ fn a_directory_that_everybody_may_write_to_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().expect("a directory");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).expect("own directory");
     let refused = SocketFile::bind(&dir.path().join("control.sock"));
-    assert!(matches!(refused, Err(ServeError::ForeignDirectory { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(ServeError::Directory(DirectoryError::Shared { .. }))), "{refused:?}");
     assert_eq!(fs::metadata(dir.path()).expect("there").mode() & 0o7777, 0o777);
 }

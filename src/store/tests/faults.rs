@@ -75,7 +75,7 @@ fn a_state_directory_that_cannot_be_made_is_told_with_its_path() {
     let (dir, _) = home();
     fs::write(dir.path().join("file"), "").unwrap();
     let error = Store::open(&dir.path().join("file/state")).unwrap_err();
-    assert!(matches!(error, StoreError::Unreachable { .. }) && error.to_string().contains("file/state"), "{error}");
+    assert!(matches!(error, StoreError::Directory(_)) && error.to_string().contains("file/state"), "{error}");
 }
 
 #[test]

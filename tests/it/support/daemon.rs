@@ -54,7 +54,17 @@ impl Daemon {
 
     /// As [`Self::start`], with more to say.
     pub fn start_with(start: Start) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), start)
+    }
+
+    /// As [`Self::start`], after something was done in its home.
+    pub fn start_prepared(config: &str, prepare: impl FnOnce(&Path)) -> Self {
         let home = tempfile::tempdir().unwrap();
+        prepare(home.path());
+        Self::start_in(home, Start { config: config.into(), ..Start::default() })
+    }
+
+    fn start_in(home: TempDir, start: Start) -> Self {
         let network = if start.whole_network { "" } else { LOOPBACK };
         fs::write(home.path().join("telecon.toml"), format!("{network}\n{}", start.config)).unwrap();
         let child = launch(home.path(), &start);
@@ -73,6 +83,11 @@ impl Daemon {
         let id = self.until(&["id"], |id| id["listen"].as_array().is_some_and(|listen| !listen.is_empty()));
         self.did = id["did"].as_str().unwrap().into();
         self.address = id["listen"][0].as_str().unwrap().into();
+    }
+
+    /// Where its files are.
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     /// What it has logged.
