@@ -289,6 +289,7 @@ fn not_done(error: &RequestError) -> Failure {
         RequestError::NotInCall => ("not_in_call", "`telecon calls` tells its state"),
         RequestError::Closed => ("closed_call", "ask its creator, or make a new call"),
         RequestError::TooFar => ("too_far", "ask somebody who was invited earlier, or make a new call"),
+        RequestError::InvitedYou => ("invited_you", "they can come back with `telecon join`"),
         RequestError::Blocked => ("blocked", "`telecon contacts ask NAME` lets them in again"),
         RequestError::TooManyCalls => ("too_many_calls", "hang one up first"),
         RequestError::BadInvitees => ("bad_invitees", "name them by DID or contact name"),

@@ -21,8 +21,8 @@ const REMEMBERED_MESSAGES: usize = 256;
 /// Where a call stands here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Rings here until this time.
-    Incoming { until: Instant },
+    /// Rings here until this time. `silent`: the caller only thinks so, nobody here is told.
+    Incoming { until: Instant, silent: bool },
     /// This device is in it.
     Joined { instance: Instance },
     /// Over; kept until its last signals are acknowledged, at most until this time.
@@ -34,15 +34,17 @@ pub enum Phase {
 pub struct Call {
     /// Id, key, settings, own chain of grants.
     pub ticket: Ticket,
-    /// Who invited this device; the own DID when it made the call.
+    /// Who invited this device first; the own DID when it made the call.
     pub from: Did,
+    /// Who else did, and has not taken it back.
+    pub also_from: BTreeSet<Did>,
     /// Where it stands here.
     pub phase: Phase,
     /// Everybody but the own DID.
     pub members: BTreeMap<Did, Member>,
     /// The user has put it on hold.
     pub on_hold: bool,
-    /// When invitations that nobody took expire.
+    /// When the invitation that made this call known here expires.
     pub ring_until: Instant,
     /// Gossip topics that are subscribed for this call.
     pub topics: BTreeSet<Topic>,
@@ -50,6 +52,10 @@ pub struct Call {
     pub hello: HelloWindow,
     /// Somebody else was in it together with this device.
     pub met: bool,
+    /// This device came back to it: there is somebody to be met, or nobody any more.
+    pub rejoined: bool,
+    /// The number of the highest stay of the own DID, on whatever device; 0: none.
+    pub stay: u64,
     /// Since when nobody else is in it.
     pub alone_since: Option<Instant>,
 }
@@ -63,9 +69,24 @@ impl Call {
         }
     }
 
-    /// Rings here.
-    pub fn is_incoming(&self) -> bool {
-        matches!(self.phase, Phase::Incoming { .. })
+    /// Rings here, for the user to hear.
+    pub fn rings(&self) -> bool {
+        matches!(self.phase, Phase::Incoming { silent: false, .. })
+    }
+
+    /// This device is in it and has not put it on hold.
+    pub fn is_active(&self) -> bool {
+        self.instance().is_some() && !self.on_hold
+    }
+
+    /// That DID has invited this device, and it still holds.
+    pub fn is_inviter(&self, did: &Did) -> bool {
+        self.from == *did || self.also_from.contains(did)
+    }
+
+    /// Offered by this device, in the stay that it is in.
+    pub fn is_offered_by(&self, own: &Did) -> bool {
+        self.from == *own && !self.rejoined
     }
 
     /// Not over.
@@ -80,7 +101,7 @@ impl Call {
 
     /// Somebody may still accept.
     pub fn is_awaited(&self) -> bool {
-        self.members.values().any(|member| matches!(member.presence, Presence::Invited { .. }))
+        self.members.values().any(Member::is_invited)
     }
 
     /// Media flows to or from somebody.
@@ -105,11 +126,11 @@ impl Call {
     /// For clients; `None` when the call is over.
     pub fn view(&self, own: &Did) -> Option<CallView> {
         let state = match self.phase {
-            Phase::Incoming { .. } => CallState::Incoming,
-            Phase::Joined { .. } if &self.from == own && !self.met => CallState::Outgoing,
+            Phase::Incoming { silent: false, .. } => CallState::Incoming,
             Phase::Joined { .. } if self.on_hold => CallState::OnHold,
+            Phase::Joined { .. } if self.is_offered_by(own) && !self.met => CallState::Outgoing,
             Phase::Joined { .. } => CallState::Active,
-            Phase::Ended { .. } => return None,
+            Phase::Incoming { silent: true, .. } | Phase::Ended { .. } => return None,
         };
         let participants = self.members.iter().map(|(did, member)| member.view(did)).collect();
         let closed = self.ticket.settings.closed;
@@ -122,6 +143,10 @@ impl Call {
 pub struct Member {
     /// What is known of it.
     pub presence: Presence,
+    /// This device has invited it.
+    pub invited_here: bool,
+    /// Until when an invitation of it may be taken, as far as known here.
+    pub invited_until: Instant,
     /// Stays up to this one are over; the participant said so.
     pub left: Option<Instance>,
     /// The number of the latest attempt of its former leg, with its stay.
@@ -158,6 +183,8 @@ pub struct Peer {
     pub state: MediaState,
     /// Where its node can be dialled.
     pub contact: Option<Contact>,
+    /// It was here a moment ago in a former stay: to the user it never left.
+    pub continues: bool,
     /// When both were in.
     pub met_at: Option<Instant>,
     /// The leg, once both are in.
@@ -198,14 +225,21 @@ fn elapsed_ms(since: Instant, now: Instant) -> u64 {
 
 impl Member {
     /// An invitee.
-    pub fn invited() -> Self {
+    pub fn invited(invited_here: bool, invited_until: Instant) -> Self {
         Self {
             presence: Presence::Invited { reached: false, rings: false },
+            invited_here,
+            invited_until,
             left: None,
             attempts: None,
             shown: ParticipantState::Invited,
             heard: Recent::new(REMEMBERED_MESSAGES),
         }
+    }
+
+    /// It may still accept.
+    pub fn is_invited(&self) -> bool {
+        matches!(self.presence, Presence::Invited { .. })
     }
 
     /// The participant, if it is in the call.
@@ -233,6 +267,7 @@ impl Member {
                 Some(leg) if leg.is_up() && peer.state.on_hold => ParticipantState::OnHold,
                 Some(leg) if leg.is_up() => ParticipantState::Joined,
                 Some(leg) if leg.was_up() => ParticipantState::Reconnecting,
+                Some(_) | None if peer.continues => ParticipantState::Reconnecting,
                 Some(_) | None => ParticipantState::Connecting,
             },
         }

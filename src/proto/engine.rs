@@ -1,15 +1,19 @@
 //! The state machine of all calls: told what happened and what time it is, it says what to do.
 //!
 //! No deadline is stored twice: each is derived from the state it belongs to, and after every input
-//! `settle` does whatever has become due. Requests stand in `engine/requests.rs`, signals in
-//! `engine/signals.rs`, legs in `engine/legs.rs`.
+//! `settle` does whatever has become due. What users ask stands in `engine/requests.rs`, invitations from others in
+//! `engine/offers.rs`, what participants say in `engine/signals.rs`, legs in `engine/legs.rs`, the end of calls in
+//! `engine/ending.rs`, and what outlives the daemon in `engine/kept.rs`.
 
+mod ending;
+mod kept;
 mod legs;
+mod offers;
 mod requests;
 mod signals;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -18,10 +22,10 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::{
     call::{Call, Phase, Presence},
     id::{CallId, DeviceId, Did, Instance, LegId, MessageId},
-    io::{AudioPlan, CallView, EndReason, Event, Input, Now, Output, PastCall, Policy},
+    io::{AudioPlan, CallView, EndReason, Event, Input, KeptCall, Now, Output, PastCall, Policy},
     outbox::{Outbox, Persistence},
     seen::Seen,
-    signal::{Body, CancelReason, Contact, MediaState, Outgoing, Sealing, Signal, Ticket, Topic},
+    signal::{Body, Contact, MediaState, Outgoing, Sealing, Signal, Ticket, Topic},
 };
 use crate::config::{AutoAccept, WhoMayRing};
 
@@ -29,6 +33,14 @@ use crate::config::{AutoAccept, WhoMayRing};
 const MAX_RINGING: usize = 8;
 /// As many of them may come from strangers.
 const MAX_RINGING_STRANGERS: usize = 4;
+/// The same stranger rings once in this time; for further offers it only looks so to the caller.
+const STRANGER_WINDOW: Duration = Duration::from_secs(60);
+/// Strangers whose last ring is remembered; the oldest is forgotten.
+const MAX_STRANGERS: usize = 256;
+/// Calls that this device is in at once: one active, the others on hold.
+const MAX_JOINED: usize = 8;
+/// Calls that can be joined though this device is not in them; the oldest is forgotten.
+const MAX_PAST: usize = 32;
 /// A stranger's offer may ring so often, after [`STRANGERS_BURST`] at once: who offers and cancels without end is a nuisance.
 const STRANGERS_PAUSE: Duration = Duration::from_secs(5);
 const STRANGERS_BURST: u32 = 8;
@@ -87,21 +99,37 @@ pub struct Engine {
     contacts: BTreeMap<Did, Policy>,
     seen: Seen,
     calls: BTreeMap<CallId, Call>,
+    /// Calls that were left or missed, by id.
+    past: BTreeMap<CallId, KeptCall>,
     early_cancels: VecDeque<EarlyCancel>,
+    /// When each stranger rang last, oldest first.
+    strangers: VecDeque<(Did, Instant)>,
     /// When all rings of strangers so far will have been paid for.
     strangers_paid: Option<Instant>,
     outbox: Outbox,
-    /// Connections that have not reported `Closed` yet, and to whom they lead.
-    legs: BTreeMap<LegId, Did>,
+    /// Connections that have not reported `Closed` yet.
+    legs: BTreeMap<LegId, Connection>,
     last_leg: u64,
-    media: MediaState,
+    muted: bool,
+    deafened: bool,
+    /// Grows with every change of what participants are told of microphone and ears.
+    media_version: u32,
+    do_not_disturb: bool,
     contact: Option<Contact>,
     plan: AudioPlan,
     stopping: bool,
     effects: VecDeque<Effect>,
 }
 
-/// A `Cancel` that was heard before its offer.
+/// A leg's connection, until it is closed completely.
+#[derive(Debug)]
+struct Connection {
+    call: CallId,
+    to: Did,
+    closing: bool,
+}
+
+/// A `Cancel` (or an own device's `Answered`) that was heard before its offer.
 #[derive(Debug)]
 struct EarlyCancel {
     from: Did,
@@ -119,24 +147,30 @@ impl Engine {
     ) -> Self {
         let dids: Vec<Did> = contacts.iter().map(|(did, _)| did.clone()).collect();
         let inbox = Topic::Inbox(config.did.clone());
+        let acquainted = acquainted(&contacts);
         let mut engine = Self {
             config,
             rng: StdRng::from_seed(seed),
-            contacts: contacts.into_iter().collect(),
             seen: Seen::new(&dids, seen),
+            contacts: contacts.into_iter().collect(),
             calls: BTreeMap::new(),
+            past: BTreeMap::new(),
             early_cancels: VecDeque::new(),
+            strangers: VecDeque::new(),
             strangers_paid: None,
             outbox: Outbox::default(),
             legs: BTreeMap::new(),
             last_leg: 0,
-            media: MediaState::default(),
+            muted: false,
+            deafened: false,
+            media_version: 0,
+            do_not_disturb: false,
             contact: None,
             plan: AudioPlan::default(),
             stopping: false,
             effects: VecDeque::new(),
         };
-        engine.effects.push_back(Effect::SetContacts(dids));
+        engine.effects.push_back(Effect::SetContacts(acquainted));
         engine.output(Output::Subscribe(inbox));
         engine
     }
@@ -147,14 +181,14 @@ impl Engine {
             Input::Signal(incoming) => self.handle_signal(incoming, now),
             Input::Subscribed(topic) => self.outbox.subscribed(&topic, now.mono),
             Input::Leg(id, event) => self.handle_leg_event(id, event, now.mono),
-            Input::Woke(_) => {}
+            Input::Woke(slept) => self.wake_up(slept, now),
         }
-        self.settle(now.mono);
+        self.settle(now);
     }
 
     /// The time that [`Self::poll_timeout`] named has come.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.settle(now.mono);
+        self.settle(now);
     }
 
     /// What to do next, until `None`.
@@ -175,22 +209,22 @@ impl Engine {
 
     /// Calls that can be joined, though this device is not in them.
     pub fn past_calls(&self) -> Vec<PastCall> {
-        Vec::new()
+        self.past.values().filter_map(kept::past_view).collect()
     }
 
     /// The user wants to hear no calls.
     pub fn do_not_disturb(&self) -> bool {
-        false
+        self.do_not_disturb
     }
 
     /// The own microphone is off.
     pub fn muted(&self) -> bool {
-        self.media.muted
+        self.muted
     }
 
     /// The own ears are off.
     pub fn deafened(&self) -> bool {
-        self.media.deafened
+        self.deafened
     }
 
     /// The own DID.
@@ -204,14 +238,17 @@ impl Engine {
     }
 
     /// Does whatever has become due, and tells what has changed.
-    fn settle(&mut self, now: Instant) {
-        self.outbox.expire(now);
+    fn settle(&mut self, now: Now) {
+        self.outbox.expire(now.mono);
         let calls: Vec<CallId> = self.calls.keys().copied().collect();
         for call in calls {
             self.settle_call(call, now);
         }
-        self.early_cancels.retain(|cancel| now < cancel.until);
-        while let Some(outgoing) = self.outbox.poll(now) {
+        if self.past.values().any(|kept| !kept::is_joinable(kept, now)) {
+            self.forget_past(now);
+        }
+        self.early_cancels.retain(|cancel| now.mono < cancel.until);
+        while let Some(outgoing) = self.outbox.poll(now.mono) {
             self.effects.push_back(Effect::Send(Box::new(outgoing)));
         }
         let plan = self.plan_audio();
@@ -221,34 +258,34 @@ impl Engine {
         }
     }
 
-    fn settle_call(&mut self, id: CallId, now: Instant) {
+    fn settle_call(&mut self, id: CallId, now: Now) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         match call.phase {
-            Phase::Incoming { until } if until <= now => self.end_call(id, EndReason::Missed, now),
+            Phase::Incoming { until, .. } if until <= now.mono => self.end_call(id, EndReason::Missed, now),
             Phase::Incoming { .. } => {}
             Phase::Joined { .. } => {
-                self.expire_invitations(id, now);
-                self.advance_legs(id, now);
+                self.expire_invitations(id, now.mono);
+                self.advance_legs(id, now.mono);
                 self.settle_company(id, now);
-                self.say_hello(id, now);
+                self.say_hello(id, now.mono);
             }
             Phase::Ended { .. } => {}
         }
         self.show_changes(id);
         // It may have ended just now.
         if let Some(Call { phase: Phase::Ended { until, .. }, .. }) = self.calls.get(&id)
-            && (*until <= now || !self.outbox.any(|outgoing| outgoing.signal.call == id))
+            && (*until <= now.mono || !self.outbox.any(|outgoing| outgoing.signal.call == id))
         {
             self.forget_call(id);
         }
     }
 
     fn expire_invitations(&mut self, id: CallId, now: Instant) {
-        let Some(call) = self.calls.get_mut(&id).filter(|call| call.ring_until <= now) else { return };
-        let by_me = call.from == self.config.did;
-        for (did, member) in &mut call.members {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        for (did, member) in call.members.iter_mut().filter(|(_, member)| member.invited_until <= now) {
             let Presence::Invited { reached, .. } = member.presence else { continue };
-            member.presence = if by_me && !reached { Presence::Unreachable } else { Presence::Expired };
+            let unreachable = member.invited_here && !reached;
+            member.presence = if unreachable { Presence::Unreachable } else { Presence::Expired };
             let to_it = |outgoing: &Outgoing| outgoing.signal.call == id && outgoing.to.as_ref() == Some(did);
             // It may have accepted where no word of it came through: our Join goes on, and it answers when it can.
             self.outbox.drop_where(|outgoing| to_it(outgoing) && !matches!(outgoing.signal.body, Body::Join(_)));
@@ -257,17 +294,17 @@ impl Engine {
     }
 
     /// Ends a call in which nobody else is, once nobody can be expected.
-    fn settle_company(&mut self, id: CallId, now: Instant) {
+    fn settle_company(&mut self, id: CallId, now: Now) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         if call.has_company() {
             call.met = true;
             call.alone_since = None;
             return;
         }
-        call.alone_since.get_or_insert(now);
-        if self.lonely_until(&self.calls[&id]).is_some_and(|until| until <= now) {
+        call.alone_since.get_or_insert(now.mono);
+        if self.lonely_until(&self.calls[&id]).is_some_and(|until| until <= now.mono) {
             let call = &self.calls[&id];
-            let reason = match (call.met, call.from == self.config.did) {
+            let reason = match (call.met, call.is_offered_by(&self.config.did)) {
                 (true, _) => EndReason::Empty,
                 (false, true) => call.unanswered_reason(),
                 (false, false) => EndReason::Gone,
@@ -279,10 +316,11 @@ impl Engine {
     /// Until when a call without company goes on; `None`: as long as the user likes, or it has company.
     fn lonely_until(&self, call: &Call) -> Option<Instant> {
         let alone_since = call.alone_since?;
-        if call.is_awaited() && (call.met || call.from == self.config.did) {
+        let offered_here = call.is_offered_by(&self.config.did);
+        if call.is_awaited() && (call.met || offered_here) {
             return None;
         }
-        match (call.met, call.from == self.config.did) {
+        match (call.met, offered_here) {
             (true, _) if self.config.grace.is_zero() => None,
             (true, _) => Some(alone_since + self.config.grace),
             (false, true) => Some(alone_since),
@@ -296,14 +334,18 @@ impl Engine {
         if !call.hello.take(now) {
             return;
         }
-        let unheard =
-            self.outbox.any(|outgoing| outgoing.signal.call == id && matches!(outgoing.signal.body, Body::Join(_)));
+        // Other devices of the own DID may not exist: that they are silent says nothing.
+        let me = &self.config.did;
+        let unheard = self.outbox.any(|outgoing| {
+            let join = outgoing.signal.call == id && matches!(outgoing.signal.body, Body::Join(_));
+            join && outgoing.to.as_ref() != Some(me)
+        });
         if !unheard {
             // Everybody on the roster has acknowledged the Join, so there is nobody left to tell.
             return call.hello.close();
         }
-        let hello = Body::Hello(super::signal::Presence { instance, state: self.media, contact: None });
-        self.broadcast(id, hello);
+        let state = self.media_state(id);
+        self.broadcast(id, Body::Hello(super::signal::Presence { instance, state, contact: None }));
     }
 
     fn show_changes(&mut self, id: CallId) {
@@ -320,24 +362,45 @@ impl Engine {
     }
 
     fn plan_audio(&self) -> AudioPlan {
-        let active = self.calls.values().find(|call| call.instance().is_some());
+        let active = self.calls.values().find(|call| call.is_active());
         let legs = active.into_iter().flat_map(|call| call.members.values());
         let legs = legs.filter_map(|member| member.peer()?.leg.as_ref()?.id()).collect();
         AudioPlan {
             legs,
             microphone: active.is_some_and(Call::has_leg_up),
             playback: active.is_some_and(Call::has_company),
-            muted: self.media.muted,
-            deafened: self.media.deafened,
-            ring: self.calls.values().any(Call::is_incoming),
+            muted: self.muted,
+            deafened: self.deafened,
+            ring: self.calls.values().any(Call::rings),
         }
+    }
+
+    /// What the participants of the call are told of microphone and ears.
+    fn media_state(&self, id: CallId) -> MediaState {
+        let on_hold = self.calls.get(&id).is_some_and(|call| call.on_hold);
+        MediaState { version: self.media_version, muted: self.muted, deafened: self.deafened, on_hold }
+    }
+
+    fn policy(&self, did: &Did) -> Option<Policy> {
+        self.contacts.get(did).copied()
+    }
+
+    /// Nothing of it is heard, and no leg to it is made.
+    fn is_blocked(&self, did: &Did) -> bool {
+        self.policy(did) == Some(Policy::Block)
+    }
+
+    /// A contact that may call.
+    fn is_known(&self, did: &Did) -> bool {
+        self.policy(did).is_some_and(|policy| policy != Policy::Block)
     }
 
     fn call_deadline(&self, call: &Call) -> Option<Instant> {
         match call.phase {
-            Phase::Incoming { until } | Phase::Ended { until, .. } => Some(until),
+            Phase::Incoming { until, .. } | Phase::Ended { until, .. } => Some(until),
             Phase::Joined { .. } => {
-                let expiry = call.is_awaited().then_some(call.ring_until);
+                let invited = call.members.values().filter(|member| member.is_invited());
+                let expiry = invited.map(|member| member.invited_until).min();
                 let legs = call.members.values().filter_map(|member| member.peer()?.leg.as_ref());
                 let legs =
                     legs.flat_map(|leg| [leg.deadline(), leg.down_since().map(|since| since + self.config.reconnect)]);
@@ -345,81 +408,6 @@ impl Engine {
                 times.into_iter().chain(legs).flatten().min()
             }
         }
-    }
-
-    /// The call is over here: says what the others have to know, and closes its legs.
-    fn end_call(&mut self, id: CallId, reason: EndReason, now: Instant) {
-        let rang_out = matches!(reason, EndReason::NoAnswer | EndReason::Unreachable);
-        let cancel = if rang_out { CancelReason::RangOut } else { CancelReason::Cancelled };
-        self.end_call_with(id, reason, cancel, now);
-    }
-
-    /// As [`Self::end_call`]; `cancel` is what those hear who have not answered yet.
-    fn end_call_with(&mut self, id: CallId, reason: EndReason, cancel: CancelReason, now: Instant) {
-        let Some(call) = self.calls.get(&id).filter(|call| call.is_alive()) else { return };
-        let instance = call.instance();
-        let ring_until = call.ring_until;
-        let (by_me, met) = (call.from == self.config.did, call.met);
-        let present: Vec<Did> =
-            call.members.iter().filter(|(_, m)| m.peer().is_some()).map(|(did, _)| did.clone()).collect();
-        // Who has accepted a moment ago and lacks our Join can read no Leave of ours.
-        let lacks_join = |did: &Did| {
-            self.outbox.any(|outgoing| {
-                let join = outgoing.signal.call == id && matches!(outgoing.signal.body, Body::Join(_));
-                join && outgoing.to.as_ref() == Some(did)
-            })
-        };
-        let invited: Vec<Did> = call
-            .members
-            .iter()
-            .filter(|(did, member)| match member.presence {
-                Presence::Invited { .. } | Presence::Expired | Presence::Unreachable => true,
-                Presence::In(_) => lacks_join(did),
-                Presence::Declined(_) | Presence::Out { .. } => false,
-            })
-            .map(|(did, _)| did.clone())
-            .collect();
-        self.outbox.drop_where(|outgoing| outgoing.signal.call == id);
-        for did in &present {
-            self.stop_leg(id, did, now);
-        }
-        let silent = reason == EndReason::AnsweredElsewhere;
-        if let Some(instance) = instance.filter(|_| !silent) {
-            self.broadcast(id, Body::Leave(instance));
-            for did in &present {
-                self.post(id, did, Sealing::Pairwise, Body::Leave(instance), Persistence::UntilAcked, now);
-            }
-            // Where an offer arrived late it rings longer than here.
-            let persistence = if now < ring_until { Persistence::Until(ring_until) } else { Persistence::UntilAcked };
-            for did in invited.iter().filter(|_| by_me && (now < ring_until || !met)) {
-                self.post(id, did, Sealing::Envelope, Body::Cancel(cancel), persistence, now);
-            }
-        }
-        if let Some(call) = self.calls.get_mut(&id) {
-            call.phase = Phase::Ended { instance, until: ring_until.max(now + LAST_WORDS) };
-        }
-        self.output(Output::Event(Event::CallEnded { call: id, reason }));
-        let ended = self.calls.iter().filter_map(|(id, call)| match call.phase {
-            Phase::Ended { until, .. } => Some((until, *id)),
-            Phase::Incoming { .. } | Phase::Joined { .. } => None,
-        });
-        let ended: BTreeSet<(Instant, CallId)> = ended.collect();
-        if ended.len() > MAX_ENDED
-            && let Some((_, oldest)) = ended.first()
-        {
-            self.forget_call(*oldest);
-        }
-    }
-
-    fn forget_call(&mut self, id: CallId) {
-        let Some(call) = self.calls.remove(&id) else { return };
-        self.outbox.drop_where(|outgoing| outgoing.signal.call == id);
-        for topic in call.topics {
-            self.output(Output::Unsubscribe(topic));
-        }
-        self.effects.push_back(Effect::CloseCall(id));
-        let calls = &self.calls;
-        self.outbox.retain_round_trips(|did| calls.values().any(|call| call.members.contains_key(did)));
     }
 
     fn subscribe(&mut self, id: CallId, topic: Topic) {
@@ -465,4 +453,9 @@ impl Engine {
     fn output(&mut self, output: Output) {
         self.effects.push_back(Effect::Output(output));
     }
+}
+
+/// Whose envelopes the seal gives a budget of their own.
+fn acquainted(contacts: &[(Did, Policy)]) -> Vec<Did> {
+    contacts.iter().filter(|(_, policy)| *policy != Policy::Block).map(|(did, _)| did.clone()).collect()
 }

@@ -1,7 +1,7 @@
 //! The engine's doors: what may happen to it, what users may ask of it, what it wants done.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -65,8 +65,8 @@ pub struct KeptCall {
     pub ticket: Ticket,
     /// Who invited this device; the own DID when it made the call.
     pub from: Did,
-    /// Everybody else who was invited or present.
-    pub members: BTreeSet<Did>,
+    /// Everybody else who was invited or present, and where their nodes could be dialled.
+    pub members: BTreeMap<Did, Option<Contact>>,
     /// The number of the own latest stay; 0 when there was none.
     pub stay: u64,
     /// Where it stands.
@@ -76,6 +76,8 @@ pub struct KeptCall {
 /// Where a [`KeptCall`] stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Standing {
+    /// Rings here until this unix time in ms.
+    Ringing(u64),
     /// This device is in it; `on_hold`: and neither speaks nor hears.
     In {
         /// Put on hold by the user.
@@ -228,6 +230,9 @@ pub enum RequestError {
     /// An invitee is blocked.
     #[error("one of these contacts is blocked")]
     Blocked,
+    /// An invitee is on the own chain of invitations, and can join without a new one.
+    #[error("who invited this device needs no invitation")]
+    InvitedYou,
     /// As many calls as there may be are active or on hold.
     #[error("too many calls are on hold")]
     TooManyCalls,
@@ -333,6 +338,8 @@ pub enum EndReason {
     Cancelled,
     /// It rang until the ring time was over.
     Missed,
+    /// It did not ring, since the user wanted to hear no calls.
+    Silenced,
     /// Every invitee declined.
     Declined,
     /// Every invitee who declined was in another call.

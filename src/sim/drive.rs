@@ -288,6 +288,6 @@ fn mark_of(reason: EndReason) -> Option<Mark> {
         EndReason::Unreachable => Mark::Unreachable,
         EndReason::Gone => Mark::Gone,
         EndReason::Empty => Mark::Empty,
-        EndReason::AnsweredElsewhere | EndReason::Superseded | EndReason::Stopped => return None,
+        EndReason::AnsweredElsewhere | EndReason::Superseded | EndReason::Stopped | EndReason::Silenced => return None,
     })
 }

@@ -154,7 +154,7 @@ impl Legs {
         sky: &mut Sky<'_>,
     ) -> Result<(), String> {
         let Some(peer_ix) = dids.iter().position(|did| did == peer) else { return Err(format!("a leg to {peer}")) };
-        if self.of(node).any(|leg| leg.peer == peer_ix) {
+        if self.of(node).any(|leg| leg.peer == peer_ix && leg.call == call) {
             return Err(format!("a second leg to n{peer_ix} before the first was closed"));
         }
         if id.0 <= self.last_id[node] {

@@ -35,14 +35,21 @@ pub fn consents_by_configuration(world: &World, ix: NodeIx, call: CallId) -> boo
 }
 
 fn is_engaged(view: &CallView) -> bool {
-    matches!(view.state, CallState::Active | CallState::Outgoing)
+    matches!(view.state, CallState::Active | CallState::Outgoing | CallState::OnHold)
 }
 
 fn is_in(participant: &ParticipantView) -> bool {
     matches!(
         participant.state,
-        ParticipantState::Connecting | ParticipantState::Joined | ParticipantState::Reconnecting
+        ParticipantState::Connecting
+            | ParticipantState::Joined
+            | ParticipantState::Reconnecting
+            | ParticipantState::OnHold
     )
+}
+
+fn is_connected(participant: &ParticipantView) -> bool {
+    matches!(participant.state, ParticipantState::Joined | ParticipantState::OnHold)
 }
 
 fn is_up(leg: &SimLeg) -> bool {
@@ -58,14 +65,15 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     let views = world.nodes[ix].node.calls();
     let (node, plan) = (&world.nodes[ix], &world.nodes[ix].plan);
     let engaged: Vec<&CallView> = views.iter().filter(|view| is_engaged(view)).collect();
-    demand(engaged.len() <= 1, "two active calls")?;
+    demand(engaged.iter().filter(|view| view.state != CallState::OnHold).count() <= 1, "two active calls")?;
     demand(engaged.iter().all(|view| node.consent.contains(&view.call)), "in a call without consent")?;
     demand(
         plan.ring == views.iter().any(|view| view.state == CallState::Incoming),
         "ring is not: an incoming call rings",
     )?;
     demand((plan.muted, plan.deafened) == (node.node.muted(), node.node.deafened()), "the plan forgot mute or deafen")?;
-    let joined = engaged.iter().flat_map(|view| &view.participants).any(|p| p.state == ParticipantState::Joined);
+    let active = engaged.iter().filter(|view| view.state != CallState::OnHold);
+    let joined = active.flat_map(|view| &view.participants).any(is_connected);
     demand(plan.microphone == joined, "microphone is not: consent and a joined leg up")?;
     demand(views.len() <= MAX_CALLS, "too many calls")?;
     demand(views.iter().all(|view| view.participants.len() < MAX_PARTICIPANTS), "too many participants")?;
@@ -74,7 +82,7 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     demand(!node.node.idle() || views.is_empty(), "idle with a call")?;
     for view in &views {
         demand(view.participants.iter().all(|p| p.did != world.dids[ix]), "oneself among the others")?;
-        for participant in view.participants.iter().filter(|p| p.state == ParticipantState::Joined) {
+        for participant in view.participants.iter().filter(|p| is_connected(p)) {
             let leg = world.legs.of(ix).find(|leg| Some(leg.id) == participant.leg);
             let fits = |leg: &SimLeg| is_up(leg) && leg.call == view.call && world.dids[leg.peer] == participant.did;
             demand(leg.is_some_and(fits), "shown as joined without a leg that is up")?;
@@ -93,7 +101,7 @@ fn check_leg(world: &World, leg: &SimLeg, engaged: &[&CallView]) -> Result<(), S
         return Err(format!("{:?} to n{} who is not in the call", leg.id, leg.peer));
     };
     demand(participant.leg == Some(leg.id), "a leg that the view does not name")?;
-    demand(!is_up(leg) || participant.state == ParticipantState::Joined, "a leg is up and its participant not joined")
+    demand(!is_up(leg) || is_connected(participant), "a leg is up and its participant not joined")
 }
 
 /// All nodes: in calm weather for long enough, nobody presses.
@@ -104,8 +112,9 @@ pub fn settled(world: &mut World) -> Result<(), String> {
         check(world, a).map_err(|what| format!("n{a}: {what}"))?;
         demand(!calls.is_empty() || world.legs.of(a).next().is_none(), &format!("n{a} has no call and yet a leg"))?;
         for view in calls {
-            demand(view.state == CallState::Active, &format!("n{a} is still {:?} in {}", view.state, view.call))?;
-            let company = view.participants.iter().any(|other| other.state == ParticipantState::Joined);
+            let settled = matches!(view.state, CallState::Active | CallState::OnHold);
+            demand(settled, &format!("n{a} is still {:?} in {}", view.state, view.call))?;
+            let company = view.participants.iter().any(is_connected);
             demand(company || world.setup.grace.is_zero(), &format!("n{a} is alone in {}", view.call))?;
             for other in &view.participants {
                 pairs += usize::from(settled_pair(world, &views, (a, view), other)?);
@@ -136,10 +145,11 @@ fn settled_pair(
         // No path of subscribers leads there: they cannot know.
         return Ok(false);
     }
-    demand(other.state == ParticipantState::Joined, &format!("{told}, who is in it"))?;
+    demand(is_connected(other), &format!("{told}, who is in it"))?;
     let leg = world.legs.of(a).find(|leg| Some(leg.id) == other.leg);
     demand(leg.is_some_and(|leg| world.legs.connected(leg)), &format!("{told}, but they are not connected"))?;
-    demand(world.nodes[a].plan.microphone, &format!("n{a} has its microphone closed"))?;
+    let open = world.nodes[a].plan.microphone || view.state == CallState::OnHold;
+    demand(open, &format!("n{a} has its microphone closed"))?;
     Ok(true)
 }
 

@@ -135,7 +135,7 @@ fn out_of_place(did: &Did, outgoing: &Outgoing) -> Option<&'static str> {
     if !sealing.contains(&outgoing.sealing) {
         return Some("under a wrong sealing");
     }
-    if to == Some(did) && !matches!(outgoing.signal.body, Body::Answered(_)) {
+    if to == Some(did) && !matches!(outgoing.signal.body, Body::Answered(_) | Body::Join(_) | Body::Ack(_)) {
         return Some("a message to oneself");
     }
     let lower = to.is_some_and(|to| did < to);

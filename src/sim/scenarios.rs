@@ -103,7 +103,8 @@ impl Stage {
         nodes.iter().all(|a| {
             let others = nodes.iter().filter(|b| *b != a);
             others.clone().all(|b| self.shown(*a, call, *b) == Some(ParticipantState::Joined))
-                && self.world.legs.of(*a).filter(|leg| self.world.legs.connected(leg)).count() == others.count()
+                && self.world.legs.of(*a).filter(|leg| leg.call == call && self.world.legs.connected(leg)).count()
+                    == others.count()
         })
     }
 
@@ -410,16 +411,19 @@ fn two_people_who_call_each_other_are_in_one_call() {
 }
 
 #[test]
-fn a_call_waits_while_another_one_is_active() {
+fn who_accepts_a_second_call_puts_the_first_on_hold_and_can_go_back() {
     let mut stage = Stage::of(3);
     let first = stage.call(0, &[1]);
     let second = stage.offer(2, &[0]);
     stage.until(1, "it rings", |stage| stage.rings(0));
-    assert_eq!(stage.ask(0, Request::Accept(second, Former::Hold)), Err(RequestError::TooManyCalls));
-    assert!(stage.all_hear_each_other(&[0, 1], first) && stage.rings(0));
-    assert_eq!(stage.ask(0, Request::Hangup(first)), Ok(Reply::Done));
     stage.accept(0, second);
     stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 2], second));
+    stage.until(2, "the first is told", |stage| stage.shown(1, first, 0) == Some(ParticipantState::OnHold));
+    assert_eq!(stage.ask(0, Request::Resume(first)), Ok(Reply::Done));
+    stage.until(2, "the second is told", |stage| stage.shown(2, second, 0) == Some(ParticipantState::OnHold));
+    stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], first));
+    assert_eq!(stage.ask(0, Request::Hangup(first)), Ok(Reply::Done));
+    stage.settles();
 }
 
 #[test]

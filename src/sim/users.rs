@@ -2,7 +2,7 @@
 
 use crate::proto::{
     id::{CallId, Did},
-    io::{CallState, CallView, Former, ParticipantState, Request},
+    io::{CallState, CallView, Former, Request},
     signal::{DeclineReason, Settings},
 };
 
@@ -35,16 +35,10 @@ impl Sight<'_> {
         self.views.iter().filter(|view| states.contains(&view.state)).map(|view| view.call).collect()
     }
 
-    fn engaged(&self) -> bool {
-        self.views.iter().any(|view| matches!(view.state, CallState::Active | CallState::Outgoing))
-    }
-
-    /// In a call in which nobody is left or awaited: a new one takes its place if somebody was met in it, which a view does
-    /// not tell.
-    fn deserted(&self) -> bool {
-        use ParticipantState::{Declined, Expired, Left, Unreachable};
-        let mut active = self.views.iter().filter(|view| view.state == CallState::Active);
-        active.any(|view| view.participants.iter().all(|p| matches!(p.state, Left | Declined | Expired | Unreachable)))
+    /// There is room for one call more, unless very many are on hold.
+    fn room(&self) -> Verdict {
+        let engaged = self.calls_in(&[CallState::Active, CallState::Outgoing, CallState::OnHold]).len();
+        if engaged < 8 { Verdict::Done } else { Verdict::Either }
     }
 
     pub fn verdict(&self, request: &Request) -> Verdict {
@@ -52,11 +46,11 @@ impl Sight<'_> {
         match request {
             Request::Offer { invitees, .. } => {
                 let fine = !invitees.is_empty() && !invitees.contains(self.own);
-                if fine && self.deserted() { Verdict::Either } else { must(fine && !self.engaged()) }
+                if fine { self.room() } else { Verdict::Refused }
             }
             Request::Accept(call, _) => {
                 let rings = self.state(*call) == Some(CallState::Incoming);
-                if rings && self.deserted() { Verdict::Either } else { must(rings && !self.engaged()) }
+                if rings { self.room() } else { Verdict::Refused }
             }
             Request::Reject(call, _) => must(self.state(*call) == Some(CallState::Incoming)),
             Request::Hangup(call) => match self.state(*call) {

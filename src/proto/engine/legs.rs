@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::Engine;
+use super::{Connection, Engine};
 use crate::proto::{
-    call::{Member, Presence},
+    call::{Member, Peer, Presence},
     id::{CallId, Did, LegId},
     io::{LegCommand, LegEvent, Output, Role},
     leg::{Action, Context, Leg},
@@ -14,7 +14,7 @@ use crate::proto::{
 
 impl Engine {
     pub(super) fn handle_leg_event(&mut self, id: LegId, event: LegEvent, now: Instant) {
-        let Some(did) = self.legs.get(&id).cloned() else { return };
+        let Some(did) = self.legs.get(&id).map(|leg| leg.to.clone()) else { return };
         if event == LegEvent::Closed {
             self.legs.remove(&id);
         }
@@ -31,7 +31,9 @@ impl Engine {
     /// Both are in the call: each tells the other, and the leg is made.
     pub(super) fn meet(&mut self, call: CallId, did: &Did, now: Instant) {
         let role = if self.config.did < *did { Role::Initiator } else { Role::Answerer };
-        let former = self.legs.iter().find(|(_, to)| *to == did).map(|(id, _)| *id);
+        // In another call there may be a leg to the same person: that one is left alone.
+        let in_the_way = |leg: &Connection| leg.to == *did && (leg.call == call || leg.closing);
+        let former = self.legs.iter().find(|(_, leg)| in_the_way(leg)).map(|(id, _)| *id);
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.met = true;
         let Some(member) = known.members.get_mut(did) else { return };
@@ -104,10 +106,15 @@ impl Engine {
         for action in cx.actions {
             match action {
                 Action::Open(id, role) => {
-                    self.legs.insert(id, did.clone());
+                    self.legs.insert(id, Connection { call, to: did.clone(), closing: false });
                     self.output(Output::Leg(id, LegCommand::Open { call, peer: did.clone(), role }));
                 }
-                Action::Command(id, command) => self.output(Output::Leg(id, command)),
+                Action::Command(id, command) => {
+                    if let Some(leg) = self.legs.get_mut(&id).filter(|_| command == LegCommand::Close) {
+                        leg.closing = true;
+                    }
+                    self.output(Output::Leg(id, command));
+                }
                 Action::Send(body) => self.post(call, did, Sealing::Pairwise, body, Persistence::UntilAcked, now),
                 Action::DropSignals => self.outbox.drop_where(|outgoing| {
                     let of_leg = matches!(outgoing.signal.body, Body::Sdp(_) | Body::Ice(_) | Body::Restart(_));
@@ -115,6 +122,10 @@ impl Engine {
                 }),
             }
         }
+    }
+
+    pub(super) fn peer_mut(&mut self, call: CallId, did: &Did) -> Option<&mut Peer> {
+        self.calls.get_mut(&call)?.members.get_mut(did)?.peer_mut()
     }
 
     fn leg(&self, call: CallId, did: &Did) -> Option<&Leg> {

@@ -7,107 +7,171 @@ use std::{
 
 use rand::RngExt;
 
-use super::{Effect, Engine};
+use super::{Effect, Engine, MAX_JOINED};
 use crate::proto::{
-    call::{Call, HelloWindow, Member, Phase},
+    call::{Call, HelloWindow, Member, Phase, Presence},
     id::{CallId, Did, Instance},
-    io::{EndReason, Event, Now, Output, Policy, Reply, Request, RequestError},
+    io::{EndReason, Event, Former, Now, Output, Policy, Reply, Request, RequestError},
     outbox::Persistence,
     signal::{
-        Answered, Body, CallKey, Contact, Decline, DeclineReason, MAX_PARTICIPANTS, Offer, Presence, Sealing, Settings,
-        Ticket, Topic,
+        self, Answered, Body, CallKey, Contact, Decline, DeclineReason, MAX_CHAIN, MAX_PARTICIPANTS, Offer, Sealing,
+        Settings, Ticket, Topic,
     },
 };
 
 impl Engine {
     /// A user asks for something.
     pub fn handle_request(&mut self, request: Request, now: Now) -> Result<Reply, RequestError> {
+        let done = |()| Reply::Done;
         let reply = match request {
             Request::Offer { invitees, settings } => self.offer(invitees, settings, now).map(Reply::Offered),
-            Request::Accept(call, _former) => self.accept_request(call, now).map(|()| Reply::Done),
-            Request::Reject(call, decline) => self.reject(call, decline, now.mono).map(|()| Reply::Done),
-            Request::Join(..) => Err(RequestError::NotJoinable),
-            Request::Invite { .. } | Request::Hold(_) | Request::Resume(_) => Err(RequestError::NotInCall),
-            Request::SetDoNotDisturb(_) | Request::Restore { .. } => Ok(Reply::Done),
-            Request::Hangup(call) => self.hang_up(call, now.mono).map(|()| Reply::Done),
-            Request::Mute(muted) => Ok(self.set_media(muted, self.media.deafened, now.mono)),
-            Request::Deafen(deafened) => Ok(self.set_media(self.media.muted, deafened, now.mono)),
-            Request::SetContacts(contacts) => Ok(self.set_contacts(contacts)),
+            Request::Accept(call, former) => self.accept_request(call, former, now).map(done),
+            Request::Reject(call, decline) => self.reject(call, &decline, now).map(done),
+            Request::Hangup(call) => self.hang_up(call, now).map(done),
+            Request::Join(call, former) => self.join_request(call, former, now).map(done),
+            Request::Invite { call, invitees } => self.invite(call, invitees, now).map(done),
+            Request::Hold(call) => self.hold_request(call, now).map(done),
+            Request::Resume(call) => self.resume(call, Former::Hold, now).map(done),
+            Request::Mute(muted) => Ok(self.set_media(muted, self.deafened, now.mono)),
+            Request::Deafen(deafened) => Ok(self.set_media(self.muted, deafened, now.mono)),
+            Request::SetDoNotDisturb(on) => Ok(self.set_do_not_disturb(on)),
+            Request::SetContacts(contacts) => Ok(self.set_contacts(contacts, now)),
             Request::SetContact(contact) => Ok(self.set_contact(contact)),
-            Request::Shutdown => Ok(self.shut_down(now.mono)),
+            Request::Restore { calls, rejoin } => Ok(self.restore(calls, rejoin, now)),
+            Request::Shutdown => Ok(self.shut_down(now)),
         };
-        self.settle(now.mono);
+        self.settle(now);
         reply
     }
 
     fn offer(&mut self, invitees: Vec<Did>, settings: Settings, now: Now) -> Result<CallId, RequestError> {
-        if self.stopping {
-            return Err(RequestError::Stopping);
-        }
-        let invitees: BTreeSet<Did> = invitees.into_iter().collect();
-        if invitees.is_empty() || invitees.len() >= MAX_PARTICIPANTS || invitees.contains(&self.config.did) {
-            return Err(RequestError::BadInvitees);
-        }
-        self.make_way(now.mono)?;
+        let invitees = self.invitable(invitees, 0)?;
         let me = self.config.did.clone();
         // Somebody was faster, and it rings here: to call the same people is to take that call.
         if let Some(same) = self.ringing_with(&invitees, settings) {
-            self.accept(same, now);
+            self.accept_request(same, Former::Hold, now)?;
             return Ok(same);
         }
+        self.make_way(Former::Hold, now)?;
         let key = CallKey(self.rng.random());
         let id = CallId::derive(&me, &settings, &key.0);
         let ticket = Ticket { call: id, creator: me.clone(), settings, key, chain: Vec::new() };
-        let ring_until = now.mono + self.config.ring;
-        self.add_call(ticket.clone(), me.clone(), invitees.clone(), ring_until);
+        self.add_call(ticket, me, invitees.clone(), now.mono + self.config.ring);
         self.join(id, now);
-        let participants: Vec<Did> = std::iter::once(me).chain(invitees.iter().cloned()).collect();
-        let ring_ms = u32::try_from(self.config.ring.as_millis()).unwrap_or(u32::MAX);
-        for did in &invitees {
-            let offer = Offer { ticket: ticket.clone(), participants: participants.clone(), ring_ms };
-            self.post(
-                id,
-                did,
-                Sealing::Envelope,
-                Body::Offer(Box::new(offer)),
-                Persistence::Until(ring_until),
-                now.mono,
-            );
-        }
+        self.send_offers(id, &invitees, now.mono);
         self.announce(id, now.mono);
+        self.keep(id, now);
         self.output(Output::Event(Event::CallOffered { call: id, invitees: invitees.into_iter().collect() }));
         Ok(id)
     }
 
+    /// Those of them who may be invited into a call that has so many other participants already.
+    fn invitable(&self, invitees: Vec<Did>, present: usize) -> Result<BTreeSet<Did>, RequestError> {
+        if self.stopping {
+            return Err(RequestError::Stopping);
+        }
+        let invitees: BTreeSet<Did> = invitees.into_iter().collect();
+        if invitees.is_empty() || present + invitees.len() >= MAX_PARTICIPANTS || invitees.contains(&self.config.did) {
+            return Err(RequestError::BadInvitees);
+        }
+        if invitees.iter().any(|did| self.is_blocked(did)) {
+            return Err(RequestError::Blocked);
+        }
+        Ok(invitees)
+    }
+
+    /// Asks more people into a call; who is in it or was asked already is not asked again.
+    fn invite(&mut self, id: CallId, invitees: Vec<Did>, now: Now) -> Result<(), RequestError> {
+        let call = self.alive(id)?;
+        if call.instance().is_none() {
+            return Err(RequestError::NotInCall);
+        }
+        let ticket = &call.ticket;
+        if ticket.settings.closed && ticket.creator != self.config.did {
+            return Err(RequestError::Closed);
+        }
+        if ticket.chain.len() >= MAX_CHAIN {
+            return Err(RequestError::TooFar);
+        }
+        let inviters: Vec<Did> = ticket.chain.iter().map(|grant| grant.inviter.clone()).collect();
+        let others = call.members.keys().filter(|did| !invitees.contains(did)).count();
+        let is_expected = |did: &Did| call.members.get(did).is_some_and(|m| m.peer().is_some() || m.is_invited());
+        let mut asked = self.invitable(invitees, others)?;
+        asked.retain(|did| !is_expected(did));
+        if inviters.iter().any(|did| asked.contains(did)) {
+            return Err(RequestError::InvitedYou);
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        for did in &asked {
+            self.outbox.drop_where(|outgoing| outgoing.signal.call == id && outgoing.to.as_ref() == Some(did));
+            self.subscribe(id, Topic::Member(id, did.clone()));
+        }
+        self.send_offers(id, &asked, now.mono);
+        for did in &asked {
+            self.send_join(id, did, now.mono);
+        }
+        self.keep(id, now);
+        self.output(Output::Event(Event::CallInvited { call: id, invitees: asked.into_iter().collect() }));
+        Ok(())
+    }
+
+    /// Invites them for as long as it is to ring.
+    fn send_offers(&mut self, id: CallId, invitees: &BTreeSet<Did>, now: Instant) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let until = now + self.config.ring;
+        for did in invitees {
+            let member = call.members.entry(did.clone()).or_insert_with(|| Member::invited(true, until));
+            member.presence = Presence::Invited { reached: false, rings: false };
+            (member.invited_here, member.invited_until) = (true, until);
+        }
+        let ring_ms = u32::try_from(self.config.ring.as_millis()).unwrap_or(u32::MAX);
+        let participants: Vec<Did> = call.members.keys().chain([&self.config.did]).cloned().collect();
+        let ticket = call.ticket.clone();
+        for did in invitees {
+            let offer = Offer { ticket: ticket.clone(), participants: participants.clone(), ring_ms };
+            self.post(id, did, Sealing::Envelope, Body::Offer(Box::new(offer)), Persistence::Until(until), now);
+        }
+    }
+
     /// The call that rings here and has exactly these people in it.
     fn ringing_with(&self, others: &BTreeSet<Did>, settings: Settings) -> Option<CallId> {
-        let mut ringing = self.calls.iter().filter(|(_, call)| call.is_incoming() && call.ticket.settings == settings);
+        let mut ringing = self.calls.iter().filter(|(_, call)| call.rings() && call.ticket.settings == settings);
         ringing.find(|(_, call)| call.members.keys().eq(others)).map(|(id, _)| *id)
     }
 
-    fn accept_request(&mut self, id: CallId, now: Now) -> Result<(), RequestError> {
-        let call = self.alive(id)?;
-        if !call.is_incoming() {
+    pub(super) fn accept_request(&mut self, id: CallId, former: Former, now: Now) -> Result<(), RequestError> {
+        if !self.alive(id)?.rings() {
             return Err(RequestError::NotRinging);
         }
-        self.make_way(now.mono)?;
-        self.accept(id, now);
+        self.make_way(former, now)?;
+        self.enter(id, false, now);
         Ok(())
     }
 
-    /// Another call is possible when there is none, or one in which everybody else has left.
-    fn make_way(&mut self, now: Instant) -> Result<(), RequestError> {
-        let Some(active) = self.active_call() else { return Ok(()) };
-        let call = &self.calls[&active];
-        if !call.met || call.has_company() || call.is_awaited() {
+    /// Makes room for another active call: the one that is goes on hold, or is left; one that everybody else has left ends.
+    pub(super) fn make_way(&mut self, former: Former, now: Now) -> Result<(), RequestError> {
+        let active = self.active_call();
+        let deserted = |call: &Call| call.met && !call.has_company() && !call.is_awaited();
+        let ends = active.is_some_and(|id| former == Former::Leave || deserted(&self.calls[&id]));
+        if !ends && self.joined() >= MAX_JOINED {
             return Err(RequestError::TooManyCalls);
         }
-        self.end_call(active, EndReason::Empty, now);
+        match (active, former) {
+            (None, _) => {}
+            (Some(id), _) if deserted(&self.calls[&id]) => self.end_call(id, EndReason::Empty, now),
+            (Some(id), Former::Leave) => self.end_call(id, EndReason::HungUp, now),
+            (Some(id), Former::Hold) => self.set_on_hold(id, true, now),
+        }
         Ok(())
     }
 
-    /// Joins a call that rings here.
-    pub(super) fn accept(&mut self, id: CallId, now: Now) {
+    /// This device is in the call from now on, on hold or as the active one; there must be no other active one then.
+    pub(super) fn enter(&mut self, id: CallId, on_hold: bool, now: Now) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.on_hold = on_hold;
+        }
         self.join(id, now);
         self.announce(id, now.mono);
         let joined = self.calls.get(&id).and_then(Call::instance).map(|instance| instance.number);
@@ -116,51 +180,116 @@ impl Engine {
         for did in self.present(id) {
             self.meet(id, &did, now.mono);
         }
+        self.keep(id, now);
     }
 
-    fn reject(&mut self, id: CallId, decline: Decline, now: Instant) -> Result<(), RequestError> {
+    fn hold_request(&mut self, id: CallId, now: Now) -> Result<(), RequestError> {
         let call = self.alive(id)?;
-        if !call.is_incoming() {
+        if call.instance().is_none() {
+            return Err(RequestError::NotInCall);
+        }
+        self.set_on_hold(id, true, now);
+        Ok(())
+    }
+
+    pub(super) fn resume(&mut self, id: CallId, former: Former, now: Now) -> Result<(), RequestError> {
+        let call = self.alive(id)?;
+        if call.instance().is_none() {
+            return Err(RequestError::NotInCall);
+        }
+        if call.on_hold {
+            match (self.active_call(), former) {
+                (None, _) => {}
+                (Some(active), Former::Leave) => self.end_call(active, EndReason::HungUp, now),
+                (Some(active), Former::Hold) => self.set_on_hold(active, true, now),
+            }
+            self.set_on_hold(id, false, now);
+        }
+        Ok(())
+    }
+
+    fn set_on_hold(&mut self, id: CallId, on_hold: bool, now: Now) {
+        let Some(call) = self.calls.get_mut(&id).filter(|call| call.on_hold != on_hold) else { return };
+        call.on_hold = on_hold;
+        self.media_version += 1;
+        self.tell_state(id, now.mono);
+        let event = if on_hold { Event::CallHeld { call: id } } else { Event::CallResumed { call: id } };
+        self.output(Output::Event(event));
+        self.keep(id, now);
+    }
+
+    fn reject(&mut self, id: CallId, decline: &Decline, now: Now) -> Result<(), RequestError> {
+        let call = self.alive(id)?;
+        if !call.rings() {
             return Err(RequestError::NotRinging);
         }
-        let from = call.from.clone();
+        let inviters: Vec<Did> = call.also_from.iter().chain([&call.from]).cloned().collect();
         self.end_call(id, EndReason::Rejected, now);
-        self.post(id, &from, Sealing::Envelope, Body::Decline(decline), Persistence::UntilAcked, now);
-        self.tell_own_devices(id, None, now);
+        for inviter in inviters {
+            let no = Body::Decline(decline.clone());
+            self.post(id, &inviter, Sealing::Envelope, no, Persistence::UntilAcked, now.mono);
+        }
+        self.tell_own_devices(id, None, now.mono);
         Ok(())
     }
 
     /// An incoming call that is hung up is refused: both mean that the user does not want it.
-    fn hang_up(&mut self, id: CallId, now: Instant) -> Result<(), RequestError> {
-        if self.alive(id)?.is_incoming() {
-            return self.reject(id, DeclineReason::Declined.into(), now);
+    fn hang_up(&mut self, id: CallId, now: Now) -> Result<(), RequestError> {
+        if self.alive(id)?.rings() {
+            return self.reject(id, &DeclineReason::Declined.into(), now);
         }
         self.end_call(id, EndReason::HungUp, now);
         Ok(())
     }
 
     fn set_media(&mut self, muted: bool, deafened: bool, now: Instant) -> Reply {
-        if (muted, deafened) == (self.media.muted, self.media.deafened) {
+        if (muted, deafened) == (self.muted, self.deafened) {
             return Reply::Done;
         }
-        self.media.version += 1;
-        self.media.muted = muted;
-        self.media.deafened = deafened;
+        (self.muted, self.deafened) = (muted, deafened);
+        self.media_version += 1;
         self.output(Output::Event(Event::MediaChanged { muted, deafened }));
-        if let Some(id) = self.active_call() {
-            self.outbox.drop_where(|outgoing| matches!(outgoing.signal.body, Body::State(_)));
-            self.outbox.refresh_state(id, self.media);
-            for did in self.present(id) {
-                let state = Body::State(self.media);
-                self.post(id, &did, Sealing::Pairwise, state, Persistence::UntilAcked, now);
-            }
+        let joined = self.calls.iter().filter(|(_, call)| call.instance().is_some()).map(|(id, _)| *id);
+        for id in joined.collect::<Vec<_>>() {
+            self.tell_state(id, now);
         }
         Reply::Done
     }
 
-    fn set_contacts(&mut self, contacts: Vec<(Did, Policy)>) -> Reply {
+    /// Tells all participants of the call what holds now of microphone and ears.
+    fn tell_state(&mut self, id: CallId, now: Instant) {
+        let state = self.media_state(id);
+        self.outbox.drop_where(|outgoing| outgoing.signal.call == id && matches!(outgoing.signal.body, Body::State(_)));
+        self.outbox.refresh_state(id, state);
+        for did in self.present(id) {
+            self.post(id, &did, Sealing::Pairwise, Body::State(state), Persistence::UntilAcked, now);
+        }
+    }
+
+    fn set_do_not_disturb(&mut self, on: bool) -> Reply {
+        if on != self.do_not_disturb {
+            self.do_not_disturb = on;
+            self.output(Output::Event(Event::DoNotDisturbChanged { on }));
+        }
+        Reply::Done
+    }
+
+    /// Who is blocked now is out of every call, as far as this device is concerned.
+    fn set_contacts(&mut self, contacts: Vec<(Did, Policy)>, now: Now) -> Reply {
+        self.effects.push_back(Effect::SetContacts(super::acquainted(&contacts)));
         self.contacts = contacts.into_iter().collect();
-        self.effects.push_back(Effect::SetContacts(self.contacts.keys().cloned().collect()));
+        let calls: Vec<CallId> = self.calls.keys().copied().collect();
+        for id in calls {
+            for did in self.present(id) {
+                if self.is_blocked(&did) {
+                    self.mark_out(id, &did, None, now);
+                }
+            }
+            let Some(call) = self.calls.get(&id) else { continue };
+            if call.rings() && self.is_blocked(&call.from) {
+                self.end_call(id, EndReason::Rejected, now);
+            }
+        }
         Reply::Done
     }
 
@@ -169,7 +298,7 @@ impl Engine {
         Reply::Done
     }
 
-    fn shut_down(&mut self, now: Instant) -> Reply {
+    fn shut_down(&mut self, now: Now) -> Reply {
         self.stopping = true;
         let alive: Vec<CallId> = self.calls.iter().filter(|(_, call)| call.is_alive()).map(|(id, _)| *id).collect();
         for id in alive {
@@ -178,13 +307,14 @@ impl Engine {
         Reply::Done
     }
 
-    /// The call that this device is in.
+    /// The call that this device is in and has not put on hold.
     pub(super) fn active_call(&self) -> Option<CallId> {
-        self.calls.iter().find(|(_, call)| call.instance().is_some()).map(|(id, _)| *id)
+        self.calls.iter().find(|(_, call)| call.is_active()).map(|(id, _)| *id)
     }
 
     fn alive(&self, id: CallId) -> Result<&Call, RequestError> {
-        self.calls.get(&id).filter(|call| call.is_alive()).ok_or(RequestError::NoSuchCall)
+        let shown = |call: &&Call| call.instance().is_some() || call.rings();
+        self.calls.get(&id).filter(shown).ok_or(RequestError::NoSuchCall)
     }
 
     /// Who else is in the call.
@@ -193,31 +323,51 @@ impl Engine {
         call.members.iter().filter(|(_, member)| member.peer().is_some()).map(|(did, _)| did.clone()).collect()
     }
 
-    /// A call whose keys and inbox are open; it rings here until `ring_until`.
-    pub(super) fn add_call(&mut self, ticket: Ticket, from: Did, members: BTreeSet<Did>, ring_until: Instant) {
+    /// A call whose keys and inbox are open; it rings here until `ring_until`. One that is over here begins again with what
+    /// is known of its participants.
+    pub(super) fn add_call(&mut self, ticket: Ticket, from: Did, invited: BTreeSet<Did>, ring_until: Instant) {
         let id = ticket.call;
         self.effects.push_back(Effect::OpenCall(ticket.clone()));
-        let members: BTreeMap<Did, Member> = members.into_iter().map(|did| (did, Member::invited())).collect();
+        self.past.remove(&id);
+        let former = self.calls.remove(&id);
+        // A Leave of the former stay still has to arrive; a Decline has nothing to say any more.
+        self.outbox
+            .drop_where(|outgoing| outgoing.signal.call == id && !matches!(outgoing.signal.body, Body::Leave(_)));
+        let (mut members, topics, stay) = former.map_or_else(
+            || (BTreeMap::new(), BTreeSet::new(), 0),
+            |former| (former.members, former.topics, former.stay),
+        );
+        for did in invited {
+            let member: &mut Member = members.entry(did).or_insert_with(|| Member::invited(false, ring_until));
+            if member.peer().is_none() {
+                member.presence = Presence::Invited { reached: false, rings: false };
+            }
+            (member.invited_here, member.invited_until) = (false, ring_until);
+        }
         let call = Call {
             ticket,
             from,
-            phase: Phase::Incoming { until: ring_until },
+            also_from: BTreeSet::new(),
+            phase: Phase::Incoming { until: ring_until, silent: false },
             members,
-            ring_until,
-            topics: BTreeSet::new(),
-            hello: HelloWindow::default(),
             on_hold: false,
+            ring_until,
+            topics,
+            hello: HelloWindow::default(),
             met: false,
+            rejoined: false,
+            stay,
             alone_since: None,
         };
         self.calls.insert(id, call);
         self.subscribe(id, Topic::Member(id, self.config.did.clone()));
     }
 
-    /// Begins the own stay in the call.
-    fn join(&mut self, id: CallId, now: Now) {
-        let instance = Instance { number: now.unix_ms, device: self.config.device };
+    /// Begins the own stay in the call, numbered above every other of the own DID that is known.
+    pub(super) fn join(&mut self, id: CallId, now: Now) {
         let Some(call) = self.calls.get_mut(&id) else { return };
+        call.stay = now.unix_ms.max(call.stay.saturating_add(1));
+        let instance = Instance { number: call.stay, device: self.config.device };
         call.phase = Phase::Joined { instance };
         call.hello.open(now.mono);
         let members: Vec<Did> = call.members.keys().cloned().collect();
@@ -229,9 +379,10 @@ impl Engine {
     }
 
     /// Sends the own Join to everyone who is, or may come to be, in the call.
-    fn announce(&mut self, id: CallId, now: Instant) {
+    /// Other devices of the own DID hear it, too: the call has moved here.
+    pub(super) fn announce(&mut self, id: CallId, now: Instant) {
         let Some(call) = self.calls.get(&id) else { return };
-        let members: Vec<Did> = call.members.keys().cloned().collect();
+        let members: Vec<Did> = call.members.keys().chain([&self.config.did]).cloned().collect();
         for did in members {
             self.send_join(id, &did, now);
         }
@@ -244,13 +395,18 @@ impl Engine {
                 && outgoing.to.as_ref() == Some(to)
                 && matches!(outgoing.signal.body, Body::Join(_))
         });
-        let Some(instance) = self.calls.get(&id).and_then(Call::instance).filter(|_| !under_way) else { return };
-        let presence = Presence { instance, state: self.media, contact: self.contact.clone() };
-        self.post(id, to, Sealing::Envelope, Body::Join(presence), Persistence::UntilAcked, now);
+        if under_way || self.is_blocked(to) {
+            return;
+        }
+        let Some(instance) = self.calls.get(&id).and_then(Call::instance) else { return };
+        let presence = signal::Presence { instance, state: self.media_state(id), contact: self.contact.clone() };
+        // The own DID may have no other device.
+        let persistence = if *to == self.config.did { Persistence::Patiently } else { Persistence::UntilAcked };
+        self.post(id, to, Sealing::Envelope, Body::Join(presence), persistence, now);
     }
 
     /// `joined`: the own stay; `None`: the call was refused.
-    fn tell_own_devices(&mut self, id: CallId, joined: Option<u64>, now: Instant) {
+    pub(super) fn tell_own_devices(&mut self, id: CallId, joined: Option<u64>, now: Instant) {
         let me = self.config.did.clone();
         let Some(ring_until) = self.calls.get(&id).map(|call| call.ring_until) else { return };
         let answered = Body::Answered(Answered { device: self.config.device, joined });

@@ -1,37 +1,27 @@
 //! What other participants say. Every signal is verified already; here it is decided whether it may change something.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
+use super::Engine;
+use crate::proto::{
+    call::{Member, Peer, Phase, Presence},
+    id::{CallId, Did, Instance, MessageId},
+    io::{Event, Now, Output, Setup},
+    leg::Leg,
+    outbox::Persistence,
+    signal::{self, Body, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Sealing, Topic},
 };
-
-use super::{
-    EARLY_CANCEL_KEPT, EarlyCancel, Effect, Engine, MAX_EARLY_CANCELS, MAX_RINGING, MAX_RINGING_STRANGERS,
-    STRANGERS_BURST, STRANGERS_PAUSE,
-};
-use crate::{
-    config::{AutoAccept, WhoMayRing},
-    proto::{
-        call::{Call, Member, Peer, Phase, Presence},
-        id::{CallId, DeviceId, Did, Instance, MessageId},
-        io::{EndReason, Event, Now, Output, Setup},
-        outbox::Persistence,
-        signal::{self, Body, CancelReason, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Offer, Sealing},
-    },
-};
-
-/// What an offer may ask for: shorter rings nobody, longer is a nuisance.
-const RING_MS: std::ops::RangeInclusive<u32> = 1_000..=120_000;
 
 impl Engine {
     pub(super) fn handle_signal(&mut self, incoming: Incoming, now: Now) {
         let Incoming { from, instance, sealing, signal } = incoming;
         let (id, call) = (signal.id, signal.call);
+        if self.is_blocked(&from) && !matches!(signal.body, Body::Offer(_) | Body::Cancel(_) | Body::Ack(_)) {
+            return;
+        }
         match signal.body {
             Body::Ack(of) => self.handle_ack(of, &from, now),
             Body::Offer(offer) => self.handle_offer(from, id, *offer, now),
             Body::Cancel(reason) => self.handle_cancel(&from, id, call, reason, now),
-            Body::Answered(answered) => self.handle_answered(&from, call, answered.device, now),
+            Body::Answered(answered) => self.handle_answered(&from, call, answered, now),
             Body::Join(presence) => self.handle_presence(&from, Some(id), call, presence, now),
             Body::Hello(presence) => self.handle_presence(&from, None, call, presence, now),
             body => self.handle_participant(&from, instance, sealing, (id, call, body), now),
@@ -50,160 +40,6 @@ impl Engine {
         }
     }
 
-    fn handle_offer(&mut self, from: Did, id: MessageId, offer: Offer, now: Now) {
-        let call = offer.ticket.call;
-        if let Some(known) = self.calls.get(&call) {
-            if known.from == from {
-                self.acknowledge(call, &from, Sealing::Envelope, id);
-            }
-            return;
-        }
-        let known = self.contacts.contains_key(&from);
-        let may_ring = known || self.config.who_may_ring == WhoMayRing::Anyone;
-        if self.stopping || !may_ring || self.seen.contains(&from, id) {
-            return;
-        }
-        if self.early_cancels.iter().any(|cancel| cancel.call == call && cancel.from == from) {
-            return self.acknowledge(call, &from, Sealing::Envelope, id);
-        }
-        let glare = self.glare(&offer);
-        if glare.is_some_and(|own| own < call) {
-            // Ours wins: the other side finds that out by itself and comes over.
-            self.remember_cancel(from.clone(), call, now);
-            return self.acknowledge(call, &from, Sealing::Envelope, id);
-        }
-        let may_ring = self.has_room_to_ring(known) && (known || self.takes_stranger(now.mono));
-        if glare.is_none() && !may_ring {
-            return;
-        }
-        self.seen.insert(from.clone(), id, known);
-        self.output(Output::Remember(from.clone(), id));
-        self.ring(&from, id, offer, known, now);
-        if let Some(own) = glare {
-            self.supersede(own, call, now);
-        } else if self.active_call().is_none() && self.accepts_unasked(call) {
-            self.accept(call, now);
-        }
-    }
-
-    /// The own unanswered offer to the same people, if there is one: both sides called each other.
-    fn glare(&self, offer: &Offer) -> Option<CallId> {
-        let theirs: BTreeSet<&Did> = offer.participants.iter().collect();
-        self.calls.values().find_map(|call| {
-            let unanswered = call.instance().is_some() && call.from == self.config.did && !call.met;
-            let ours: BTreeSet<&Did> = call.members.keys().chain([&self.config.did]).collect();
-            let same = ours == theirs && call.ticket.settings == offer.ticket.settings;
-            (unanswered && same).then_some(call.ticket.call)
-        })
-    }
-
-    fn has_room_to_ring(&self, known: bool) -> bool {
-        let ringing = || self.calls.values().filter(|call| call.is_incoming());
-        let strangers = ringing().filter(|call| !self.contacts.contains_key(&call.from)).count();
-        ringing().count() < MAX_RINGING && (known || strangers < MAX_RINGING_STRANGERS)
-    }
-
-    /// Counts a stranger's ring, unless there were too many lately.
-    fn takes_stranger(&mut self, now: Instant) -> bool {
-        let paid = self.strangers_paid.map_or(now, |paid| paid.max(now));
-        let may = paid.duration_since(now) <= STRANGERS_PAUSE * (STRANGERS_BURST - 1);
-        if may {
-            self.strangers_paid = Some(paid + STRANGERS_PAUSE);
-        }
-        may
-    }
-
-    fn ring(&mut self, from: &Did, id: MessageId, offer: Offer, known: bool, now: Now) {
-        let call = offer.ticket.call;
-        let ring_ms = offer.ring_ms.clamp(*RING_MS.start(), *RING_MS.end());
-        let ring_until = now.mono + Duration::from_millis(u64::from(ring_ms));
-        let members: BTreeSet<Did> =
-            offer.participants.iter().filter(|did| **did != self.config.did).cloned().collect();
-        self.add_call(offer.ticket, from.clone(), members, ring_until);
-        self.acknowledge(call, from, Sealing::Envelope, id);
-        self.post(call, from, Sealing::Envelope, Body::Ringing, Persistence::UntilAcked, now.mono);
-        let event = Event::CallRang { call, from: from.clone(), participants: offer.participants, known };
-        self.output(Output::Event(event));
-    }
-
-    /// Glare that the other side's call has won: no further key press, the user wanted this call.
-    fn supersede(&mut self, own: CallId, winner: CallId, now: Now) {
-        self.end_call_with(own, EndReason::Superseded, CancelReason::SupersededBy(winner), now.mono);
-        self.accept(winner, now);
-    }
-
-    fn accepts_unasked(&self, call: CallId) -> bool {
-        let Some(call) = self.calls.get(&call) else { return false };
-        match self.config.auto_accept {
-            AutoAccept::None => false,
-            AutoAccept::Contacts => call.members.keys().all(|did| self.contacts.contains_key(did)),
-            AutoAccept::All => true,
-        }
-    }
-
-    fn handle_cancel(&mut self, from: &Did, id: MessageId, call: CallId, reason: CancelReason, now: Now) {
-        let Some(known) = self.calls.get(&call) else {
-            if self.contacts.contains_key(from) || self.config.who_may_ring == WhoMayRing::Anyone {
-                self.remember_cancel(from.clone(), call, now);
-                self.acknowledge(call, from, Sealing::Envelope, id);
-            }
-            return;
-        };
-        if &known.from != from {
-            return;
-        }
-        self.acknowledge(call, from, Sealing::Envelope, id);
-        let others = self.present(call).iter().any(|did| did != from);
-        match self.calls[&call].phase {
-            Phase::Joined { .. } if others => self.mark_out(call, from, None, now),
-            Phase::Incoming { .. } | Phase::Joined { .. } => {
-                let joined = self.calls[&call].instance().is_some();
-                match reason {
-                    CancelReason::RangOut if !joined => self.end_call(call, EndReason::Missed, now.mono),
-                    CancelReason::Cancelled | CancelReason::RangOut => {
-                        self.end_call(call, EndReason::Cancelled, now.mono);
-                    }
-                    CancelReason::SupersededBy(winner) => {
-                        self.end_call(call, EndReason::Superseded, now.mono);
-                        if joined && self.is_same_call(call, winner) {
-                            self.accept(winner, now);
-                        }
-                    }
-                }
-            }
-            Phase::Ended { .. } => {}
-        }
-    }
-
-    /// Whether `winner`, which rings here, is what glare would have made of `loser`: whoever took that one wanted this
-    /// one too. In a call with other people the user has to be asked.
-    fn is_same_call(&self, loser: CallId, winner: CallId) -> bool {
-        let (Some(lost), Some(won)) = (self.calls.get(&loser), self.calls.get(&winner)) else { return false };
-        let same_people = lost.members.keys().eq(won.members.keys());
-        won.is_incoming() && winner < loser && same_people && lost.ticket.settings == won.ticket.settings
-    }
-
-    fn remember_cancel(&mut self, from: Did, call: CallId, now: Now) {
-        self.early_cancels.retain(|cancel| !(cancel.call == call && cancel.from == from));
-        if self.early_cancels.len() >= MAX_EARLY_CANCELS {
-            // Strangers push out each other's, and none of a contact's.
-            let a_strangers = self.early_cancels.iter().position(|cancel| !self.contacts.contains_key(&cancel.from));
-            match a_strangers {
-                Some(at) => drop(self.early_cancels.remove(at)),
-                None if self.contacts.contains_key(&from) => drop(self.early_cancels.pop_front()),
-                None => return,
-            }
-        }
-        self.early_cancels.push_back(EarlyCancel { from, call, until: now.mono + EARLY_CANCEL_KEPT });
-    }
-
-    fn handle_answered(&mut self, from: &Did, call: CallId, device: DeviceId, now: Now) {
-        let rings = self.calls.get(&call).is_some_and(Call::is_incoming);
-        if rings && from == &self.config.did && device != self.config.device {
-            self.end_call(call, EndReason::AnsweredElsewhere, now.mono);
-        }
-    }
-
     /// A Join (`id` is to be acknowledged) or a Hello.
     fn handle_presence(
         &mut self,
@@ -214,15 +50,15 @@ impl Engine {
         now: Now,
     ) {
         if from == &self.config.did {
-            return self.handle_own_presence(call, presence.instance, now);
+            return self.handle_own_presence(call, id, presence.instance, now);
         }
-        let me = self.config.did.clone();
         let Some(known) = self.calls.get_mut(&call) else { return };
         if !known.members.contains_key(from) && known.members.len() + 1 >= MAX_PARTICIPANTS {
             return;
         }
-        let member = known.members.entry(from.clone()).or_insert_with(Member::invited);
-        if known.from == me && matches!(member.presence, Presence::Declined(_)) {
+        let until = known.ring_until;
+        let member = known.members.entry(from.clone()).or_insert_with(|| Member::invited(false, until));
+        if matches!(member.presence, Presence::Declined(_)) {
             // It said no to this invitation; a new one needs a new offer.
             return;
         }
@@ -234,19 +70,6 @@ impl Engine {
             && let Some(known) = self.calls.get_mut(&call)
         {
             known.hello.open(now.mono);
-        }
-    }
-
-    /// Another device of this DID is in the call.
-    fn handle_own_presence(&mut self, call: CallId, other: Instance, now: Now) {
-        let Some(known) = self.calls.get(&call) else { return };
-        let moved = match known.phase {
-            Phase::Incoming { .. } => true,
-            Phase::Joined { instance } => other > instance,
-            Phase::Ended { .. } => false,
-        };
-        if moved && other.device != self.config.device {
-            self.end_call(call, EndReason::AnsweredElsewhere, now.mono);
         }
     }
 
@@ -278,10 +101,13 @@ impl Engine {
             }
             return false;
         }
+        let continues = member.peer().is_some_and(|peer| peer.leg.as_ref().map_or(peer.continues, Leg::was_up));
         self.stop_leg(call, from, now.mono);
-        let Some(known) = self.calls.get_mut(&call) else { return false };
-        let Some(member) = known.members.get_mut(from) else { return false };
+        let Some(member) = self.calls.get_mut(&call).and_then(|known| known.members.get_mut(from)) else {
+            return false;
+        };
         member.presence = Presence::In(Box::new(Peer {
+            continues,
             instance: presence.instance,
             state: presence.state,
             contact: presence.contact,
@@ -296,7 +122,10 @@ impl Engine {
         self.show_media(call, from);
         let joined = matches!(phase, Phase::Joined { .. });
         if joined {
+            // It may have been invited by somebody else.
+            self.subscribe(call, Topic::Member(call, from.clone()));
             self.meet(call, from, now.mono);
+            self.keep(call, now);
         }
         joined
     }
@@ -348,22 +177,21 @@ impl Engine {
     }
 
     fn handle_ringing(&mut self, call: CallId, from: &Did) {
-        let me = self.config.did.clone();
-        let Some(known) = self.calls.get_mut(&call).filter(|call| call.from == me) else { return };
-        if let Some(Member { presence: Presence::Invited { reached, rings }, .. }) = known.members.get_mut(from) {
+        let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from));
+        let Some(member) = member.filter(|member| member.invited_here) else { return };
+        if let Presence::Invited { reached, rings } = &mut member.presence {
             *reached = true;
             *rings = true;
         }
     }
 
     fn handle_decline(&mut self, call: CallId, from: &Did, decline: Decline) {
-        let me = self.config.did.clone();
-        let Some(known) = self.calls.get_mut(&call).filter(|call| call.from == me) else { return };
-        let Some(member) = known.members.get_mut(from) else { return };
-        if matches!(member.presence, Presence::Invited { .. }) {
-            member.presence = Presence::Declined(decline);
-            self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(from));
-        }
+        let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from));
+        let Some(member) = member.filter(|member| member.invited_here && member.is_invited()) else { return };
+        let (did, Decline { reason, text }) = (from.clone(), decline.clone());
+        member.presence = Presence::Declined(decline);
+        self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(from));
+        self.output(Output::Event(Event::ParticipantDeclined { call, did, reason, text }));
     }
 
     fn handle_pairwise(&mut self, call: CallId, from: &Did, instance: Instance, body: Body, now: Now) {
@@ -403,7 +231,7 @@ impl Engine {
     }
 
     /// A participant left (`instance`: its signed word for all stays up to that one).
-    fn mark_out(&mut self, call: CallId, from: &Did, instance: Option<Instance>, now: Now) {
+    pub(super) fn mark_out(&mut self, call: CallId, from: &Did, instance: Option<Instance>, now: Now) {
         let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) else { return };
         if matches!(member.presence, Presence::Declined(_)) {
             // It never was in, and its no stands.
@@ -420,10 +248,5 @@ impl Engine {
             member.presence = Presence::Out { instance, lost: false };
         }
         self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(from));
-    }
-
-    fn acknowledge(&mut self, call: CallId, to: &Did, sealing: Sealing, id: MessageId) {
-        let ack = self.address(call, to, sealing, Body::Ack(id));
-        self.effects.push_back(Effect::Send(Box::new(ack)));
     }
 }

@@ -1,0 +1,238 @@
+//! What outlives the daemon and the user's presence: calls that ring, that this device is in, that it left or missed;
+//! and coming back to them, by the user's wish, after a crash, after the machine slept.
+
+use std::time::{Duration, Instant};
+
+use super::{Engine, MAX_JOINED, MAX_PAST, MEET_PATIENCE};
+use crate::proto::{
+    call::{Call, Phase, Presence},
+    id::{CallId, Did},
+    io::{EndReason, Event, Former, JOINABLE, KeptCall, Now, Output, PastCall, Reply, RequestError, Standing},
+    outbox::Persistence,
+    signal::{Body, Contact, Sealing},
+};
+
+/// What rings for less than this at a restart has rung out.
+const LEAST_RING_MS: u64 = 1_000;
+
+/// For clients; `None`: not over.
+pub(super) fn past_view(kept: &KeptCall) -> Option<PastCall> {
+    let Standing::Past(since_ms) = kept.standing else { return None };
+    let participants = kept.members.keys().cloned().collect();
+    Some(PastCall { call: kept.ticket.call, from: kept.from.clone(), participants, since_ms })
+}
+
+impl Engine {
+    /// Writes down where the call stands, if it rings or this device is in it.
+    pub(super) fn keep(&mut self, id: CallId, now: Now) {
+        let Some(call) = self.calls.get(&id) else { return };
+        let standing = match call.phase {
+            Phase::Incoming { until, silent: false } => {
+                let left = until.saturating_duration_since(now.mono);
+                Standing::Ringing(now.unix_ms.saturating_add(ms(left)))
+            }
+            Phase::Joined { .. } => Standing::In { on_hold: call.on_hold },
+            Phase::Incoming { silent: true, .. } | Phase::Ended { .. } => return,
+        };
+        let kept = kept(call, standing);
+        self.output(Output::Keep(Box::new(kept)));
+    }
+
+    /// The call ends here: it can be joined for a while, or there is nothing to come back to.
+    pub(super) fn retire(&mut self, id: CallId, reason: EndReason, now: Now) {
+        let Some(call) = self.calls.get(&id) else { return };
+        if matches!(call.phase, Phase::Incoming { silent: true, .. }) {
+            return;
+        }
+        let joinable = match reason {
+            EndReason::Missed | EndReason::Silenced | EndReason::AnsweredElsewhere => true,
+            EndReason::HungUp | EndReason::Stopped | EndReason::Gone | EndReason::Empty => {
+                call.met || !call.is_offered_by(&self.config.did)
+            }
+            // The others may go on without who took the invitation back.
+            EndReason::Cancelled => call.met || call.members.len() > 1,
+            EndReason::Rejected
+            | EndReason::Declined
+            | EndReason::Busy
+            | EndReason::NoAnswer
+            | EndReason::Unreachable
+            | EndReason::Superseded => false,
+        };
+        if joinable {
+            let kept = kept(call, Standing::Past(now.unix_ms));
+            self.remember_past(kept, now);
+        } else {
+            self.output(Output::Discard(id));
+        }
+    }
+
+    fn remember_past(&mut self, kept: KeptCall, now: Now) {
+        self.output(Output::Keep(Box::new(kept.clone())));
+        self.past.insert(kept.ticket.call, kept);
+        self.forget_past(now);
+    }
+
+    /// Forgets what cannot be joined any more.
+    pub(super) fn forget_past(&mut self, now: Now) {
+        let mut by_age: Vec<_> =
+            self.past.iter().map(|(id, kept)| (past_view(kept).map(|past| past.since_ms), *id)).collect();
+        by_age.sort_unstable();
+        let too_many = by_age.len().saturating_sub(MAX_PAST);
+        for (at, (_, id)) in by_age.into_iter().enumerate() {
+            if at < too_many || !self.past.get(&id).is_some_and(|kept| is_joinable(kept, now)) {
+                self.past.remove(&id);
+                self.output(Output::Discard(id));
+            }
+        }
+    }
+
+    /// The user goes (back) to a call. One that rings is accepted, one on hold resumed.
+    pub(super) fn join_request(&mut self, id: CallId, former: Former, now: Now) -> Result<(), RequestError> {
+        match self.calls.get(&id).map(|call| call.phase) {
+            Some(Phase::Incoming { silent: false, .. }) => return self.accept_request(id, former, now),
+            Some(Phase::Joined { .. }) => return self.resume(id, former, now),
+            Some(Phase::Incoming { silent: true, .. } | Phase::Ended { .. }) | None => {}
+        }
+        if self.stopping {
+            return Err(RequestError::Stopping);
+        }
+        if !self.past.get(&id).is_some_and(|kept| is_joinable(kept, now)) {
+            return Err(RequestError::NotJoinable);
+        }
+        self.make_way(former, now)?;
+        if let Some(kept) = self.past.remove(&id) {
+            self.come_back(kept, false, now);
+        }
+        Ok(())
+    }
+
+    /// A new stay in a call that may go on without this device. Who is in it answers the Join.
+    fn come_back(&mut self, kept: KeptCall, on_hold: bool, now: Now) {
+        let id = kept.ticket.call;
+        let until = now.mono + MEET_PATIENCE;
+        let here = kept.from == self.config.did;
+        if !self.calls.contains_key(&id) {
+            self.add_call(kept.ticket, kept.from, kept.members.keys().cloned().collect(), until);
+        }
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        call.ring_until = until;
+        call.rejoined = true;
+        call.met = false;
+        call.alone_since = None;
+        call.stay = call.stay.max(kept.stay);
+        for member in call.members.values_mut() {
+            member.presence = Presence::Invited { reached: false, rings: false };
+            member.invited_here = here;
+            member.invited_until = until;
+        }
+        for (did, contact) in kept.members {
+            if let Some(contact) = contact.filter(|_| !self.is_blocked(&did)) {
+                self.output(Output::Dial(did, contact));
+            }
+        }
+        self.enter(id, on_hold, now);
+    }
+
+    /// The daemon starts with what it wrote down.
+    pub(super) fn restore(&mut self, calls: Vec<KeptCall>, rejoin: bool, now: Now) -> Reply {
+        for mut kept in calls {
+            let (call, from) = (kept.ticket.call, kept.from.clone());
+            if self.calls.contains_key(&call) {
+                continue;
+            }
+            match kept.standing {
+                Standing::Ringing(until_ms) if until_ms >= now.unix_ms + LEAST_RING_MS => {
+                    self.ring_again(kept, until_ms - now.unix_ms, now);
+                }
+                Standing::Ringing(until_ms) => {
+                    kept.standing = Standing::Past(until_ms);
+                    self.remember_past(kept, now);
+                    self.output(Output::Event(Event::CallEnded { call, reason: EndReason::Missed }));
+                }
+                Standing::In { on_hold } if rejoin && self.joined() < MAX_JOINED => {
+                    let on_hold = on_hold || self.active_call().is_some();
+                    self.come_back(kept, on_hold, now);
+                }
+                Standing::In { .. } => {
+                    kept.standing = Standing::Past(now.unix_ms);
+                    self.remember_past(kept, now);
+                    self.output(Output::Event(Event::CallInterrupted { call, from }));
+                }
+                Standing::Past(_) => drop(self.past.insert(call, kept)),
+            }
+        }
+        self.forget_past(now);
+        Reply::Done
+    }
+
+    /// It rang when the daemon ended, and its time is not over.
+    fn ring_again(&mut self, kept: KeptCall, left_ms: u64, now: Now) {
+        let (call, from, stay) = (kept.ticket.call, kept.from.clone(), kept.stay);
+        let longest = super::offers::longest_ring();
+        let until = now.mono + Duration::from_millis(left_ms).min(longest);
+        let participants = kept.members.keys().chain([&self.config.did]).cloned().collect();
+        self.add_call(kept.ticket, kept.from, kept.members.into_keys().collect(), until);
+        if let Some(known) = self.calls.get_mut(&call) {
+            known.stay = stay;
+        }
+        self.post(call, &from, Sealing::Envelope, Body::Ringing, Persistence::UntilAcked, now.mono);
+        let known = self.is_known(&from);
+        self.output(Output::Event(Event::CallRang { call, from, participants, known }));
+    }
+
+    /// The machine slept, and nobody counted: what should have rung out has, and every stay begins anew, since the others
+    /// may have given this device up.
+    pub(super) fn wake_up(&mut self, slept: Duration, now: Now) {
+        let earlier = |at: &mut Instant| *at = at.checked_sub(slept).unwrap_or(now.mono);
+        for call in self.calls.values_mut() {
+            earlier(&mut call.ring_until);
+            call.members.values_mut().for_each(|member| earlier(&mut member.invited_until));
+            if let Phase::Incoming { until, .. } = &mut call.phase {
+                earlier(until);
+            }
+        }
+        let joined = self.calls.iter().filter(|(_, call)| call.instance().is_some()).map(|(id, _)| *id);
+        for id in joined.collect::<Vec<_>>() {
+            self.begin_anew(id, now);
+        }
+    }
+
+    /// A new stay right after the former one: the same people, new legs.
+    fn begin_anew(&mut self, id: CallId, now: Now) {
+        let present = self.present(id);
+        for did in &present {
+            self.stop_leg(id, did, now.mono);
+        }
+        self.outbox
+            .drop_where(|outgoing| outgoing.signal.call == id && !matches!(outgoing.signal.body, Body::Offer(_)));
+        self.join(id, now);
+        self.announce(id, now.mono);
+        for did in &present {
+            if let Some(peer) = self.peer_mut(id, did) {
+                peer.continues = true;
+                let contact = peer.contact.clone();
+                contact.into_iter().for_each(|contact| self.output(Output::Dial(did.clone(), contact)));
+            }
+            self.meet(id, did, now.mono);
+        }
+        self.keep(id, now);
+    }
+}
+
+fn kept(call: &Call, standing: Standing) -> KeptCall {
+    let contact = |presence: &Presence| -> Option<Contact> {
+        let Presence::In(peer) = presence else { return None };
+        peer.contact.clone()
+    };
+    let members = call.members.iter().map(|(did, member): (&Did, _)| (did.clone(), contact(&member.presence)));
+    let members = members.collect();
+    KeptCall { ticket: call.ticket.clone(), from: call.from.clone(), members, stay: call.stay, standing }
+}
+
+pub(super) fn is_joinable(kept: &KeptCall, now: Now) -> bool {
+    past_view(kept).is_some_and(|past| now.unix_ms < past.since_ms.saturating_add(ms(JOINABLE)))
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
