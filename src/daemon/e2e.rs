@@ -139,7 +139,7 @@ async fn two_daemons_hear_each_other_and_end_the_call_together() {
     let mut bert = Member::start(880.0, vec![me["listen"][0].as_str().unwrap().into()]).await;
     bert.until(Method::DaemonStatus {}, |status| status["peers"] == 1).await;
 
-    let offered = bert.ask(Method::CallOffer { who: vec![me["did"].as_str().unwrap().into()] }).await;
+    let offered = bert.ask(Method::CallOffer { who: vec![me["did"].as_str().unwrap().into()], closed: false }).await;
     let rang = anna.event(|event| event["event"] == "call_rang").await;
     assert_eq!(rang["call"], offered["call"]);
     anna.ask(Method::CallAccept { call: None, leave: false }).await;

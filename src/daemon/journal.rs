@@ -116,7 +116,7 @@ impl Journal {
     /// A call that the caller gave up is missed as well as one that rang in vain, or did not ring; one that was gone back to is not.
     fn note_missed(&mut self, seq: u64, event: &Event) {
         let (call, missed) = match event {
-            Event::CallEnded { call, reason: EndReason::Missed | EndReason::Cancelled } => (call, true),
+            Event::CallEnded { call, reason: EndReason::Missed | EndReason::Cancelled | EndReason::Silenced } => (call, true),
             Event::CallSilenced { call, .. } => (call, true),
             Event::CallJoined { call } => (call, false),
             Event::CallEnded { .. }
@@ -243,7 +243,7 @@ mod tests {
     fn missed_calls_are_counted_until_they_are_marked_over_restarts_too() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
-        let mut journal = journal(&store);
+        let mut journal = opened(&store);
         let call = |byte| CallId::from_bytes([byte; 16]);
         let silenced = Event::CallSilenced { call: call(3), from: did_of(2), participants: Vec::new(), known: true };
         let events = [
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(seqs(journal.replay(0, store.path())).len(), 6, "and takes nothing away");
         drop((store, journal));
         let store = Store::open(dir.path()).unwrap();
-        let journal = super::tests::journal(&store);
+        let journal = opened(&store);
         assert_eq!((journal.marked(), journal.missed()), (2, 1));
     }
 }

@@ -77,6 +77,7 @@ impl Rung {
             Fate::Ended(EndReason::Superseded) => "you called each other, and the other call goes on",
             Fate::Ended(
                 EndReason::HungUp
+                | EndReason::Silenced
                 | EndReason::Declined
                 | EndReason::Busy
                 | EndReason::NoAnswer

@@ -5,18 +5,20 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Bounded, MAX_CHAIN, MAX_PARTICIPANTS, WireError, WireGrant, did, from_bytes, to_bytes};
+use super::{Bounded, MAX_CHAIN, MAX_PARTICIPANTS, WireContact, WireError, WireGrant, did};
 use crate::proto::{
-    id::CallId,
+    id::{CallId, Did},
     io::{KeptCall, Standing},
-    signal::{CallKey, Grant, Settings, Ticket},
+    signal::{CallKey, Contact, Grant, Settings, Ticket},
 };
 
 const VERSION: u8 = 1;
+/// Longest form: all participants with all their addresses.
+const MAX_KEPT_BYTES: usize = 128 * 1024;
 
 /// The bytes of a call to be kept; `None` when it breaks a limit of the protocol.
 pub fn encode_kept(kept: &KeptCall) -> Option<Zeroizing<Vec<u8>>> {
-    let bytes = Zeroizing::new(to_bytes(&WireKept::new(kept)?)?);
+    let bytes = Zeroizing::new(bincode::serde::encode_to_vec(WireKept::new(kept)?, config()).ok()?);
     let mut versioned = Zeroizing::new(Vec::with_capacity(1 + bytes.len()));
     versioned.push(VERSION);
     versioned.extend_from_slice(&bytes);
@@ -33,7 +35,15 @@ pub fn decode_kept(bytes: &[u8]) -> Result<KeptCall, WireError> {
     if *version != VERSION {
         return Err(WireError::Version);
     }
-    from_bytes::<WireKept>(bytes)?.into_kept()
+    let decoded = bincode::serde::decode_from_slice::<WireKept, _>(bytes, config());
+    match decoded.map_err(|_| WireError::Malformed)? {
+        (kept, used) if used == bytes.len() => kept.into_kept(),
+        _ => Err(WireError::Malformed),
+    }
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_big_endian().with_fixed_int_encoding().with_limit::<MAX_KEPT_BYTES>()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,13 +54,20 @@ struct WireKept {
     key: CallKey,
     chain: Bounded<WireGrant, MAX_CHAIN>,
     from: [u8; 32],
-    members: Bounded<[u8; 32], MAX_PARTICIPANTS>,
+    members: Bounded<WireMember, MAX_PARTICIPANTS>,
     stay: u64,
     standing: WireStanding,
 }
 
 #[derive(Serialize, Deserialize)]
+struct WireMember {
+    did: [u8; 32],
+    contact: Option<WireContact>,
+}
+
+#[derive(Serialize, Deserialize)]
 enum WireStanding {
+    Ringing { until_ms: u64 },
     In { on_hold: bool },
     Past { since_ms: u64 },
 }
@@ -64,9 +81,10 @@ impl WireKept {
             key: kept.ticket.key.clone(),
             chain: Bounded::new(kept.ticket.chain.iter().map(WireGrant::from).collect())?,
             from: *kept.from.key().as_bytes(),
-            members: Bounded::new(kept.members.iter().map(|did| *did.key().as_bytes()).collect())?,
+            members: Bounded::new(kept.members.iter().map(WireMember::new).collect())?,
             stay: kept.stay,
             standing: match kept.standing {
+                Standing::Ringing(until_ms) => WireStanding::Ringing { until_ms },
                 Standing::In { on_hold } => WireStanding::In { on_hold },
                 Standing::Past(since_ms) => WireStanding::Past { since_ms },
             },
@@ -83,9 +101,10 @@ impl WireKept {
         Ok(KeptCall {
             ticket: Ticket { call, creator, settings, key: self.key, chain },
             from: did(&self.from)?,
-            members: self.members.0.iter().map(did).collect::<Result<_, _>>()?,
+            members: self.members.0.into_iter().map(WireMember::into_member).collect::<Result<_, _>>()?,
             stay: self.stay,
             standing: match self.standing {
+                WireStanding::Ringing { until_ms } => Standing::Ringing(until_ms),
                 WireStanding::In { on_hold } => Standing::In { on_hold },
                 WireStanding::Past { since_ms } => Standing::Past(since_ms),
             },
@@ -93,15 +112,35 @@ impl WireKept {
     }
 }
 
+impl WireMember {
+    /// An address beyond the limits is none: without it the call can be gone back to as well.
+    fn new((did, contact): (&Did, &Option<Contact>)) -> Self {
+        Self { did: *did.key().as_bytes(), contact: contact.as_ref().and_then(WireContact::new) }
+    }
+
+    fn into_member(self) -> Result<(Did, Option<Contact>), WireError> {
+        Ok((did(&self.did)?, self.contact.map(Contact::from)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::proto::id::Did;
+    use super::{
+        super::{MAX_ADDRESS_BYTES, MAX_ADDRESSES, MAX_PEER_ID_BYTES},
+        *,
+    };
     use ed25519_dalek::SigningKey;
     use proptest::prelude::*;
 
     fn did(seed: u8) -> Did {
         Did::from_key(SigningKey::from_bytes(&[seed; 32]).verifying_key())
+    }
+
+    /// Every second has one, as large as it can be.
+    fn contact(at: u8) -> Option<Contact> {
+        let address = "a".repeat(MAX_ADDRESS_BYTES);
+        let full = Contact { peer_id: "p".repeat(MAX_PEER_ID_BYTES), addresses: vec![address; MAX_ADDRESSES] };
+        at.is_multiple_of(2).then_some(full)
     }
 
     fn kept(members: u8, grants: u8, standing: Standing) -> KeptCall {
@@ -116,7 +155,7 @@ mod tests {
                 chain: (1..=grants).map(grant).collect(),
             },
             from: did(2),
-            members: (10..10 + members).map(did).collect(),
+            members: (10..10 + members).map(|at| (did(at), contact(at))).collect(),
             stay: 1_763_600_000_000,
             standing,
         }
@@ -124,7 +163,13 @@ mod tests {
 
     #[test]
     fn a_kept_call_comes_back_whole_however_it_stands() {
-        for standing in [Standing::In { on_hold: false }, Standing::In { on_hold: true }, Standing::Past(u64::MAX)] {
+        let standings = [
+            Standing::Ringing(7),
+            Standing::In { on_hold: false },
+            Standing::In { on_hold: true },
+            Standing::Past(u64::MAX),
+        ];
+        for standing in standings {
             for (members, grants) in [(0, 0), (3, 1), (MAX_PARTICIPANTS as u8, MAX_CHAIN as u8)] {
                 let kept = kept(members, grants, standing);
                 assert_eq!(decode_kept(&encode_kept(&kept).unwrap()), Ok(kept));

@@ -13,7 +13,7 @@ fn kept(key: u8, standing: Standing) -> KeptCall {
     KeptCall {
         ticket: Ticket { call, creator, settings, key, chain: Vec::new() },
         from: own(),
-        members: [did(1), did(2)].into(),
+        members: [(did(1), None), (did(2), None)].into(),
         stay: 77,
         standing,
     }
