@@ -5,6 +5,9 @@
 //!                     ├─ audio thread: encode ───┘
 //!  speaker ◄── ring ──┘  mix ◄─ gain ◄─ decode, conceal ◄─ jitter buffer ◄─ rtrb slot ◄─ leg's own task reads RTP
 //! ```
+//!
+//! There may be legs of several calls; the plan names those of the active one. Every frame says which legs it is for, so
+//! that no word reaches another call, whenever the plan changes. What other legs bring is counted and thrown away.
 
 mod backend;
 mod callback;
@@ -17,6 +20,7 @@ mod mixer;
 mod port;
 mod remote;
 mod resample;
+mod speech;
 mod stretch;
 #[cfg(test)]
 mod testing;
@@ -25,7 +29,7 @@ mod tests;
 mod tone;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{JoinHandle, Thread},
     time::Instant,
@@ -40,6 +44,7 @@ use crate::{
     proto::{id::LegId, io::AudioPlan},
 };
 
+pub use codec::PAUSE;
 pub use device::devices;
 
 /// Sample rate of everything inside: 48 kHz, mono, f32 in -1..=1.
@@ -56,6 +61,8 @@ const MICROPHONE_FRAMES: usize = 16;
 const SLOTS: usize = 64;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;
+/// Loudest that a participant can be made.
+pub const MAX_GAIN_PERCENT: u16 = 200;
 
 /// One encoded frame of the own microphone, shared by all legs.
 #[derive(Debug, Clone)]
@@ -64,6 +71,8 @@ pub struct EncodedFrame {
     pub payload: Bytes,
     /// Sampling instant of its first sample, in 48 kHz units, wrapping; the RTP timestamp without offset.
     pub timestamp: u32,
+    /// The legs it was spoken to; no other may send it.
+    pub to: Arc<BTreeSet<LegId>>,
 }
 
 /// How a leg is heard.
@@ -99,6 +108,8 @@ pub struct ReceivedPacket {
 pub enum AudioEvent {
     /// The first packet of that leg was decoded.
     FirstAudio(LegId),
+    /// The user speaks while the plan says `muted`: told at once after each mute, then at most every five seconds.
+    TalkedWhileMuted,
     /// [`Audio::status`] has news.
     Changed,
 }
@@ -184,12 +195,13 @@ impl Audio {
         self.wake();
     }
 
-    /// The own voice, encoded once for all legs. A receiver that lags behind loses the oldest frames.
+    /// The own voice, encoded once for all legs: each sends the frames that are for it. A receiver that lags behind loses
+    /// the oldest frames.
     pub fn microphone(&self) -> broadcast::Receiver<EncodedFrame> {
         self.microphone.subscribe()
     }
 
-    /// Makes room for a leg's sound; what is pushed into the input is played while the plan says so.
+    /// Makes room for a leg's sound; what is pushed into the input is played while the plan names the leg.
     pub fn add_leg(&self, id: LegId) -> LegInput {
         let (slots, played) = rtrb::RingBuffer::new(SLOTS);
         let mut inbox = self.shared.inbox();
@@ -203,13 +215,22 @@ impl Audio {
         LegInput { slots }
     }
 
-    /// How a leg is heard from now on.
-    pub fn set_gain(&self, _id: LegId, _gain: Gain) {}
+    /// Sets how a leg is heard; the latest holds. A leg that was not added is not remembered. Never blocks.
+    pub fn set_gain(&self, id: LegId, gain: Gain) {
+        let gain = Gain { percent: gain.percent.min(MAX_GAIN_PERCENT), ..gain };
+        let mut inbox = self.shared.inbox();
+        if inbox.gains.len() < MAX_WAITING_LEGS || inbox.gains.contains_key(&id) {
+            inbox.gains.insert(id, gain);
+        }
+        drop(inbox);
+        self.wake();
+    }
 
     /// Forgets a leg and its figures. One whose [`LegInput`] was dropped is forgotten as well, if later.
     pub fn remove_leg(&self, id: LegId) {
         let mut inbox = self.shared.inbox();
         inbox.added.retain(|(added, _)| *added != id);
+        inbox.gains.remove(&id);
         if inbox.removed.len() < MAX_WAITING_LEGS && !inbox.removed.contains(&id) {
             inbox.removed.push(id);
         }
@@ -278,6 +299,8 @@ struct Shared {
 struct Inbox {
     plan: AudioPlan,
     added: Vec<(LegId, rtrb::Consumer<ReceivedPacket>)>,
+    /// Taken over after what was added.
+    gains: BTreeMap<LegId, Gain>,
     removed: Vec<LegId>,
     stop: bool,
 }

@@ -41,7 +41,7 @@ use crate::{
     net::{Net, NetError, NetEvent},
     proto::{
         id::{Did, LegId},
-        io::{Input, LegEvent, Now, Request},
+        io::{Event, Input, LegEvent, Now, Request},
         node::Node,
         seal::Sealer,
         signal::Topic,
@@ -272,6 +272,7 @@ impl Daemon {
     fn audio_event(&mut self, event: AudioEvent, now: Now) {
         match event {
             AudioEvent::FirstAudio(id) => self.node.handle_input(Input::Leg(id, LegEvent::FirstAudio), now),
+            AudioEvent::TalkedWhileMuted => self.journal.append(&mut self.store, Event::TalkedWhileMuted, now.unix_ms),
             // `status` asks the audio thread itself.
             AudioEvent::Changed => debug!("the sound devices changed"),
         }

@@ -92,7 +92,7 @@ impl Leg {
 /// Starts one attempt to connect. Must be called inside a tokio runtime.
 ///
 /// An [`Role::Initiator`] reports its offer at once; an [`Role::Answerer`] waits for [`LegCommand::Remote`]. Frames of
-/// `microphone` are sent, and packets are pushed into `speaker`, only after [`LegEvent::Connected`]. Events go to
+/// `microphone` that are for this leg are sent, and packets are pushed into `speaker`, only after [`LegEvent::Connected`]. Events go to
 /// `events` in order; [`LegEvent::Closed`] comes exactly once and last, whatever happens. After [`LegEvent::Failed`]
 /// the leg closes by itself. While `events` is full the leg keeps its events and goes on carrying audio.
 pub fn spawn(

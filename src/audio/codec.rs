@@ -15,6 +15,8 @@ const COMPLEXITY: i32 = 9;
 const EXPECTED_LOSS_PERCENT: i32 = 10;
 /// Longest payload that leaves the encoder; fits one datagram with all headers.
 pub const MAX_PAYLOAD_BYTES: usize = 1200;
+/// A frame of no bytes behind its table-of-contents byte (RFC 6716, §3.1): the sender pauses. Fullband CELT, mono, 20 ms.
+pub const PAUSE: &[u8] = &[31 << 3];
 /// Longest packet that RFC 6716, §3.2.5 allows: 120 ms.
 pub const MAX_PACKET_SAMPLES: usize = 5760;
 
@@ -57,6 +59,13 @@ impl Decoder {
         Ok(Self { opus, buffer: Box::new([0.0; MAX_PACKET_SAMPLES]) })
     }
 
+    /// Forgets what was decoded: what comes next does not follow on it.
+    pub fn reset(&mut self) {
+        if let Err(error) = self.opus.reset_state() {
+            tracing::debug!(%error, "a decoder was not reset");
+        }
+    }
+
     /// Decodes a packet; one that libopus refuses is concealed, so that a stranger's bytes cannot stop a leg.
     pub fn decode(&mut self, payload: &[u8], expected_samples: usize) -> &mut [f32] {
         match self.opus.decode_float(payload, &mut self.buffer[..], false) {
@@ -91,6 +100,11 @@ impl Decoder {
 fn whole_frames(samples: usize) -> usize {
     const SHORTEST: usize = 120;
     (samples / SHORTEST * SHORTEST).clamp(SHORTEST, MAX_PACKET_SAMPLES)
+}
+
+/// Whether a packet holds no sound, only the news that its sender pauses.
+pub fn is_pause(payload: &[u8]) -> bool {
+    payload.len() == 1
 }
 
 /// Samples in an Opus packet at 48 kHz, or `None` when its framing is not valid (RFC 6716, §3.4).

@@ -4,20 +4,22 @@
 //! It never waits for a device: those are opened and closed by threads of their own ([`super::port`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc};
 
 use super::{
     AudioEvent, BLOCK_SAMPLES, Block, EncodedFrame, FRAME_SAMPLES, LegAudioStats, SAMPLE_RATE_HZ, Shared,
     backend::{Nowhere, Silence},
-    codec::Encoder,
-    mixer::{self, Limiter},
+    codec::{Encoder, PAUSE},
+    mixer::{self, Limiter, Ramp},
     port::{Opener, Port},
     remote::Remote,
+    speech::TalkGate,
     tone::RingTone,
 };
 use crate::proto::{id::LegId, io::AudioPlan};
@@ -39,6 +41,7 @@ pub struct Engine {
     output: Port<dyn super::backend::Playback>,
     uplink: Uplink,
     legs: BTreeMap<LegId, Remote>,
+    ears: Ramp,
     limiter: Limiter,
     tone: RingTone,
     report_at: Instant,
@@ -61,6 +64,7 @@ impl Engine {
             output: Port::new(|| Box::new(Nowhere::new())),
             uplink: Uplink::new(microphone),
             legs: BTreeMap::new(),
+            ears: Ramp::default(),
             limiter: Limiter::default(),
             tone: RingTone::default(),
             report_at: Instant::now(),
@@ -90,16 +94,31 @@ impl Engine {
         if inbox.stop {
             return false;
         }
-        self.plan = inbox.plan.clone();
+        let new_plan = (inbox.plan != self.plan).then(|| inbox.plan.clone());
         for (id, slots) in inbox.added.drain(..) {
             self.legs.insert(id, Remote::new(slots, self.shared.epoch));
+        }
+        while let Some((id, gain)) = inbox.gains.pop_first() {
+            if let Some(leg) = self.legs.get_mut(&id) {
+                leg.set_gain(gain);
+            }
         }
         for id in inbox.removed.drain(..) {
             self.legs.remove(&id);
         }
         drop(inbox);
-        self.tone.ring(self.plan.ring);
+        if let Some(plan) = new_plan {
+            self.follow(plan);
+        }
         true
+    }
+
+    fn follow(&mut self, plan: AudioPlan) {
+        if plan.legs != self.plan.legs {
+            self.uplink.address(plan.legs.clone(), self.shared.epoch, Instant::now());
+        }
+        self.plan = plan;
+        self.tone.ring(self.plan.ring);
     }
 
     /// Opens, closes and retries; tells when that changed the status.
@@ -113,6 +132,9 @@ impl Engine {
         if self.input.is_wanted() && !was_capturing {
             self.uplink.begin(self.shared.epoch, now);
         }
+        if was_capturing && !self.input.is_wanted() {
+            self.uplink.end();
+        }
         if changed {
             self.publish_status();
             self.emit(AudioEvent::Changed);
@@ -123,13 +145,19 @@ impl Engine {
         let Some(microphone) = self.input.active() else { return };
         let mut block = [0.0; BLOCK_SAMPLES];
         while microphone.read(&mut block, now) {
-            self.uplink.add(&block, self.plan.muted);
+            if self.uplink.add(&block, self.plan.muted) {
+                self.unsent.push(AudioEvent::TalkedWhileMuted);
+            }
         }
     }
 
     fn playback(&mut self, now: Instant) {
-        for leg in self.legs.values_mut() {
-            leg.receive();
+        let plays = self.output.is_wanted();
+        for (id, leg) in &mut self.legs {
+            leg.receive(self.plan.playback && self.plan.legs.contains(id));
+            if !plays {
+                leg.cut();
+            }
         }
         while self.output.active().is_some_and(|speaker| speaker.wants(now)) {
             let block = self.mix(now);
@@ -141,20 +169,16 @@ impl Engine {
 
     fn mix(&mut self, now: Instant) -> Block {
         let mut sum = [0.0; BLOCK_SAMPLES];
-        if self.plan.playback {
-            for (id, leg) in &mut self.legs {
-                let mut started = false;
-                if let Some(block) = leg.block(now, &mut started) {
-                    mixer::add(&mut sum, &block);
-                }
-                if started {
-                    self.unsent.push(AudioEvent::FirstAudio(*id));
-                }
+        for (id, leg) in &mut self.legs {
+            let mut started = false;
+            if let Some(block) = leg.block(now, &mut started) {
+                mixer::add(&mut sum, &block);
+            }
+            if started {
+                self.unsent.push(AudioEvent::FirstAudio(*id));
             }
         }
-        if self.plan.deafened {
-            sum.fill(0.0);
-        }
+        self.ears.apply(&mut sum, if self.plan.deafened { 0.0 } else { 1.0 });
         self.tone.add_to(&mut sum);
         self.limiter.apply(&mut sum);
         sum
@@ -219,46 +243,93 @@ impl Engine {
     }
 }
 
-/// From the microphone's blocks to encoded frames.
+/// From the microphone's blocks to encoded frames, and to whom they are spoken.
 struct Uplink {
     encoder: Option<Encoder>,
     frame: [f32; FRAME_SAMPLES],
     filled: usize,
     timestamp: u32,
+    /// The legs of the plan.
+    to: Arc<BTreeSet<LegId>>,
+    gate: TalkGate,
     microphone: broadcast::Sender<EncodedFrame>,
 }
 
 impl Uplink {
     fn new(microphone: broadcast::Sender<EncodedFrame>) -> Self {
-        Self { encoder: None, frame: [0.0; FRAME_SAMPLES], filled: 0, timestamp: 0, microphone }
+        Self {
+            encoder: None,
+            frame: [0.0; FRAME_SAMPLES],
+            filled: 0,
+            timestamp: 0,
+            to: Arc::default(),
+            gate: TalkGate::new(),
+            microphone,
+        }
+    }
+
+    /// What is said from now on is for these legs. Those that were left are told so at once, and when none stays, nothing of
+    /// what was said before reaches the new ones: neither half a frame nor the encoder's memory.
+    fn address(&mut self, to: BTreeSet<LegId>, epoch: Instant, now: Instant) {
+        let left = self.to.difference(&to).copied().collect();
+        self.pause(Arc::new(left));
+        let speaks_on = self.encoder.is_none() || !self.to.is_disjoint(&to);
+        self.to = Arc::new(to);
+        if !speaks_on {
+            self.begin(epoch, now);
+        }
+    }
+
+    /// The microphone closes.
+    fn end(&mut self) {
+        self.pause(self.to.clone());
+        self.encoder = None;
+    }
+
+    /// Tells these legs that nothing more follows, so that the silence is not taken for loss.
+    fn pause(&self, to: Arc<BTreeSet<LegId>>) {
+        if self.encoder.is_some() && !to.is_empty() {
+            self.send(Bytes::from_static(PAUSE), self.timestamp, to);
+        }
     }
 
     /// The microphone opens: timestamps go on by the time that passed, so that the pause is seen as one.
     fn begin(&mut self, epoch: Instant, now: Instant) {
         let elapsed_us = now.saturating_duration_since(epoch).as_micros();
-        self.timestamp = (elapsed_us * u128::from(SAMPLE_RATE_HZ) / 1_000_000) as u32;
+        let by_clock = (elapsed_us * u128::from(SAMPLE_RATE_HZ) / 1_000_000) as u32;
+        // A microphone that runs fast is ahead of the clock: never back.
+        if by_clock.wrapping_sub(self.timestamp).cast_signed() > 0 {
+            self.timestamp = by_clock;
+        }
         self.filled = 0;
         self.encoder = Encoder::new().inspect_err(|error| tracing::error!(%error, "no memory for Opus")).ok();
     }
 
-    /// Adds 10 ms; every second block completes a frame. A muted frame is silence as a whole.
-    fn add(&mut self, block: &Block, muted: bool) {
+    /// Adds 10 ms; every second block completes a frame. A muted frame is silence as a whole; true when it is time to tell
+    /// the user that it was not before.
+    fn add(&mut self, block: &Block, muted: bool) -> bool {
         self.frame[self.filled..self.filled + BLOCK_SAMPLES].copy_from_slice(block);
         self.filled += BLOCK_SAMPLES;
         if self.filled < FRAME_SAMPLES {
-            return;
+            return false;
         }
         self.filled = 0;
+        let talked = self.gate.hears(&self.frame, muted);
         if muted {
             self.frame.fill(0.0);
         }
         let timestamp = self.timestamp;
         self.timestamp = timestamp.wrapping_add(FRAME_SAMPLES as u32);
-        let Some(encoder) = &mut self.encoder else { return };
-        match encoder.encode(&self.frame) {
-            // An error says that no leg listens, which is no fault.
-            Ok(payload) => drop(self.microphone.send(EncodedFrame { payload, timestamp })),
-            Err(error) => tracing::warn!(%error, "a frame was not encoded"),
+        match self.encoder.as_mut().map(|encoder| encoder.encode(&self.frame)) {
+            Some(Ok(payload)) => self.send(payload, timestamp, self.to.clone()),
+            Some(Err(error)) => tracing::warn!(%error, "a frame was not encoded"),
+            None => {}
         }
+        talked
+    }
+
+    fn send(&self, payload: Bytes, timestamp: u32, to: Arc<BTreeSet<LegId>>) {
+        // An error says that no leg listens, which is no fault.
+        drop(self.microphone.send(EncodedFrame { payload, timestamp, to }));
     }
 }

@@ -15,7 +15,10 @@ use std::{collections::BTreeMap, time::Instant};
 
 use bytes::Bytes;
 
-use super::{FRAME_SAMPLES, ReceivedPacket, SAMPLE_RATE_HZ, codec::packet_samples};
+use super::{
+    FRAME_SAMPLES, ReceivedPacket, SAMPLE_RATE_HZ,
+    codec::{is_pause, packet_samples},
+};
 use history::{Offsets, Reception, Transits};
 
 /// 20 ms, the step of concealment.
@@ -53,6 +56,8 @@ pub enum Pull {
     Recover(Bytes, usize),
     /// So many samples are missing.
     Conceal(usize),
+    /// The sender pauses here: let the sound end.
+    Pause,
 }
 
 /// How the decoded packet should be stretched; tell the buffer with [`JitterBuffer::stretched`] what was done.
@@ -131,6 +136,9 @@ impl JitterBuffer {
         if !self.reception.received(packet.sequence) {
             return;
         }
+        if is_pause(&packet.payload) {
+            return self.pause_at(timestamp, Waiting { payload: packet.payload, samples: samples as i64, arrival });
+        }
         let transit = arrival - timestamp;
         let paused = self.newest.is_some_and(|(_, before)| arrival - before > FORGET);
         // Later than may be waited for: what went before is no measure any more.
@@ -146,6 +154,24 @@ impl JitterBuffer {
         }
         self.packets.insert(timestamp, Waiting { payload: packet.payload, samples: samples as i64, arrival });
         self.bound(newest);
+    }
+
+    /// A pause says where the sound ends and nothing else: it comes by a timer, so its transit tells nothing, and while
+    /// nothing plays there is nothing to end.
+    fn pause_at(&mut self, timestamp: i64, pause: Waiting) {
+        let Some((newest, _)) = self.newest else { return };
+        let plays = self.next.is_some() || !self.packets.is_empty();
+        let overdue = self.next.is_some_and(|next| timestamp + pause.samples <= next);
+        if plays && !overdue {
+            self.packets.entry(timestamp).or_insert(pause);
+            self.bound(newest);
+        }
+    }
+
+    /// Throws away what waits, and stays idle until packets come again. What is known of the network stays.
+    pub fn discard(&mut self) {
+        self.packets.clear();
+        self.rest();
     }
 
     /// What to decode now, at the moment when the output needs more sound.
@@ -164,8 +190,8 @@ impl JitterBuffer {
                 if hole > MAX_CONCEALED {
                     return self.rest();
                 }
-                let payload = waiting.payload.clone();
-                self.fill(hole.min(FRAME), (hole <= FRAME).then_some(payload))
+                let following = (hole <= FRAME && !is_pause(&waiting.payload)).then(|| waiting.payload.clone());
+                self.fill(hole.min(FRAME), following)
             }
             None if self.concealed >= MAX_CONCEALED => self.rest(),
             None => self.fill(FRAME, None),
@@ -242,6 +268,10 @@ impl JitterBuffer {
 
     fn play(&mut self, now: i64, next: i64) -> Pull {
         let Some((at, waiting)) = self.packets.pop_first() else { return Pull::Idle };
+        if is_pause(&waiting.payload) {
+            self.rest();
+            return Pull::Pause;
+        }
         // Made up more than was missing: the packet is played late, and the delay has grown by that.
         self.offsets.shift(self.concealed - (at - next));
         self.concealed = 0;

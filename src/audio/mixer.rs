@@ -44,6 +44,36 @@ impl Limiter {
     }
 }
 
+/// A gain that is never changed with a step: every change takes the 10 ms of one block.
+#[derive(Default)]
+pub struct Ramp {
+    gain: f32,
+}
+
+impl Ramp {
+    /// Scales the block; its end has the gain `to`.
+    pub fn apply(&mut self, block: &mut Block, to: f32) {
+        let from = std::mem::replace(&mut self.gain, to);
+        if from == 1.0 && to == 1.0 {
+            return;
+        }
+        let step = (to - from) / block.len() as f32;
+        for (at, sample) in block.iter_mut().enumerate() {
+            *sample *= from + step * (at + 1) as f32;
+        }
+    }
+
+    /// What was heard last ended in silence.
+    pub fn is_silent(&self) -> bool {
+        self.gain == 0.0
+    }
+
+    /// Sound has ended by itself; what comes next begins softly.
+    pub fn rest(&mut self) {
+        self.gain = 0.0;
+    }
+}
+
 /// Adds `sound` to `sum`.
 pub fn add(sum: &mut Block, sound: &Block) {
     for (sum, sample) in sum.iter_mut().zip(sound) {
@@ -102,6 +132,21 @@ mod tests {
         let (mut limiter, mut block) = (Limiter::default(), tone(0.9));
         limiter.apply(&mut block);
         assert_eq!(block, tone(0.9));
+    }
+
+    #[test]
+    fn a_gain_changes_within_one_block_and_without_a_step() {
+        let mut ramp = Ramp::default();
+        let mut heard = Vec::new();
+        for gain in [1.0, 1.0, 0.5, 2.0, 0.0, 0.0] {
+            let mut block = [0.25; BLOCK_SAMPLES];
+            ramp.apply(&mut block, gain);
+            assert!((block[BLOCK_SAMPLES - 1] - 0.25 * gain).abs() < 1e-6);
+            heard.extend(block);
+        }
+        let steepest = heard.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(0.0, f32::max);
+        assert!(steepest <= 0.25 * 2.0 / BLOCK_SAMPLES as f32 + 1e-6, "{steepest}");
+        assert!(ramp.is_silent() && heard[5 * BLOCK_SAMPLES..].iter().all(|sample| *sample == 0.0));
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! One remote participant's sound: from the packets that its leg's task pushes to blocks for the mixer.
 //!
-//! A leg without packets costs nothing: it has no decoder before its first packet and decodes nothing while idle.
+//! A leg without packets costs nothing: it has no decoder before its first packet and decodes nothing while idle. One
+//! that is not to be heard is counted, faded out and then thrown away packet by packet.
 
 use std::time::Instant;
 
 use super::{
-    BLOCK_SAMPLES, Block, FRAME_SAMPLES, LegAudioStats, ReceivedPacket, SAMPLE_RATE_HZ,
+    BLOCK_SAMPLES, Block, FRAME_SAMPLES, Gain, LegAudioStats, ReceivedPacket, SAMPLE_RATE_HZ,
     codec::Decoder,
     jitter::{Advice, JitterBuffer, Pull},
-    mixer::Meter,
+    mixer::{Meter, Ramp},
     stretch,
 };
 
@@ -22,11 +23,17 @@ pub struct Remote {
     slots: rtrb::Consumer<ReceivedPacket>,
     jitter: JitterBuffer,
     decoder: Option<Decoder>,
+    /// The decoder was used since it was last reset.
+    decoded: bool,
     /// Decoded, not yet mixed; `read` samples of it are used up.
     sound: Vec<f32>,
     read: usize,
     /// Samples made up in a row.
     concealed: usize,
+    gain: Gain,
+    /// It is of the active call.
+    in_plan: bool,
+    ramp: Ramp,
     meter: Meter,
 }
 
@@ -37,17 +44,57 @@ impl Remote {
             slots,
             jitter: JitterBuffer::new(epoch),
             decoder: None,
+            decoded: false,
             sound: Vec::with_capacity(8 * FRAME_SAMPLES),
             read: 0,
             concealed: 0,
+            gain: Gain::default(),
+            in_plan: false,
+            ramp: Ramp::default(),
             meter: Meter::default(),
         }
     }
 
-    /// Takes over what the leg's task pushed.
-    pub fn receive(&mut self) {
+    /// How it is heard from now on.
+    pub fn set_gain(&mut self, gain: Gain) {
+        self.gain = gain;
+    }
+
+    /// Takes over what the leg's task pushed; `in_plan` says whether the leg is to be heard now.
+    pub fn receive(&mut self, in_plan: bool) {
+        self.in_plan = in_plan;
         while let Ok(packet) = self.slots.pop() {
             self.jitter.push(packet);
+        }
+        if !self.is_wanted() && self.ramp.is_silent() {
+            self.discard();
+        }
+    }
+
+    /// Nothing is mixed any more: what was begun is not ended later.
+    pub fn cut(&mut self) {
+        self.ramp.rest();
+        self.discard();
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.in_plan && !self.gain.blocked
+    }
+
+    fn discard(&mut self) {
+        self.jitter.discard();
+        self.sound.clear();
+        self.read = 0;
+        self.end();
+    }
+
+    /// What is decoded next does not follow on what was.
+    fn end(&mut self) {
+        self.concealed = 0;
+        if std::mem::take(&mut self.decoded)
+            && let Some(decoder) = &mut self.decoder
+        {
+            decoder.reset();
         }
     }
 
@@ -58,9 +105,13 @@ impl Remote {
 
     /// The next 10 ms, or `None` when the leg is silent. `started` is set when its first packet was decoded.
     pub fn block(&mut self, now: Instant, started: &mut bool) -> Option<Block> {
-        while self.sound.len() - self.read < BLOCK_SAMPLES && self.decode(now, started) {}
+        let is_wanted = self.is_wanted();
+        if is_wanted || !self.ramp.is_silent() {
+            while self.sound.len() - self.read < BLOCK_SAMPLES && self.decode(now, started) {}
+        }
         let rest = &self.sound[self.read..];
         if rest.is_empty() {
+            self.ramp.rest();
             self.meter.add(None);
             return None;
         }
@@ -69,6 +120,7 @@ impl Remote {
         block[..samples].copy_from_slice(&rest[..samples]);
         self.read += samples;
         self.meter.add(Some(&block));
+        self.ramp.apply(&mut block, if is_wanted { f32::from(self.gain.percent) / 100.0 } else { 0.0 });
         Some(block)
     }
 
@@ -89,7 +141,7 @@ impl Remote {
     /// Decodes one more piece; false when there is nothing to play.
     fn decode(&mut self, now: Instant, started: &mut bool) -> bool {
         let pull = self.jitter.pull(now);
-        if pull == Pull::Idle {
+        if pull == Pull::Idle || (pull == Pull::Pause && !self.decoded) {
             return false;
         }
         if self.decoder.is_none() {
@@ -107,8 +159,16 @@ impl Remote {
         let Some(decoder) = &mut self.decoder else { return false };
         self.sound.drain(..self.read);
         self.read = 0;
+        self.decoded = true;
         match pull {
             Pull::Idle => return false,
+            Pull::Pause => {
+                let ending = decoder.conceal(FRAME_SAMPLES);
+                fade(ending, self.concealed);
+                fade_out(ending);
+                self.sound.extend_from_slice(ending);
+                self.end();
+            }
             Pull::Packet(payload, advice) => {
                 self.concealed = 0;
                 let mut frame = decoder.decode(&payload, FRAME_SAMPLES).to_vec();
@@ -132,6 +192,12 @@ impl Remote {
         }
         true
     }
+}
+
+/// From as loud as it is to silence.
+fn fade_out(ending: &mut [f32]) {
+    let length = ending.len() as f32;
+    ending.iter_mut().enumerate().for_each(|(at, sample)| *sample *= 1.0 - (at + 1) as f32 / length);
 }
 
 /// Fades what is made up `so_far` samples after the last real sound.

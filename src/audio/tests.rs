@@ -1,5 +1,7 @@
 //! The whole room: a lossy leg with real Opus in virtual time, and the thread with its file and null backends.
 
+mod calls;
+
 use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -44,7 +46,7 @@ fn through_a_network(clip: &[f32], lost: impl Fn(usize) -> bool, delay_ms: impl 
         while let Some(packet) = packets.next_if(|packet| packet.arrival <= now) {
             slots.push(packet).unwrap();
         }
-        leg.receive();
+        leg.receive(true);
         sound.extend(leg.block(now, &mut false).unwrap_or([0.0; BLOCK_SAMPLES]));
         if tick < clip.len() / BLOCK_SAMPLES {
             stats = leg.stats(10.0);
@@ -162,25 +164,22 @@ impl Room {
         let limit = Instant::now() + Duration::from_secs(30);
         while !done(self) {
             assert!(Instant::now() < limit, "what was waited for did not happen");
-            let Ok(EncodedFrame { payload, timestamp }) = microphone.try_recv() else {
+            let Ok(EncodedFrame { payload, timestamp, to }) = microphone.try_recv() else {
                 std::thread::yield_now();
                 std::thread::park_timeout(Duration::from_millis(1));
                 continue;
             };
+            assert!(to.contains(&LegId(leg)));
             sequence = sequence.wrapping_add(1);
             input.push(ReceivedPacket { sequence, timestamp, payload, arrival: Instant::now() });
         }
     }
 }
 
-const CALL: AudioPlan = AudioPlan {
-    legs: std::collections::BTreeSet::new(),
-    microphone: true,
-    playback: true,
-    muted: false,
-    deafened: false,
-    ring: false,
-};
+/// A call with one leg.
+fn call(leg: u64) -> AudioPlan {
+    AudioPlan { legs: [LegId(leg)].into(), microphone: true, playback: true, ..AudioPlan::default() }
+}
 
 fn write_wav(path: &Path, clip: &[f32]) {
     let spec = hound::WavSpec {
@@ -228,7 +227,7 @@ fn a_clip_spoken_into_a_call_is_found_in_the_output_file() {
     let clip = speech(2.0);
     let mut room = Room::new(Some(&clip));
     assert_eq!(room.audio.status().backend, "file");
-    room.audio.apply(CALL);
+    room.audio.apply(call(7));
     let mut stats = LegAudioStats::default();
     room.loop_back(7, |room| {
         stats = room.audio.leg_stats().get(&LegId(7)).copied().unwrap_or(stats);
@@ -250,7 +249,7 @@ fn a_clip_spoken_into_a_call_is_found_in_the_output_file() {
 #[test]
 fn a_muted_microphone_sends_silence_and_a_deafened_speaker_plays_it() {
     let mut room = Room::new(Some(&speech(1.0)));
-    for plan in [AudioPlan { muted: true, ..CALL }, AudioPlan { deafened: true, ..CALL }] {
+    for plan in [AudioPlan { muted: true, ..call(1) }, AudioPlan { deafened: true, ..call(0) }] {
         room.audio.apply(plan.clone());
         let before = room.recorded().len();
         room.loop_back(u64::from(plan.muted), |room| room.recorded().len() > before + 48_000);
@@ -274,7 +273,7 @@ fn a_second_call_continues_the_recording_and_starts_the_clip_anew() {
     let clip = speech(2.0);
     let mut room = Room::new(Some(&clip));
     for leg in 0..2 {
-        room.audio.apply(CALL);
+        room.audio.apply(call(leg));
         let before = room.recorded().len();
         room.loop_back(leg, |room| room.recorded().len() >= before + 72_000);
         room.audio.apply(AudioPlan::default());
@@ -290,7 +289,7 @@ fn a_missing_clip_and_a_foreign_output_file_are_said_and_stop_nothing() {
     let room = Room::new(None);
     std::fs::write(&room.output, b"not a recording, and not to be lost").unwrap();
     let mut microphone = room.audio.microphone();
-    room.audio.apply(CALL);
+    room.audio.apply(call(1));
     wait("both problems", || {
         let problem = room.audio.status().problem.unwrap_or_default();
         problem.contains("in.wav") && problem.contains("out.wav")
@@ -306,12 +305,12 @@ fn the_null_backend_sends_silence_and_hears_legs() {
     let config = config::Audio { backend: Backend::Null, ..config::Audio::default() };
     let audio = Audio::start(&config, sender);
     let mut microphone = audio.microphone();
-    audio.apply(CALL);
+    audio.apply(call(1));
     let mut input = audio.add_leg(LegId(1));
     let mut heard = false;
     let mut sequence = 0;
     wait("the first packet to be decoded", || {
-        if let Ok(EncodedFrame { payload, timestamp }) = microphone.try_recv() {
+        if let Ok(EncodedFrame { payload, timestamp, .. }) = microphone.try_recv() {
             sequence += 1;
             input.push(ReceivedPacket { sequence, timestamp, payload, arrival: Instant::now() });
         }
@@ -325,6 +324,23 @@ fn the_null_backend_sends_silence_and_hears_legs() {
     audio.remove_leg(LegId(1));
     audio.apply(AudioPlan::default());
     assert_eq!(audio.status().problem, None);
+}
+
+#[test]
+fn who_talks_while_muted_is_told_so() {
+    let mut room = Room::new(Some(&speech(2.0)));
+    room.audio.apply(AudioPlan { muted: true, ..call(1) });
+    let mut microphone = room.audio.microphone();
+    let mut decoder = codec::Decoder::new().unwrap();
+    let mut told = false;
+    wait("to be told", || {
+        while let Ok(frame) = microphone.try_recv() {
+            let sent = decoder.decode(&frame.payload, FRAME_SAMPLES);
+            assert!(sent.iter().all(|sample| sample.abs() < 0.001), "only silence leaves");
+        }
+        told |= std::iter::from_fn(|| room.events.try_recv().ok()).any(|event| event == AudioEvent::TalkedWhileMuted);
+        told
+    });
 }
 
 /// `cargo test --release --lib audio::tests::what -- --ignored --nocapture`

@@ -55,6 +55,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 /// Longest Opus payload that is taken (RFC 6716, §3.4: 1275 bytes a frame).
 const MAX_PAYLOAD_BYTES: usize = 1500;
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
+/// A leg that sent nothing for so long says that it is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// What [`super::spawn`] was given.
 pub(super) struct Setup {
@@ -96,7 +98,7 @@ pub(super) enum Failure {
 /// Carries out one attempt until it is closed (`Ok`) or lost.
 pub(super) async fn run(setup: Setup) -> Result<(), Failure> {
     let (happened, reports) = mpsc::channel(REPORTS);
-    let numbers = RtpNumbers::random();
+    let numbers = RtpNumbers::random(Instant::now());
     let built = tokio::select! {
         biased;
         () = setup.closing.cancelled() => return Ok(()),
@@ -156,6 +158,8 @@ struct Attempt {
     connect_due: Option<tokio::time::Instant>,
     ice_was_connected: bool,
     disconnected: bool,
+    /// When to say that this end is still there; `None` before audio may flow.
+    keep_alive_due: Option<tokio::time::Instant>,
     incoming: Option<Arc<dyn TrackRemote>>,
     /// Set when the peer's certificate was found to be the sealed one: only then audio flows, with this payload type.
     verified: Option<u8>,
@@ -178,6 +182,7 @@ impl Attempt {
             connect_due: None,
             ice_was_connected: false,
             disconnected: false,
+            keep_alive_due: None,
             incoming: None,
             verified: None,
         }
@@ -212,11 +217,12 @@ impl Attempt {
                 }
                 () = due(self.batch_due) => self.flush(),
                 () = due(self.connect_due) => return Err(Failure::TooLate),
+                () = due(self.keep_alive_due) => self.keep_alive()?,
                 event = next_event(self.incoming.as_ref()), if self.verified.is_some() => {
                     self.on_track_event(event, &mut doors.speaker);
                 }
                 frame = doors.microphone.recv(), if self.verified.is_some() && microphone_open => {
-                    microphone_open = self.on_frame(frame)?;
+                    microphone_open = self.on_frame(doors.id, frame)?;
                 }
                 _ = ticker.tick(), if self.verified.is_some() => {
                     let now = Instant::now();
@@ -312,6 +318,7 @@ impl Attempt {
             Happened::Peer(RTCPeerConnectionState::Connected) if self.verified.is_none() => {
                 self.verified = Some(self.verify().await?);
                 self.connect_due = None;
+                self.keep_alive_due = Some(tokio::time::Instant::now() + KEEP_ALIVE);
                 self.outbox.push_back(LegEvent::Connected);
                 return Ok(true);
             }
@@ -390,8 +397,12 @@ impl Attempt {
         opus.map(|codec| codec.payload_type).ok_or(Failure::NoOpus)
     }
 
-    /// Sends a frame; false when there is no microphone any more.
-    fn on_frame(&mut self, frame: Result<EncodedFrame, broadcast::error::RecvError>) -> Result<bool, Failure> {
+    /// Sends a frame that is for this leg; false when there is no microphone any more.
+    fn on_frame(
+        &mut self,
+        id: LegId,
+        frame: Result<EncodedFrame, broadcast::error::RecvError>,
+    ) -> Result<bool, Failure> {
         let frame = match frame {
             Ok(frame) => frame,
             Err(broadcast::error::RecvError::Lagged(frames)) => {
@@ -400,16 +411,28 @@ impl Attempt {
             }
             Err(broadcast::error::RecvError::Closed) => return Ok(false),
         };
-        let Some(payload_type) = self.verified else { return Ok(true) };
-        let bytes = wire_bytes(&frame.payload);
-        let packet = self.numbers.packet(payload_type, frame);
+        let Some(payload_type) = self.verified.filter(|_| frame.to.contains(&id)) else { return Ok(true) };
+        let packet = self.numbers.packet(payload_type, frame, Instant::now());
+        self.send(packet)?;
+        Ok(true)
+    }
+
+    fn keep_alive(&mut self) -> Result<(), Failure> {
+        let Some(payload_type) = self.verified else { return Ok(()) };
+        let packet = self.numbers.keep_alive(payload_type, Instant::now());
+        self.send(packet)
+    }
+
+    fn send(&mut self, packet: rtp::Packet) -> Result<(), Failure> {
+        self.keep_alive_due = Some(tokio::time::Instant::now() + KEEP_ALIVE);
+        let bytes = wire_bytes(&packet.payload);
         // Waits only while the driver has 256 packets to do; a frame that old is worth nothing.
         match self.connection.track.write_rtp(packet).now_or_never() {
             Some(Ok(())) => self.meter.sent(bytes),
             Some(Err(_)) => return Err(Failure::DriverEnded),
             None => self.meter.stats.frames_dropped += 1,
         }
-        Ok(true)
+        Ok(())
     }
 
     fn on_track_event(&mut self, event: Option<TrackRemoteEvent>, speaker: &mut LegInput) {

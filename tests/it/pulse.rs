@@ -19,14 +19,9 @@ use crate::support::{
     speech::{best_correlation, speech},
 };
 
-const CALL: AudioPlan = AudioPlan {
-    legs: std::collections::BTreeSet::new(),
-    microphone: true,
-    playback: true,
-    muted: false,
-    deafened: false,
-    ring: false,
-};
+fn call() -> AudioPlan {
+    AudioPlan { legs: [LegId(1)].into(), microphone: true, playback: true, ..AudioPlan::default() }
+}
 
 /// The other side of the tests below, in a process of its own, because `PULSE_SERVER` belongs to a process: the
 /// microphone is sent back into a leg. Each line on its input is a plan (`call`, `idle`); its status goes out as lines.
@@ -51,7 +46,7 @@ fn echo_process() {
         loop {
             tokio::select! {
                 plan = planned.recv() => match plan.as_deref() {
-                    Some("call") => audio.apply(CALL),
+                    Some("call") => audio.apply(call()),
                     Some("stats") => println!("stats {}", serde_json::to_string(&audio.leg_stats()).unwrap()),
                     Some(_) => audio.apply(AudioPlan::default()),
                     None => return,
@@ -59,7 +54,7 @@ fn echo_process() {
                 Some(event) = events.recv() => {
                     println!("event {event:?} {}", serde_json::to_string(&audio.status()).unwrap());
                 }
-                Ok(EncodedFrame { payload, timestamp }) = microphone.recv() => {
+                Ok(EncodedFrame { payload, timestamp, .. }) = microphone.recv() => {
                     sequence = sequence.wrapping_add(1);
                     leg.push(ReceivedPacket { sequence, timestamp, payload, arrival: Instant::now() });
                 }

@@ -72,7 +72,7 @@ impl Bench {
             }
             while left < 480 {
                 match buffer.pull(at(now_ms)) {
-                    Pull::Idle => {
+                    Pull::Idle | Pull::Pause => {
                         outcome.idle_pulls += 1;
                         left = 480;
                     }
