@@ -272,7 +272,7 @@ impl Daemon {
     fn audio_event(&mut self, event: AudioEvent, now: Now) {
         match event {
             AudioEvent::FirstAudio(id) => self.node.handle_input(Input::Leg(id, LegEvent::FirstAudio), now),
-            AudioEvent::TalkedWhileMuted => self.journal.append(&mut self.store, Event::TalkedWhileMuted, now.unix_ms),
+            AudioEvent::TalkedWhileMuted => self.tell(Event::TalkedWhileMuted, now),
             // `status` asks the audio thread itself.
             AudioEvent::Changed => debug!("the sound devices changed"),
         }

@@ -79,7 +79,9 @@ pub enum Verb {
         wait: bool,
     },
     /// Take a ringing call
-    #[command(after_help = "Example: telecon accept 0b1e\n\nA call that is active is put on hold, or left with --leave.")]
+    #[command(
+        after_help = "Example: telecon accept 0b1e\n\nA call that is active is put on hold, or left with --leave."
+    )]
     Accept {
         /// Id or its beginning; may be left out when only one call rings
         call: Option<String>,

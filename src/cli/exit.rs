@@ -72,7 +72,9 @@ fn code_of(failure: &Failure) -> u8 {
     match failure.code.as_str() {
         "unknown_method" | "bad_params" | "invalid_request" | "parse_error" | "line_too_long" => USAGE,
         "unreachable" => UNREACHABLE,
-        "too_many_calls" | "too_many_clients" | "try_again" | "stopping" | "store_failed" | "answer_too_long" => TRY_AGAIN,
+        "too_many_calls" | "too_many_clients" | "try_again" | "stopping" | "store_failed" | "answer_too_long" => {
+            TRY_AGAIN
+        }
         "not_permitted" => NOT_PERMITTED,
         "internal" => FAILED,
         _ => BAD_DATA,

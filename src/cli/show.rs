@@ -236,7 +236,10 @@ pub fn status(answer: &Value) -> String {
     let mut all = vec![
         ("did", word(&answer["did"])),
         ("peer id", word(&answer["peer_id"])),
-        ("version", format!("{}, up {}", word(&answer["version"]), answer["uptime_s"].as_u64().map_or("-".into(), duration))),
+        (
+            "version",
+            format!("{}, up {}", word(&answer["version"]), answer["uptime_s"].as_u64().map_or("-".into(), duration)),
+        ),
         ("addresses", lines(answer, "listen")),
         ("peers", word(&answer["peers"])),
         ("call", active),

@@ -63,7 +63,11 @@ fn entries(text: &str, file: &Path) -> Result<Vec<ContactEntry>, CliError> {
             let cause = error.to_string();
             // The line within the line is always the first.
             let cause = cause.split(" at line ").next().unwrap_or_default();
-            bad(format!("{}:{}: {cause}; write one contact a line, as telecon contacts export does", file.display(), at + 1))
+            bad(format!(
+                "{}:{}: {cause}; write one contact a line, as telecon contacts export does",
+                file.display(),
+                at + 1
+            ))
         })?;
         entries.push(entry);
     }
@@ -75,7 +79,11 @@ fn entries(text: &str, file: &Path) -> Result<Vec<ContactEntry>, CliError> {
 
 fn too_long(file: &Path) -> CliError {
     let kib = MAX_REQUEST_BYTES / 1024;
-    bad(format!("{} has more than the {kib} KiB of one import; cut it first: split -l 200 {}", file.display(), file.display()))
+    bad(format!(
+        "{} has more than the {kib} KiB of one import; cut it first: split -l 200 {}",
+        file.display(),
+        file.display()
+    ))
 }
 
 fn bad(message: String) -> CliError {

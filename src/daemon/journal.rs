@@ -116,7 +116,9 @@ impl Journal {
     /// A call that the caller gave up is missed as well as one that rang in vain, or did not ring; one that was gone back to is not.
     fn note_missed(&mut self, seq: u64, event: &Event) {
         let (call, missed) = match event {
-            Event::CallEnded { call, reason: EndReason::Missed | EndReason::Cancelled | EndReason::Silenced } => (call, true),
+            Event::CallEnded { call, reason: EndReason::Missed | EndReason::Cancelled | EndReason::Silenced } => {
+                (call, true)
+            }
             Event::CallSilenced { call, .. } => (call, true),
             Event::CallJoined { call } => (call, false),
             Event::CallEnded { .. }

@@ -12,19 +12,12 @@ use tokio::{
 };
 use tracing::error;
 
-use super::{
-    Daemon,
-    idempotency::Answer,
-    resolve::Verb,
-    views,
-};
+use super::{Daemon, idempotency::Answer, resolve::Verb, views};
 use crate::{
     audio,
     control::wire::{Command, Failure, Method, Subscription},
     net,
-    proto::{
-        io::{Event, Now, Policy, Reply, Request, RequestError},
-    },
+    proto::io::{Event, Now, Policy, Reply, Request, RequestError},
     store::{ContactError, StoreError},
 };
 

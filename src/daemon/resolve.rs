@@ -101,12 +101,7 @@ pub(super) enum Verb {
 type Candidate = (CallId, Option<u8>);
 
 /// The call that is meant: by its id, a unique prefix of it, or as the only one that the verb fits best.
-pub(super) fn call(
-    text: Option<&str>,
-    verb: Verb,
-    calls: &[CallView],
-    past: &[PastCall],
-) -> Result<CallId, Failure> {
+pub(super) fn call(text: Option<&str>, verb: Verb, calls: &[CallView], past: &[PastCall]) -> Result<CallId, Failure> {
     let present = calls.iter().map(|view| (view.call, verb.fits(view.state)));
     let past = past.iter().filter(|_| verb == Verb::Join).map(|past| (past.call, Some(0)));
     let all: Vec<Candidate> = present.chain(past).collect();
@@ -261,8 +256,12 @@ mod tests {
 
     #[test]
     fn only_a_past_call_can_be_joined_and_nothing_else_can_be_done_with_it() {
-        let past =
-            |byte| PastCall { call: CallId::from_bytes([byte; 16]), from: did_of(2), participants: vec![], since_ms: 7 };
+        let past = |byte| PastCall {
+            call: CallId::from_bytes([byte; 16]),
+            from: did_of(2),
+            participants: vec![],
+            since_ms: 7,
+        };
         let (one, two) = ([past(0x11)], [past(0x11), past(0x12)]);
         assert_eq!(call(None, Verb::Join, &[], &one).unwrap(), one[0].call);
         assert_eq!(code(call(None, Verb::Join, &[], &two)), "ambiguous_call");

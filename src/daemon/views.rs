@@ -262,7 +262,10 @@ mod tests {
         );
         assert_eq!((&other["connected_ms"], &other["setup"]["signalled"]), (&66.into(), &3.into()));
         assert!(other.get("leg").is_none());
-        assert_eq!(call(&call_view(0x11, CallState::Active), &People::default())["participants"][0]["name"], Value::Null);
+        assert_eq!(
+            call(&call_view(0x11, CallState::Active), &People::default())["participants"][0]["name"],
+            Value::Null
+        );
     }
 
     #[test]
@@ -309,7 +312,10 @@ mod tests {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");
         }
         assert_eq!(shown["active_call"]["state"], "outgoing");
-        assert_eq!((&shown["pending"][0]["state"], &shown["held"][0]["state"]), (&"incoming".into(), &"on_hold".into()));
+        assert_eq!(
+            (&shown["pending"][0]["state"], &shown["held"][0]["state"]),
+            (&"incoming".into(), &"on_hold".into())
+        );
         assert_eq!((&shown["pending"][1], &shown["held"][1]), (&Value::Null, &Value::Null));
         assert_eq!((&shown["peers"], &shown["listen"][0]), (&0.into(), &"/ip4/127.0.0.1/tcp/4001".into()));
         for field in ["backend", "input", "output"] {

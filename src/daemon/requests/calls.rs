@@ -31,13 +31,7 @@ impl Daemon {
         self.with_ringing(call, Verb::Accept, |call| Request::Accept(call, former(leave)), now)
     }
 
-    pub(super) fn reject(
-        &mut self,
-        call: Option<&str>,
-        reason: Option<&str>,
-        text: Option<&str>,
-        now: Now,
-    ) -> Answer {
+    pub(super) fn reject(&mut self, call: Option<&str>, reason: Option<&str>, text: Option<&str>, now: Now) -> Answer {
         let reason = match reason {
             None | Some("declined") => DeclineReason::Declined,
             Some("busy") => DeclineReason::Busy,
