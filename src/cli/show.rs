@@ -168,10 +168,12 @@ fn media_words(answer: &Value) -> String {
 
 /// `telecon calls`
 pub fn calls(answer: &Value) -> String {
-    let row = |call: &Value| vec![word(&call["call"]), spoken(&call["state"]), caller(call), with(call)];
-    let past_row = |call: &Value| vec![word(&call["call"]), "can be joined".into(), caller(call), people(call)];
-    let present = list(answer, "calls").iter().map(row);
-    let rows: Vec<_> = present.chain(list(answer, "past").iter().map(past_row)).collect();
+    let state = |call: &Value| match call["state"].as_str() {
+        Some("past") => "can be joined".into(),
+        _ => spoken(&call["state"]),
+    };
+    let row = |call: &Value| vec![word(&call["call"]), state(call), caller(call), with(call)];
+    let rows: Vec<_> = list(answer, "calls").iter().chain(list(answer, "past")).map(row).collect();
     if rows.is_empty() { line("no calls") } else { table(&["CALL", "STATE", "FROM", "WITH"], &rows) }
 }
 
@@ -188,14 +190,14 @@ fn caller(call: &Value) -> String {
     match (inviter, call["state"].as_str()) {
         (Some(inviter), _) => person(inviter),
         // Everybody else is among the participants.
-        (None, Some("outgoing" | "active" | "on_hold") | None) => "you".into(),
-        (None, Some(_)) => word(&call["from"]),
+        (None, Some("outgoing" | "active" | "on_hold" | "past")) => "you".into(),
+        (None, _) => word(&call["from"]),
     }
 }
 
 /// Everybody else, with their states; these say nothing before the call is accepted, as nobody is connected to yet.
 fn with(call: &Value) -> String {
-    if call["state"] == "incoming" {
+    if matches!(call["state"].as_str(), Some("incoming" | "past")) {
         return people(call);
     }
     let participants = list(call, "participants").iter().map(|one| {

@@ -161,7 +161,7 @@ impl Verb {
             Self::Join => "no call was left or missed within the last hour, so there is none to join",
             Self::Invite => "there is no call to invite anybody into; make one with `telecon call WHO`",
             Self::Hold => "there is no active call to put on hold",
-            Self::Resume => "no call is on hold",
+            Self::Resume => "no call is on hold, so there is none to resume",
             Self::Show => "there is no call; make one with `telecon call WHO`",
         }
     }

@@ -1,5 +1,8 @@
 //! The daemon as its clients meet it: a real one in a directory of its own, on the loopback, without sound.
 
+mod calls;
+mod people;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,9 +16,9 @@ use crate::{
 };
 
 struct Home {
-    _dir: TempDir,
+    dir: TempDir,
     daemon: Daemon,
-    _doors: Doors,
+    doors: Doors,
 }
 
 fn paths(dir: &TempDir) -> Paths {
@@ -31,9 +34,12 @@ fn quiet() -> Config {
 }
 
 async fn home() -> Home {
-    let dir = tempfile::tempdir().unwrap();
+    home_in(tempfile::tempdir().unwrap()).await
+}
+
+async fn home_in(dir: TempDir) -> Home {
     let (daemon, doors) = start::start(&paths(&dir), quiet(), None).await.unwrap();
-    Home { _dir: dir, daemon, _doors: doors }
+    Home { dir, daemon, doors }
 }
 
 impl Home {
@@ -46,6 +52,35 @@ impl Home {
 
     async fn ask(&mut self, method: Value) -> Result<Value, Failure> {
         self.ask_with(method, None).await
+    }
+
+    /// What `ask` answers, which must be a success.
+    async fn done(&mut self, name: &str, params: Value) -> Value {
+        let request = method(name, params);
+        self.ask(request.clone()).await.unwrap_or_else(|failure| panic!("{request}: {failure}"))
+    }
+
+    /// The code word of what `ask` answers, which must be a failure.
+    async fn refusal(&mut self, name: &str, params: Value) -> String {
+        let request = method(name, params);
+        match self.ask(request.clone()).await {
+            Err(failure) => failure.code,
+            Ok(answer) => panic!("{request} was answered: {answer}"),
+        }
+    }
+
+    /// All events so far.
+    async fn events(&mut self) -> Vec<Value> {
+        let replay = self.watch(Some(0)).await.unwrap().replay;
+        replay.iter().map(|record| serde_json::to_value(&**record).unwrap()).collect()
+    }
+
+    /// Ends at once, as `kill -9` would, and starts in the same directory.
+    async fn killed_and_started(self) -> Self {
+        let Self { dir, daemon, doors } = self;
+        drop(daemon);
+        doors.server.shutdown().await;
+        home_in(dir).await
     }
 
     async fn watch(&mut self, since: Option<u64>) -> Result<Subscription, Failure> {
@@ -79,8 +114,10 @@ async fn a_double_click_makes_one_call() {
     assert_eq!(home.ask_with(offer(&[bob.as_str()]), Some("click")).await.unwrap(), first);
     let calls = home.ask(method("call.list", json!({}))).await.unwrap();
     assert_eq!(calls["calls"].as_array().unwrap().len(), 1);
-    let other = home.ask_with(offer(&[bob.as_str()]), Some("another click")).await.unwrap_err();
-    assert_eq!(other.code, "too_many_calls");
+    let mut home = home.killed_and_started().await;
+    assert_eq!(home.ask_with(offer(&[bob.as_str()]), Some("click")).await.unwrap(), first, "after a restart too");
+    let other = home.ask_with(offer(&[bob.as_str()]), Some("another click")).await.unwrap();
+    assert_ne!(other["call"], first["call"]);
 }
 
 #[tokio::test]
@@ -96,7 +133,20 @@ async fn a_refused_request_has_its_stable_code_and_changes_nothing() {
         (offer(&[]), "bad_invitees"),
         (method("call.accept", json!({})), "no_such_call"),
         (method("call.reject", json!({ "reason": "bored" })), "bad_reason"),
+        (method("call.reject", json!({ "text": "a\u{1b}b" })), "bad_text"),
+        (method("call.reject", json!({ "text": "x".repeat(161) })), "bad_text"),
         (method("call.hangup", json!({ "call": "0b1e" })), "no_such_call"),
+        (method("call.hold", json!({})), "no_such_call"),
+        (method("call.resume", json!({})), "no_such_call"),
+        (method("call.join", json!({})), "no_such_call"),
+        (method("call.join", json!({ "call": "0b1e" })), "no_such_call"),
+        (method("call.invite", json!({ "who": ["bob"] })), "no_such_call"),
+        (method("call.invite", json!({ "who": ["bop"] })), "unknown_contact"),
+        (method("media.volume", json!({ "who": "bob", "percent": 201 })), "bad_volume"),
+        (method("media.volume", json!({ "who": "bop", "percent": 50 })), "unknown_contact"),
+        (method("media.block", json!({ "who": own })), "own_did"),
+        (method("contact.block", json!({ "who": did_of(3) })), "unknown_contact"),
+        (method("events.mark", json!({ "seq": 1000 })), "bad_seq"),
         (method("call.show", json!({})), "no_such_call"),
         (method("contact.add", json!({ "did": own, "name": "me" })), "own_did"),
         (method("contact.add", json!({ "did": "x", "name": "x" })), "bad_did"),
@@ -156,7 +206,7 @@ async fn while_the_daemon_stops_everybody_is_told_so() {
 #[tokio::test]
 async fn a_second_daemon_on_the_same_socket_is_refused() {
     let home = home().await;
-    let Err(error) = start::start(&paths(&home._dir), quiet(), None).await else { panic!("two daemons on one socket") };
+    let Err(error) = start::start(&paths(&home.dir), quiet(), None).await else { panic!("two daemons on one socket") };
     assert!(matches!(error, DaemonError::Serve(_)), "{error}");
 }
 

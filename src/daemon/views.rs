@@ -107,6 +107,7 @@ fn participant(view: &ParticipantView, people: &People) -> Value {
 fn past_call(view: &PastCall, people: &People) -> Value {
     json!({
         "call": view.call,
+        "state": "past",
         "from": view.from,
         "from_name": people.name(&view.from),
         "participants": named(&view.participants, people),
