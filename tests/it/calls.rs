@@ -88,6 +88,49 @@ fn a_daemon_that_is_stopped_leaves_the_call_and_the_others_know() {
 }
 
 #[test]
+fn a_daemon_that_was_killed_goes_back_to_its_call_by_itself_and_is_one_participant_all_the_time() {
+    let mut daemons = call_of(3, SILENT);
+    let call = daemons[0].json(&["calls"])["calls"][0]["call"].clone();
+    let (ada_did, ben_did, eve_did) = (daemons[0].did.clone(), daemons[1].did.clone(), daemons[2].did.clone());
+    let seq = daemons[0].json(&["status"])["seq"].as_u64().unwrap();
+    daemons[2].kill();
+    let [ada, ben, eve] = &mut daemons[..] else { unreachable!("three were started") };
+    ada.until_shown(&eve_did, "reconnecting");
+    let restarted_at = Instant::now();
+    eve.restart();
+    for did in [&ada_did, &ben_did] {
+        eve.until_shown(did, "joined");
+    }
+    for daemon in [&mut *ada, &mut *ben] {
+        daemon.until_shown(&eve_did, "joined");
+        received_bytes_grow(daemon, &eve_did);
+    }
+    println!("restart to everybody joined: {} ms", restarted_at.elapsed().as_millis());
+    assert_eq!(eve.json(&["status"])["active_call"]["call"], call);
+    let since = seq.to_string();
+    let gone =
+        ada.events_since(&since).into_iter().find(|event| event["did"] == eve_did.as_str() && event["state"] == "left");
+    assert_eq!(gone, None, "the others see one participant");
+}
+
+#[test]
+fn a_daemon_that_is_not_to_go_back_offers_to_and_the_user_can() {
+    let mut daemons = call_of(3, &format!("{SILENT}rejoin = false\n"));
+    let (ada_did, eve_did) = (daemons[0].did.clone(), daemons[2].did.clone());
+    let call = daemons[2].json(&["calls"])["calls"][0]["call"].clone();
+    daemons[2].kill();
+    daemons[2].restart();
+    let [ada, _, eve] = &mut daemons[..] else { unreachable!("three were started") };
+    let calls = eve.json(&["calls"]);
+    assert_eq!((&calls["calls"], &calls["past"][0]["call"]), (&Value::Array(Vec::new()), &call), "{calls}");
+    assert_eq!(eve.json(&["history"])["history"][0]["outcome"], "interrupted");
+    eve.json(&["join"]);
+    eve.until_shown(&ada_did, "joined");
+    ada.until_shown(&eve_did, "joined");
+    assert_eq!(eve.json(&["history"])["history"][0]["outcome"], Value::Null, "it goes on in its row");
+}
+
+#[test]
 fn a_daemon_that_was_killed_can_be_called_again_at_once() {
     let mut daemons = call_of(2, SILENT);
     daemons[1].kill();

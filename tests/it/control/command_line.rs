@@ -341,7 +341,7 @@ async fn contacts_are_exported_a_line_each_and_imported_in_one_request() {
     for (text, sentence) in [
         ("{}\n".to_owned(), format!("telecon: {}:1: missing field `did`; ", file.display())),
         (
-            format!("{bob}\n").repeat(1_000),
+            format!("{bob}\n").repeat(2_000),
             format!("telecon: {} has more than the 64 KiB of one import", file.display()),
         ),
     ] {
