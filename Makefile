@@ -41,6 +41,12 @@ test: ## formatting, lints and all tests
 	# What is timed by ear has the machine to itself.
 	$(CARGO) test --locked --test it -- sound:: pulse:: --test-threads=1
 
+.PHONY: soak
+soak: ## everything that must be right each time, many times (about half an hour, on a machine that does nothing else)
+	@scripts/setup test
+	TELECON_SOAK=1 $(CARGO) test --locked --test it -- soak:: --nocapture --test-threads=1
+	$(CARGO) test --locked --lib -- leg::tests::measurements --ignored --nocapture --test-threads=1
+
 .PHONY: install
 install: ## build a release and install it for this user (PREFIX=~/.local)
 	@case '$(PREFIX)' in /*) ;; *) echo "install: PREFIX must be an absolute path and not '$(PREFIX)'" >&2; exit 1 ;; esac

@@ -75,7 +75,7 @@ impl Leg {
         match command {
             LegCommand::Open { .. } => {}
             LegCommand::Close => self.closing.cancel(),
-            LegCommand::Remote(_) | LegCommand::Candidates(_) => {
+            LegCommand::Remote(_) | LegCommand::Candidates(_) | LegCommand::RestartIce => {
                 if self.commands.try_send(command).is_err() {
                     tracing::debug!("a leg took no command");
                 }

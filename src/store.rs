@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{error, info};
 
@@ -104,6 +104,26 @@ pub enum StoreError {
         /// The log.
         wal: PathBuf,
     },
+    /// Another program holds the lock.
+    #[error("another program has locked the database {path}; close it (a backup, an sqlite3?), then try again")]
+    Locked {
+        /// The database.
+        path: PathBuf,
+    },
+    /// No space is left.
+    #[error("the disk is full: the database {path} cannot be written; free some space, then try again")]
+    Full {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The file or its disk cannot be written.
+    #[error(
+        "the database {path} is read-only; check the file's permissions, and whether its disk is mounted for writing"
+    )]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+    },
     /// Reading or writing failed.
     #[error("the database {path} failed: {source}; check the free space and the file's permissions")]
     Sqlite {
@@ -144,8 +164,9 @@ impl Store {
             transaction.commit()?;
             Ok(done)
         });
+        let done = done.map_err(|source| open::explain(&self.path, source));
         self.note_health(done.as_ref().err());
-        done.map_err(|source| open::explain(&self.path, source))
+        done
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
@@ -154,18 +175,16 @@ impl Store {
 
     /// Logs when writes begin to fail, and when they work again. While somebody else holds the lock only the first write waits for
     /// it: the loop that writes has calls to look after.
-    fn note_health(&mut self, failure: Option<&rusqlite::Error>) {
-        let busy = failure.and_then(rusqlite::Error::sqlite_error_code) == Some(ErrorCode::DatabaseBusy);
+    fn note_health(&mut self, failure: Option<&StoreError>) {
         match failure {
             Some(failure) if !self.failing => {
-                error!(error = %failure, path = ?self.path, "the database cannot be written, what happens now will be missing \
-                    in it; check the free space, the file's permissions and who else uses it. Calls go on");
+                error!(error = %failure, "what happens now will be missing in the database; calls go on");
             }
             None if self.failing => info!("the database can be written again"),
             Some(_) | None => {}
         }
-        if busy || self.failing {
-            let patience = if busy { Duration::ZERO } else { open::BUSY_TIMEOUT };
+        if failure.is_some() || self.failing {
+            let patience = if failure.is_some() { Duration::ZERO } else { open::BUSY_TIMEOUT };
             // It sets a number, and cannot fail.
             let _set = self.db.busy_timeout(patience);
         }

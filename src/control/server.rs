@@ -80,7 +80,7 @@ pub enum ServeError {
         path: PathBuf,
     },
     /// The file system said no.
-    #[error("the control socket cannot be opened: {}: {source}", path.display())]
+    #[error("the control socket cannot be opened: {}: {source}; check the directory's permissions and its disk", path.display())]
     Io {
         /// What was touched.
         path: PathBuf,

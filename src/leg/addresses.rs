@@ -3,12 +3,27 @@
 //! The library's own `0.0.0.0` never means the loopback, but two daemons on a machine without a network must find
 //! each other. So addresses are listed here and bound one by one.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+};
 
 use rtc::shared::ifaces::ifaces;
 
 /// Sockets a leg; what a machine has beyond that is not used.
 const MAX_ADDRESSES: usize = 16;
+
+/// The interfaces whose addresses are bound: looked up when a connection is built, and again with every ICE restart, when
+/// this machine may be in another network.
+pub(super) struct Interfaces(pub(super) Vec<String>);
+
+impl ToSocketAddrs for Interfaces {
+    type Iter = std::vec::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        Ok(local(&self.0).into_iter())
+    }
+}
 
 /// The addresses to bind, each with port 0; empty when the machine has none that fits.
 pub(super) fn local(interfaces: &[String]) -> Vec<SocketAddr> {

@@ -1,6 +1,6 @@
 //! Builds the PeerConnection of a leg: settings, codec, own track, and the handler that hands everything over.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rtc::{
     ice::mdns::MulticastDnsMode,
@@ -23,7 +23,10 @@ use webrtc::{
     rtp_transceiver::RtpSender,
 };
 
-use super::{IceConfig, LegRuntime, addresses};
+use super::{
+    IceConfig, LegRuntime,
+    addresses::{self, Interfaces},
+};
 
 /// What the own offer calls Opus; an answer takes the offerer's number.
 const OPUS_PAYLOAD_TYPE: u8 = 111;
@@ -78,21 +81,20 @@ pub(super) async fn build(
     runtime: Arc<LegRuntime>,
     happened: mpsc::Sender<Happened>,
 ) -> Result<Connection, BuildError> {
-    let addresses = addresses::local(&ice.interfaces);
-    if addresses.is_empty() {
+    if addresses::local(&ice.interfaces).is_empty() {
         return Err(BuildError::NoAddress);
     }
     let mut codecs = MediaEngine::default();
     let opus = RTCRtpCodecParameters { rtp_codec: opus(), payload_type: OPUS_PAYLOAD_TYPE };
     codecs.register_codec(opus, RtpCodecKind::Audio)?;
-    let peer = PeerConnectionBuilder::<SocketAddr>::new()
+    let peer = PeerConnectionBuilder::<Interfaces>::new()
         .with_configuration(configuration(ice))
         .with_setting_engine(settings())
         .with_media_engine(codecs)
         .with_interceptor_registry(configure_rtcp_reports(Registry::new()))
         .with_handler(Arc::new(Handler { happened }))
         .with_runtime(runtime)
-        .with_udp_addrs(addresses)
+        .with_udp_addrs(vec![Interfaces(ice.interfaces.clone())])
         .build()
         .await?;
     let peer: Arc<dyn PeerConnection> = Arc::new(peer);
@@ -108,6 +110,8 @@ fn settings() -> SettingEngine {
         .with_prflx_acceptance_min_wait(Some(Duration::ZERO))
         .with_srflx_acceptance_min_wait(Some(SRFLX_WAIT))
         .with_relay_acceptance_min_wait(Some(RELAY_WAIT))
+        // New sockets too: the old ones may be bound to addresses that are gone.
+        .with_discard_local_candidates_during_ice_restart(true)
         .with_multicast_dns_mode(MulticastDnsMode::Disabled)
         .build()
 }

@@ -1,4 +1,7 @@
-//! One attempt, from the first description to the last packet: the leg's own task.
+//! One connection, from the first description to the last packet: the leg's own task.
+//!
+//! An ICE restart exchanges new descriptions of the same certificates. The offering side goes on with its old path until
+//! the answer is there, so that a restart whose signals are lost makes nothing worse.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +11,10 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use rtc::{peer_connection::configuration::media_engine::MIME_TYPE_OPUS, rtp};
+use rtc::{
+    peer_connection::configuration::{RTCOfferOptions, media_engine::MIME_TYPE_OPUS},
+    rtp,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::{broadcast, mpsc, watch},
@@ -37,16 +43,16 @@ use crate::{
     proto::{
         id::LegId,
         io::{LegCommand, LegEvent, Role},
-        signal::{Sdp, SdpKind},
+        signal::{Ice, Sdp, SdpKind},
         wire::MAX_CANDIDATES,
     },
 };
 
 /// Events of the connection that wait for the task.
 const REPORTS: usize = 256;
-/// Remote candidates an attempt, early ones included; what comes beyond is counted and dropped.
+/// Remote candidates a description, early ones included; what comes beyond is counted and dropped.
 const MAX_REMOTE_CANDIDATES: usize = 64;
-/// Own candidates an attempt.
+/// Own candidates a description.
 const MAX_LOCAL_CANDIDATES: usize = 64;
 /// How long a batch waits for more while gathering goes on: host candidates come within one millisecond.
 const BATCH_WAIT: Duration = Duration::from_millis(10);
@@ -151,8 +157,12 @@ struct Attempt {
     batch_due: Option<tokio::time::Instant>,
     local_candidates: usize,
     remote_candidates: usize,
-    /// Candidates that came before the description.
-    early: Vec<String>,
+    /// Candidates that came before their description. As bounded as those that are tried.
+    early: Vec<Ice>,
+    /// The own offer of an ICE restart, until it is answered.
+    offered: Option<RTCSessionDescription>,
+    /// The attempt of the peer's latest description.
+    described: Option<u32>,
     /// The fingerprint that was sealed with the peer's description, once that was accepted.
     sealed: Option<Fingerprint>,
     connect_due: Option<tokio::time::Instant>,
@@ -178,6 +188,8 @@ impl Attempt {
             local_candidates: 0,
             remote_candidates: 0,
             early: Vec::new(),
+            offered: None,
+            described: None,
             sealed: None,
             connect_due: None,
             ice_was_connected: false,
@@ -239,10 +251,34 @@ impl Attempt {
         self.describe(offer).await
     }
 
-    /// Reports the own description and starts gathering.
-    async fn describe(&mut self, own: RTCSessionDescription) -> Result<(), Failure> {
+    /// Makes the offer of an ICE restart. The old path stays in use until the answer is there.
+    async fn offer_new_path(&mut self) -> Result<(), Failure> {
+        if self.role == Role::Answerer || self.verified.is_none() {
+            return Ok(()); // The engine asks for it only where it means something.
+        }
+        let options = RTCOfferOptions { ice_restart: true };
+        let offer = self.connection.peer.create_offer(Some(options)).await;
+        let offer = offer.map_err(|_| Failure::Refused("offer another path"))?;
+        self.report_description(&offer)?;
+        self.offered = Some(offer);
+        Ok(())
+    }
+
+    fn report_description(&mut self, own: &RTCSessionDescription) -> Result<(), Failure> {
         let fingerprint = description::fingerprint(&own.sdp)?;
         self.outbox.push_back(LegEvent::Description { sdp: own.sdp.clone(), fingerprint });
+        Ok(())
+    }
+
+    /// Reports the own description and starts gathering.
+    async fn describe(&mut self, own: RTCSessionDescription) -> Result<(), Failure> {
+        self.report_description(&own)?;
+        self.gather(own).await
+    }
+
+    async fn gather(&mut self, own: RTCSessionDescription) -> Result<(), Failure> {
+        (self.local_candidates, self.batch_due) = (0, None);
+        self.batch.clear();
         let set = self.connection.peer.set_local_description(own).await;
         set.map_err(|_| Failure::Refused("take its own description"))
     }
@@ -251,58 +287,82 @@ impl Attempt {
         match command {
             LegCommand::Remote(sdp) => self.on_remote(sdp).await,
             LegCommand::Candidates(ice) => {
-                for candidate in ice.candidates {
-                    self.on_candidate(candidate).await;
-                }
+                self.on_candidates(ice).await;
                 Ok(())
             }
+            LegCommand::RestartIce => self.offer_new_path().await,
             // `Leg::command` sends neither.
             LegCommand::Open { .. } | LegCommand::Close => Ok(()),
         }
     }
 
-    /// Takes the peer's description, answers an offer, then tries the candidates that came early.
+    /// Takes the peer's description, answers an offer, then tries the candidates that came early. A second one of the same
+    /// certificate restarts ICE.
     async fn on_remote(&mut self, sdp: Sdp) -> Result<(), Failure> {
-        if self.sealed.is_some() {
-            return Ok(()); // A leg is one attempt: what comes twice changes nothing.
+        let restarts = self.sealed.is_some();
+        let is_old = self.described.is_some_and(|described| sdp.attempt <= described);
+        if is_old || (restarts && self.role == Role::Initiator && self.offered.is_none()) {
+            return Ok(()); // What comes twice changes nothing.
         }
         let checked = description::check(&sdp.sdp, &sdp.fingerprint)?;
+        if self.sealed.is_some_and(|sealed| sealed != sdp.fingerprint) {
+            return Err(Failure::WrongCertificate);
+        }
         let description = match (self.role, sdp.kind) {
             (Role::Initiator, SdpKind::Answer) => RTCSessionDescription::answer(checked.text),
             (Role::Answerer, SdpKind::Offer) => RTCSessionDescription::offer(checked.text),
             (Role::Initiator, SdpKind::Offer) | (Role::Answerer, SdpKind::Answer) => return Err(Failure::WrongKind),
         };
         let refused = |_| Failure::Refused("take the peer's description");
+        if let Some(offer) = self.offered.take() {
+            self.gather(offer).await?;
+        }
         let peer = Arc::clone(&self.connection.peer);
         peer.set_remote_description(description.map_err(refused)?).await.map_err(refused)?;
         self.sealed = Some(sdp.fingerprint);
-        self.connect_due = Some(tokio::time::Instant::now() + CONNECT_LIMIT);
+        self.described = Some(sdp.attempt);
         if self.role == Role::Answerer {
             let answer = peer.create_answer(None).await.map_err(|_| Failure::Refused("make an answer"))?;
             self.describe(answer).await?;
         }
-        let early = std::mem::take(&mut self.early);
-        self.remote_candidates -= early.len();
-        for candidate in checked.candidates.into_iter().chain(early) {
-            self.on_candidate(candidate).await;
+        if !restarts {
+            self.connect_due = Some(tokio::time::Instant::now() + CONNECT_LIMIT);
+        } else if self.verified.is_some() {
+            // The old path is gone, and the new one is not there yet.
+            self.set_disconnected(true);
+        }
+        self.remote_candidates = 0;
+        self.on_candidates(Ice { attempt: sdp.attempt, candidates: checked.candidates }).await;
+        for ice in std::mem::take(&mut self.early) {
+            self.on_candidates(ice).await;
         }
         Ok(())
     }
 
-    /// Tries a remote candidate, or keeps it until the description is there. A bad one is counted and dropped.
-    async fn on_candidate(&mut self, candidate: String) {
-        if self.remote_candidates == MAX_REMOTE_CANDIDATES || !description::is_usable_candidate(&candidate) {
-            self.meter.stats.candidates_ignored += 1;
+    /// Tries remote candidates, or keeps them until their description is there. Those of an earlier one are worth nothing;
+    /// bad ones are counted and dropped.
+    async fn on_candidates(&mut self, ice: Ice) {
+        if self.described.is_some_and(|described| ice.attempt < described) {
             return;
         }
-        self.remote_candidates += 1;
-        if self.sealed.is_none() {
-            self.early.push(candidate);
-            return;
+        let mut early = Vec::new();
+        for candidate in ice.candidates {
+            if self.remote_candidates == MAX_REMOTE_CANDIDATES || !description::is_usable_candidate(&candidate) {
+                self.meter.stats.candidates_ignored += 1;
+                continue;
+            }
+            self.remote_candidates += 1;
+            if self.described != Some(ice.attempt) {
+                early.push(candidate);
+                continue;
+            }
+            let init = RTCIceCandidateInit { candidate, sdp_mline_index: Some(0), ..Default::default() };
+            if self.connection.peer.add_ice_candidate(init).await.is_err() {
+                self.meter.stats.candidates_ignored += 1;
+            }
         }
-        let init = RTCIceCandidateInit { candidate, sdp_mline_index: Some(0), ..Default::default() };
-        if self.connection.peer.add_ice_candidate(init).await.is_err() {
-            self.meter.stats.candidates_ignored += 1;
+        if !early.is_empty() {
+            self.early.push(Ice { attempt: ice.attempt, candidates: early });
         }
     }
 

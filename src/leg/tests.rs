@@ -2,6 +2,7 @@
 
 mod measurements;
 mod network;
+mod restart;
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Instant};
 
@@ -74,12 +75,16 @@ impl End {
     }
 
     fn command_of(&self, event: &LegEvent) -> Option<LegCommand> {
+        self.command_for(1, event)
+    }
+
+    fn command_for(&self, attempt: u32, event: &LegEvent) -> Option<LegCommand> {
         let kind = if self.role == Role::Initiator { SdpKind::Offer } else { SdpKind::Answer };
         match event.clone() {
             LegEvent::Description { sdp, fingerprint } => {
-                Some(LegCommand::Remote(Sdp { attempt: 1, kind, sdp, fingerprint }))
+                Some(LegCommand::Remote(Sdp { attempt, kind, sdp, fingerprint }))
             }
-            LegEvent::Candidates(candidates) => Some(LegCommand::Candidates(Ice { attempt: 1, candidates })),
+            LegEvent::Candidates(candidates) => Some(LegCommand::Candidates(Ice { attempt, candidates })),
             _ => None,
         }
     }
@@ -115,7 +120,17 @@ impl End {
 }
 
 /// Carries descriptions and candidates across until both sides reported `wanted`; `change` may tamper with them.
-async fn signal(a: &mut End, b: &mut End, wanted: &LegEvent, mut change: impl FnMut(Role, &mut LegCommand)) {
+async fn signal(a: &mut End, b: &mut End, wanted: &LegEvent, change: impl FnMut(Role, &mut LegCommand)) {
+    signal_attempt(1, a, b, wanted, change).await;
+}
+
+async fn signal_attempt(
+    attempt: u32,
+    a: &mut End,
+    b: &mut End,
+    wanted: &LegEvent,
+    mut change: impl FnMut(Role, &mut LegCommand),
+) {
     let (mut a_done, mut b_done) = (false, false);
     while !(a_done && b_done) {
         let (event, from_a) = tokio::select! {
@@ -123,7 +138,7 @@ async fn signal(a: &mut End, b: &mut End, wanted: &LegEvent, mut change: impl Fn
             event = b.event() => (event, false),
         };
         let (from, to) = if from_a { (&*a, &*b) } else { (&*b, &*a) };
-        if let Some(mut command) = from.command_of(&event) {
+        if let Some(mut command) = from.command_for(attempt, &event) {
             change(from.role, &mut command);
             to.leg.command(command);
         }

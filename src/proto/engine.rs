@@ -99,8 +99,8 @@ pub struct Engine {
     contacts: BTreeMap<Did, Policy>,
     seen: Seen,
     calls: BTreeMap<CallId, Call>,
-    /// Calls that were left or missed, by id.
-    past: BTreeMap<CallId, KeptCall>,
+    /// Calls that were left or missed, and until when they can be joined.
+    past: BTreeMap<CallId, (KeptCall, Instant)>,
     early_cancels: VecDeque<EarlyCancel>,
     /// When each stranger rang last, oldest first.
     strangers: VecDeque<(Did, Instant)>,
@@ -199,7 +199,8 @@ impl Engine {
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let calls = self.calls.values().filter_map(|call| self.call_deadline(call));
-        calls.chain(self.outbox.deadline()).min()
+        let past = self.past.values().map(|(_, until)| *until);
+        calls.chain(self.outbox.deadline()).chain(past).min()
     }
 
     /// Calls that are not over.
@@ -209,7 +210,7 @@ impl Engine {
 
     /// Calls that can be joined, though this device is not in them.
     pub fn past_calls(&self) -> Vec<PastCall> {
-        self.past.values().filter_map(kept::past_view).collect()
+        self.past.values().filter_map(|(kept, _)| kept::past_view(kept)).collect()
     }
 
     /// The user wants to hear no calls.
@@ -244,9 +245,7 @@ impl Engine {
         for call in calls {
             self.settle_call(call, now);
         }
-        if self.past.values().any(|kept| !kept::is_joinable(kept, now)) {
-            self.forget_past(now);
-        }
+        self.forget_past(now.mono);
         self.early_cancels.retain(|cancel| now.mono < cancel.until);
         while let Some(outgoing) = self.outbox.poll(now.mono) {
             self.effects.push_back(Effect::Send(Box::new(outgoing)));

@@ -139,10 +139,13 @@ pub enum LegCommand {
         /// Offers or answers.
         role: Role,
     },
-    /// The peer's description.
+    /// The peer's description, or a later one of the same certificate: the path is looked for anew.
     Remote(Sdp),
     /// The peer's candidates.
     Candidates(Ice),
+    /// Look for a new path and keep the connection: a new [`LegEvent::Description`] follows, with the same certificate.
+    /// Only for an [`Role::Initiator`] that was [`LegEvent::Connected`].
+    RestartIce,
     /// Close, then report [`LegEvent::Closed`].
     Close,
 }

@@ -1,7 +1,11 @@
 //! The leg towards one participant, as decisions: which attempt runs, how long it is given, when the next one begins.
 //!
-//! An attempt is one WebRTC connection with its own [`LegId`]. The lower DID numbers the attempts and offers; the higher
-//! answers and asks with `Restart`. A connection is closed completely before the next one is opened.
+//! A connection has its own [`LegId`] and its own certificates. When it loses its path, ICE is restarted: it stays, and a
+//! new path is looked for. When that does not help in time, it is closed completely and a new one is opened. Both are
+//! attempts: the lower DID numbers them and offers, the higher answers and asks with `Restart`.
+
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +21,6 @@ const PATIENCE: Duration = Duration::from_millis(2_500);
 /// ICE, DTLS and signalling take about 5 round trips; twice that is patience.
 const PATIENCE_ROUND_TRIPS: u32 = 10;
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
-/// How long media may be silent before a new attempt is made.
-const SHAKY: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(8);
 /// A leg that was up for so long starts with fresh patience.
@@ -53,16 +55,36 @@ pub struct Context<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    Connecting { deadline: Instant },
+    /// Was never up; at the deadline it is given up.
+    Connecting {
+        deadline: Instant,
+    },
     Up,
-    Shaky { since: Instant },
+    /// Media is silent; at the deadline it is given up.
+    Shaky {
+        deadline: Instant,
+    },
+}
+
+/// Where an ICE restart stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Restart {
+    NotNeeded,
+    /// Begins then.
+    Due(Instant),
+    /// Until media flows on the new path.
+    UnderWay,
 }
 
 #[derive(Debug)]
 struct Current {
     id: LegId,
     phase: Phase,
+    restart: Restart,
+    /// Initiator: the latest offer was answered.
     answered: bool,
+    /// The peer's certificate; every description of this connection has the same.
+    remote: Option<[u8; 32]>,
 }
 
 /// The leg towards one participant.
@@ -78,7 +100,12 @@ pub struct Leg {
     /// Answerer: an offer that waits until the former connection is closed.
     pending: Option<Sdp>,
     early: Vec<Ice>,
+    /// The peer's certificate of the latest connection that was closed here.
+    dead: Option<[u8; 32]>,
+    /// Connections that were given up since the leg was last steady.
     failures: u32,
+    /// ICE restarts since the leg was last steady.
+    restarts: u32,
     up_since: Option<Instant>,
     down_since: Option<Instant>,
     was_up: bool,
@@ -95,7 +122,9 @@ impl Leg {
             next_at: Some(now),
             pending: None,
             early: Vec::new(),
+            dead: None,
             failures: 0,
+            restarts: 0,
             up_since: None,
             down_since: Some(now),
             was_up: false,
@@ -135,10 +164,9 @@ impl Leg {
     /// When [`Self::advance`] has something to decide.
     pub fn deadline(&self) -> Option<Instant> {
         match (&self.current, self.role) {
-            (Some(current), _) => match current.phase {
-                Phase::Connecting { deadline } => Some(deadline),
-                Phase::Shaky { since } => Some(since + SHAKY),
-                Phase::Up => None,
+            (Some(current), _) => match (current.phase.deadline(), current.restart) {
+                (deadline, Restart::Due(at)) => Some(deadline.map_or(at, |deadline| deadline.min(at))),
+                (deadline, Restart::NotNeeded | Restart::UnderWay) => deadline,
             },
             (None, Role::Initiator) if self.closing.is_none() => self.next_at,
             (None, Role::Answerer) if self.closing.is_none() && self.pending.is_some() => self.next_at,
@@ -148,16 +176,12 @@ impl Leg {
 
     /// Does what the time asks for.
     pub fn advance(&mut self, cx: &mut Context<'_>) {
-        let overdue = match &self.current {
-            Some(current) => match current.phase {
-                Phase::Connecting { deadline } => cx.now >= deadline,
-                Phase::Shaky { since } => cx.now >= since + SHAKY,
-                Phase::Up => false,
-            },
-            None => false,
-        };
-        if overdue {
+        let deadline = self.current.as_ref().and_then(|current| current.phase.deadline());
+        if deadline.is_some_and(|deadline| deadline <= cx.now) {
             self.fail(cx);
+        }
+        if self.current.as_ref().is_some_and(|current| matches!(current.restart, Restart::Due(at) if at <= cx.now)) {
+            self.restart(cx);
         }
         if self.current.is_some() || self.closing.is_some() {
             return;
@@ -173,8 +197,7 @@ impl Leg {
                 if let Some(offer) = self.pending.take_if(|_| may_open) {
                     self.attempt = offer.attempt;
                     let id = self.open(cx);
-                    cx.actions.push(Action::Command(id, LegCommand::Remote(offer)));
-                    self.give_early(id, cx);
+                    self.give(id, offer, cx);
                 }
             }
         }
@@ -202,14 +225,21 @@ impl Leg {
             }
             LegEvent::Connected | LegEvent::Recovered => {
                 current.phase = Phase::Up;
+                // An offer that is still out takes the connection to a new path when it is answered.
+                if self.role == Role::Answerer || current.answered {
+                    current.restart = Restart::NotNeeded;
+                }
                 self.up_since.get_or_insert(cx.now);
                 self.was_up = true;
                 self.down_since = None;
             }
             LegEvent::Disconnected => {
                 if current.phase == Phase::Up {
-                    current.phase = Phase::Shaky { since: cx.now };
                     self.down_since = Some(cx.now);
+                    let deadline = self.want_restart(cx.now) + self.patience(0, cx);
+                    if let Some(current) = &mut self.current {
+                        current.phase = Phase::Shaky { deadline };
+                    }
                 }
             }
             LegEvent::Failed => self.fail(cx),
@@ -232,7 +262,13 @@ impl Leg {
                     return;
                 }
                 current.answered = true;
-                cx.actions.push(Action::Command(current.id, LegCommand::Remote(sdp)));
+                let id = current.id;
+                if current.remote.is_some_and(|remote| remote != sdp.fingerprint) {
+                    // The far connection is gone, and another one answered what was meant for it.
+                    self.fail(cx);
+                    return self.advance(cx);
+                }
+                self.give(id, sdp, cx);
             }
             (Role::Answerer, SdpKind::Offer) => {
                 let newest = self.pending.as_ref().map_or(self.attempt, |pending| pending.attempt);
@@ -240,6 +276,23 @@ impl Leg {
                     return;
                 }
                 self.early.retain(|ice| ice.attempt >= sdp.attempt);
+                let (known, patience) = (Some(sdp.fingerprint), self.patience(0, cx));
+                if let Some(current) = self.current.as_mut().filter(|current| current.remote == known) {
+                    current.restart = Restart::UnderWay;
+                    if let Phase::Shaky { deadline } = &mut current.phase {
+                        *deadline = cx.now + patience;
+                    }
+                    let id = current.id;
+                    self.attempt = sdp.attempt;
+                    cx.actions.push(Action::DropSignals);
+                    return self.give(id, sdp, cx);
+                }
+                if self.current.is_none() && self.dead == known {
+                    // A new path to a connection that was closed here: only a new connection helps.
+                    self.attempt = sdp.attempt;
+                    cx.actions.push(Action::DropSignals);
+                    return cx.actions.push(Action::Send(Body::Restart(self.attempt)));
+                }
                 self.pending = Some(sdp);
                 self.close_current(cx);
                 self.advance(cx);
@@ -268,12 +321,19 @@ impl Leg {
         }
     }
 
-    /// The answerer wants a new attempt after that one.
+    /// The answerer wants a new attempt after that one: a new path, or, when that is what was tried, a new connection.
     pub fn handle_restart(&mut self, attempt: u32, cx: &mut Context<'_>) {
-        if self.role == Role::Initiator && attempt == self.attempt && self.current.is_some() {
-            self.fail(cx);
-            self.advance(cx);
+        if self.role != Role::Initiator || attempt != self.attempt {
+            return;
         }
+        let Some(current) = &self.current else { return };
+        match (current.phase, current.restart) {
+            (Phase::Connecting { .. }, _) | (Phase::Up | Phase::Shaky { .. }, Restart::UnderWay) => self.fail(cx),
+            (Phase::Up | Phase::Shaky { .. }, Restart::NotNeeded | Restart::Due(_)) => {
+                self.want_restart(cx.now);
+            }
+        }
+        self.advance(cx);
     }
 
     /// Not wanted any more; its connection still has to report `Closed`.
@@ -286,56 +346,118 @@ impl Leg {
     fn open(&mut self, cx: &mut Context<'_>) -> LegId {
         *cx.last_leg += 1;
         let id = LegId(*cx.last_leg);
-        let path = cx.round_trip.unwrap_or_default() * PATIENCE_ROUND_TRIPS;
-        let mut patience = ((PATIENCE + path) * 2u32.pow(self.failures.min(3))).min(MAX_PATIENCE);
-        if self.role == Role::Answerer {
-            // The initiator gives up first; the answerer only acts when it does not.
-            patience *= 2;
-        }
+        let deadline = cx.now + self.patience(self.failures.min(3), cx);
         self.next_at = match self.role {
             Role::Initiator => None,
             Role::Answerer => Some(cx.now + FIRST_PAUSE),
         };
-        self.current = Some(Current { id, phase: Phase::Connecting { deadline: cx.now + patience }, answered: false });
+        self.current = Some(Current {
+            id,
+            phase: Phase::Connecting { deadline },
+            restart: Restart::NotNeeded,
+            answered: false,
+            remote: None,
+        });
         cx.actions.push(Action::DropSignals);
         cx.actions.push(Action::Open(id, self.role));
         id
     }
 
+    /// How long an attempt is given on this path.
+    fn patience(&self, doublings: u32, cx: &Context<'_>) -> Duration {
+        let path = cx.round_trip.unwrap_or_default() * PATIENCE_ROUND_TRIPS;
+        let patience = ((PATIENCE + path) * 2u32.pow(doublings)).min(MAX_PATIENCE);
+        match self.role {
+            Role::Initiator => patience,
+            // The initiator gives up first; the answerer only acts when it does not.
+            Role::Answerer => patience * 2,
+        }
+    }
+
+    /// Says when ICE is to be restarted, unless it is already: at once, or later when it was of late.
+    fn want_restart(&mut self, now: Instant) -> Instant {
+        self.forgive_if_steady(now);
+        let begins = now + pause_after(self.restarts);
+        match self.current.as_mut().map(|current| &mut current.restart) {
+            Some(restart @ Restart::NotNeeded) => {
+                *restart = Restart::Due(begins);
+                begins
+            }
+            Some(Restart::Due(at)) => *at,
+            Some(Restart::UnderWay) | None => now,
+        }
+    }
+
+    /// Asks for a new path.
+    fn restart(&mut self, cx: &mut Context<'_>) {
+        let Some(current) = self.current.as_mut() else { return };
+        current.restart = Restart::UnderWay;
+        current.answered = false;
+        self.restarts = self.restarts.saturating_add(1);
+        match self.role {
+            Role::Initiator => {
+                self.attempt += 1;
+                cx.actions.push(Action::DropSignals);
+                cx.actions.push(Action::Command(current.id, LegCommand::RestartIce));
+            }
+            Role::Answerer => cx.actions.push(Action::Send(Body::Restart(self.attempt))),
+        }
+    }
+
+    /// A leg that was up for long starts with fresh patience.
+    fn forgive_if_steady(&mut self, now: Instant) {
+        if self.up_since.take().is_some_and(|since| now >= since + STEADY) {
+            (self.failures, self.restarts) = (0, 0);
+        }
+    }
+
     fn fail(&mut self, cx: &mut Context<'_>) {
         self.close_current(cx);
-        if self.up_since.take().is_some_and(|since| cx.now >= since + STEADY) {
-            self.failures = 0;
-        }
+        self.forgive_if_steady(cx.now);
         match self.role {
-            Role::Initiator => self.next_at = Some(cx.now + self.pause()),
+            Role::Initiator => self.next_at = Some(cx.now + pause_after(self.failures)),
             Role::Answerer => cx.actions.push(Action::Send(Body::Restart(self.attempt))),
         }
         self.failures = self.failures.saturating_add(1);
         self.down_since.get_or_insert(cx.now);
     }
 
-    /// None before the second attempt, then doubling: a restart storm is impossible.
-    fn pause(&self) -> Duration {
-        match self.failures {
-            0 => Duration::ZERO,
-            failures => (FIRST_PAUSE * 2u32.pow((failures - 1).min(8))).min(MAX_PAUSE),
-        }
-    }
-
     fn close_current(&mut self, cx: &mut Context<'_>) {
         if let Some(current) = self.current.take() {
             self.closing = Some(current.id);
+            self.dead = current.remote;
             self.down_since.get_or_insert(cx.now);
             cx.actions.push(Action::DropSignals);
             cx.actions.push(Action::Command(current.id, LegCommand::Close));
         }
     }
 
-    fn give_early(&mut self, id: LegId, cx: &mut Context<'_>) {
+    /// Gives the connection the peer's description, and the candidates that came before it.
+    fn give(&mut self, id: LegId, sdp: Sdp, cx: &mut Context<'_>) {
+        if let Some(current) = &mut self.current {
+            current.remote = Some(sdp.fingerprint);
+        }
+        cx.actions.push(Action::Command(id, LegCommand::Remote(sdp)));
         let attempt = self.attempt;
         for ice in self.early.extract_if(.., |ice| ice.attempt == attempt) {
             cx.actions.push(Action::Command(id, LegCommand::Candidates(ice)));
         }
+    }
+}
+
+impl Phase {
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Connecting { deadline } | Self::Shaky { deadline } => Some(deadline),
+            Self::Up => None,
+        }
+    }
+}
+
+/// None before the second attempt, then doubling: a restart storm is impossible.
+fn pause_after(attempts: u32) -> Duration {
+    match attempts {
+        0 => Duration::ZERO,
+        attempts => (FIRST_PAUSE * 2u32.pow((attempts - 1).min(8))).min(MAX_PAUSE),
     }
 }

@@ -106,10 +106,10 @@ impl Agenda {
         Self { base: Instant::now(), now_us: 0, sequence: 0, queue: BinaryHeap::new(), chance: Chance::new(seed) }
     }
 
-    /// What a node whose wall clock is off by `skew_ms` is told.
-    pub fn now(&self, skew_ms: i64) -> Now {
+    /// What a node is told whose wall clock is off by `skew_ms`, and that has slept for `slept_us` in all.
+    pub fn now(&self, skew_ms: i64, slept_us: u64) -> Now {
         let unix_ms = (EPOCH_UNIX_MS + self.now_us / 1000).saturating_add_signed(skew_ms);
-        Now { mono: self.base + Duration::from_micros(self.now_us), unix_ms }
+        Now { mono: self.base + Duration::from_micros(self.now_us - slept_us), unix_ms }
     }
 
     /// The virtual time of an instant that a node named, in µs, rounded up so that it is never early.

@@ -50,6 +50,8 @@ marks! {
     LegFailed => "legs that failed",
     LegLost => "legs that lost their network",
     LegRecovered => "legs that recovered",
+    PathCut => "paths lost for good",
+    IceRestarted => "ends that went on after an ICE restart",
     LegRepaired => "pairs connected again by a new leg",
     FirstAudio => "first audio heard",
     Reconnecting => "participants shown as reconnecting",

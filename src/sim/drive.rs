@@ -33,7 +33,8 @@ impl World {
         if self.nodes[ix].node.poll_output().is_some() {
             return Err(format!("n{ix} has outputs after it was drained"));
         }
-        let wake_us = self.nodes[ix].node.poll_timeout().map(|at| self.agenda.at_us(at));
+        let wake_us = self.nodes[ix].node.poll_timeout();
+        let wake_us = wake_us.map(|at| self.agenda.at_us(at) + self.nodes[ix].slept_us);
         if wake_us != self.nodes[ix].wake_us {
             self.nodes[ix].wake_us = wake_us;
             if let Some(at_us) = wake_us {
@@ -89,7 +90,8 @@ impl World {
                 self.nodes[ix].seen.push((did, id));
                 self.nodes[ix].remembered += 1;
             }
-            Output::Keep(_) | Output::Discard(_) => {}
+            Output::Keep(kept) => drop(self.nodes[ix].kept.insert(kept.ticket.call, *kept)),
+            Output::Discard(call) => drop(self.nodes[ix].kept.remove(&call)),
             Output::Event(event) => self.event(ix, &event)?,
         }
         Ok(())
@@ -153,6 +155,9 @@ impl World {
 
     /// Keeps the books: consent, counts, and what must not be told.
     fn event(&mut self, ix: NodeIx, event: &Event) -> Result<(), String> {
+        if self.trace.is_on() {
+            self.events.push((ix, event.clone()));
+        }
         match event {
             Event::CallOffered { invitees, .. } => {
                 self.coverage.mark(if invitees.len() > 1 { Mark::GroupOffer } else { Mark::Offer });
@@ -163,9 +168,10 @@ impl World {
                 if *times > 1 {
                     return Err(format!("{call} rang again"));
                 }
-                if std::mem::take(&mut self.nodes[ix].remembered) == 0 {
+                let Some(rest) = self.nodes[ix].remembered.checked_sub(1) else {
                     return Err("it rang before the seen-set was written".into());
-                }
+                };
+                self.nodes[ix].remembered = rest;
                 self.coverage.mark(if *known { Mark::Ring } else { Mark::StrangerRing });
                 let caller = self.dids.iter().position(|did| did == from);
                 let called_back = |view: &crate::proto::io::CallView| {
@@ -242,14 +248,16 @@ impl World {
         if let Request::Accept(call, _) = &request {
             self.nodes[ix].consent.insert(*call);
         }
-        let now = self.agenda.now(self.nodes[ix].skew_ms);
+        let now = self.agenda.now(self.nodes[ix].skew_ms, self.nodes[ix].slept_us);
         let result = self.nodes[ix].node.handle_request(request.clone(), now);
         self.coverage.steps += 1;
         self.trace.line(self.agenda.now_us, || format!("n{ix} user: {request:?} -> {result:?}"));
         match (&result, verdict) {
             (Ok(_), Verdict::Refused) => return Err(format!("n{ix} did {request:?}")),
-            (Err(error), Verdict::Done) => return Err(format!("n{ix} refused {request:?}: {error}")),
-            (Err(error), Verdict::Refused | Verdict::Either) => {
+            (Err(error), Verdict::Done) if *error != RequestError::Blocked => {
+                return Err(format!("n{ix} refused {request:?}: {error}"));
+            }
+            (Err(error), _) => {
                 let second = *error == RequestError::TooManyCalls;
                 self.coverage.mark(if second { Mark::SecondCall } else { Mark::WrongRequest });
                 if let Request::Accept(call, _) = &request

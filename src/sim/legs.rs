@@ -1,8 +1,9 @@
 //! Simulated connections: what a WebRTC leg would report, when, and what it may do wrong.
 //!
 //! Two connections find each other when each was given the other's description and at least one the other's candidates.
-//! Then they come up, or fail, or hang without ever saying so (DTLS under packet loss). What the engine must never do
-//! to a leg is an `Err` here.
+//! Then they come up, or fail, or hang without ever saying so (DTLS under packet loss). A path that is up may be lost for
+//! good; then an ICE restart, a new generation of descriptions and candidates, finds another. What the engine must never
+//! do to a leg is an `Err` here.
 
 use std::collections::BTreeMap;
 
@@ -28,10 +29,12 @@ pub struct Faults {
     pub hang_percent: u64,
     pub half_hang_percent: u64,
     pub fail_percent: u64,
+    /// Of those that came up: their path is lost for good.
+    pub cut_percent: u64,
 }
 
 impl Faults {
-    pub const NONE: Self = Self { hang_percent: 0, half_hang_percent: 0, fail_percent: 0 };
+    pub const NONE: Self = Self { hang_percent: 0, half_hang_percent: 0, fail_percent: 0, cut_percent: 0 };
 }
 
 /// What becomes of a leg next.
@@ -45,6 +48,7 @@ pub enum Step {
     Notice,
     GiveUp,
     Recover,
+    Cut,
     Vanish,
 }
 
@@ -65,9 +69,15 @@ pub struct SimLeg {
     pub peer: NodeIx,
     role: Role,
     remote: Option<usize>,
-    /// The leg whose candidates it was given.
-    candidates_of: Option<usize>,
-    paired: bool,
+    /// How often ICE was restarted: as described by itself, and as the far end's latest description said.
+    generation: u32,
+    remote_generation: u32,
+    /// The leg whose candidates it was given, and of which generation.
+    candidates_of: Option<(usize, u32)>,
+    /// The generation in which both ends may find each other.
+    paired: Option<u32>,
+    /// There is no path any more, and without an ICE restart there will be none.
+    cut: bool,
     /// Never reports anything more of its path.
     hung: bool,
     pub told: Told,
@@ -98,10 +108,14 @@ impl Legs {
         self.by_id[node].values().map(|token| &self.all[*token])
     }
 
+    pub fn owner(&self, token: usize) -> NodeIx {
+        self.all[token].owner
+    }
+
     /// Whether media flows both ways on this leg, as far as both engines know.
     pub fn connected(&self, leg: &SimLeg) -> bool {
         let whole = |leg: &SimLeg| leg.told == Told::Up && !leg.closing && !leg.gone;
-        whole(leg) && leg.remote.is_some_and(|remote| whole(&self.all[remote]) && leg.paired)
+        whole(leg) && leg.remote.is_some_and(|remote| whole(&self.all[remote]) && leg.paired.is_some())
     }
 
     pub fn command(
@@ -126,11 +140,20 @@ impl Legs {
             LegCommand::Remote(sdp) => self.describe_remote(token, sdp, sky),
             LegCommand::Candidates(ice) => {
                 for candidate in &ice.candidates {
-                    let of = candidate.strip_prefix("candidate:sim ").and_then(|text| text.parse().ok());
-                    let of = self.belongs(token, of)?;
-                    self.all[token].candidates_of = Some(of);
+                    let named = candidate.strip_prefix("candidate:").and_then(end_and_generation);
+                    let of = self.belongs(token, named.map(|(of, _)| of))?;
+                    self.all[token].candidates_of = named.map(|(_, generation)| (of, generation));
                 }
                 self.pair(token, sky);
+                Ok(())
+            }
+            LegCommand::RestartIce => {
+                let leg = &mut self.all[token];
+                if leg.role == Role::Answerer || leg.told == Told::Nothing || leg.generation > leg.remote_generation {
+                    return Err(format!("{id:?} was told to restart ICE at the wrong time"));
+                }
+                leg.generation += 1;
+                self.describe_soon(token, sky);
                 Ok(())
             }
             LegCommand::Close => {
@@ -173,8 +196,11 @@ impl Legs {
             peer: peer_ix,
             role,
             remote: None,
+            generation: 0,
+            remote_generation: 0,
             candidates_of: None,
-            paired: false,
+            paired: None,
+            cut: false,
             hung: false,
             told: Told::Nothing,
             closing: false,
@@ -200,24 +226,39 @@ impl Legs {
         let of =
             of.filter(|of| self.all.get(*of).is_some_and(|other| other.owner == leg.peer && other.peer == leg.owner));
         let of = of.ok_or_else(|| format!("{:?} was given what is not of its peer", leg.id))?;
-        if leg.remote.or(leg.candidates_of).is_some_and(|known| known != of) || self.all[of].call != leg.call {
+        if leg.remote.or(leg.candidates_of.map(|(of, _)| of)).is_some_and(|known| known != of)
+            || self.all[of].call != leg.call
+        {
             return Err(format!("{:?} was given something of another attempt", leg.id));
         }
         Ok(of)
     }
 
     fn describe_remote(&mut self, token: usize, sdp: &Sdp, sky: &mut Sky<'_>) -> Result<(), String> {
-        let of = self.belongs(token, sdp.sdp.strip_prefix("sim ").and_then(|text| text.parse().ok()))?;
+        let named = end_and_generation(&sdp.sdp);
+        let of = self.belongs(token, named.map(|(of, _)| of))?;
+        let generation = named.map_or(0, |(_, generation)| generation);
         let leg = &mut self.all[token];
         let fits = (sdp.kind == SdpKind::Answer) == (leg.role == Role::Initiator);
         if !fits || sdp.fingerprint != fingerprint(of) {
             return Err(format!("{:?} was given a wrong {:?}", leg.id, sdp.kind));
         }
-        if leg.remote.replace(of).is_some() {
-            return Err(format!("{:?} was described twice", leg.id));
+        let restarts = leg.remote.replace(of).is_some();
+        if restarts && generation <= leg.remote_generation
+            || leg.role == Role::Initiator && generation != leg.generation
+        {
+            return Err(format!("{:?} was described twice, or out of turn", leg.id));
         }
+        leg.remote_generation = generation;
         if leg.role == Role::Answerer {
+            leg.generation = generation;
             self.describe_soon(token, sky);
+        }
+        if restarts {
+            // The old path is given up when the far end's description is there, not before.
+            self.all[token].cut = true;
+            let delay_us = sky.agenda.chance.between(100, 2_000);
+            sky.agenda.after_us(delay_us, Happening::Leg { token, step: Step::Notice });
         }
         self.pair(token, sky);
         Ok(())
@@ -230,12 +271,20 @@ impl Legs {
     /// Both ends may now find each other.
     fn pair(&mut self, a: usize, sky: &mut Sky<'_>) {
         let Some(b) = self.all[a].remote.filter(|b| self.all[*b].remote == Some(a)) else { return };
-        let candidates = self.all[a].candidates_of.is_some() || self.all[b].candidates_of.is_some();
-        if !candidates || self.all[a].paired || !self.is_whole(a) || !self.is_whole(b) {
+        let generation = self.all[a].generation;
+        let agree = [a, b].map(|token| (self.all[token].generation, self.all[token].remote_generation));
+        let candidates = [a, b].map(|token| self.all[token].candidates_of.map(|(_, generation)| generation));
+        if agree != [(generation, generation); 2]
+            || !candidates.contains(&Some(generation))
+            || self.all[a].paired == Some(generation)
+            || !self.is_whole(a)
+            || !self.is_whole(b)
+        {
             return;
         }
         for token in [a, b] {
-            self.all[token].paired = true;
+            self.all[token].paired = Some(generation);
+            self.all[token].cut = false;
             let delay_us = sky.agenda.chance.between(2_000, 300_000);
             sky.agenda.after_us(delay_us, Happening::Leg { token, step: Step::FindPath });
         }
@@ -256,7 +305,8 @@ impl Legs {
     /// Whether packets of the far end arrive here.
     fn flows(&self, token: usize, network: &Network) -> bool {
         let leg = &self.all[token];
-        leg.remote.is_some_and(|remote| self.is_whole(remote) && !self.all[remote].hung)
+        !leg.cut
+            && leg.remote.is_some_and(|remote| self.is_whole(remote) && !self.all[remote].hung && !self.all[remote].cut)
             && network.reachable(leg.owner, leg.peer)
     }
 
@@ -283,8 +333,14 @@ impl Legs {
         let (owner, id) = (leg.owner, leg.id);
         let later = |step, delay_us, sky: &mut Sky<'_>| sky.agenda.after_us(delay_us, Happening::Leg { token, step });
         let event = match step {
-            Step::Describe => LegEvent::Description { sdp: format!("sim {token}"), fingerprint: fingerprint(token) },
-            Step::Gather => LegEvent::Candidates(vec![format!("candidate:sim {token}")]),
+            Step::Describe => LegEvent::Description {
+                sdp: format!("sim {token} {}", leg.generation),
+                fingerprint: fingerprint(token),
+            },
+            Step::Gather => LegEvent::Candidates(vec![format!("candidate:sim {token} {}", leg.generation)]),
+            Step::FindPath if leg.generation > 0 && leg.told != Told::Nothing => {
+                return self.find_another_path(token, flows, sky);
+            }
             Step::FindPath if network.reachable(leg.owner, leg.peer) => {
                 later(Step::ComeUp, 5_000 + sky.agenda.chance.below(50_000), sky);
                 LegEvent::IceConnected
@@ -318,6 +374,13 @@ impl Legs {
                 self.all[token].told = Told::Failed;
                 LegEvent::Failed
             }
+            Step::Cut => {
+                sky.coverage.mark(Mark::PathCut);
+                self.all[token].cut = true;
+                self.lose_remote(token, sky);
+                later(Step::Notice, sky.agenda.chance.between(NOTICE_US.0, NOTICE_US.1), sky);
+                return None;
+            }
             Step::Vanish => {
                 self.all[token].gone = true;
                 self.by_id[owner].remove(&id);
@@ -326,6 +389,18 @@ impl Legs {
             Step::ComeUp | Step::Hear | Step::Notice | Step::Recover | Step::GiveUp => return None,
         };
         Some((owner, id, event))
+    }
+
+    /// ICE was restarted: it finds a path, or gives up.
+    fn find_another_path(&mut self, token: usize, flows: bool, sky: &mut Sky<'_>) -> Option<(NodeIx, LegId, LegEvent)> {
+        let leg = &mut self.all[token];
+        if flows && !leg.hung && leg.told == Told::Disconnected {
+            leg.told = Told::Up;
+            sky.coverage.mark(Mark::IceRestarted);
+            return Some((leg.owner, leg.id, LegEvent::Recovered));
+        }
+        sky.agenda.after_us(GIVE_UP_US, Happening::Leg { token, step: Step::GiveUp });
+        None
     }
 
     fn come_up(&mut self, token: usize, sky: &mut Sky<'_>) -> Option<(NodeIx, LegId, LegEvent)> {
@@ -338,6 +413,10 @@ impl Legs {
         let times = self.came_up.entry(key).or_default();
         *times += 1;
         sky.coverage.mark(if *times == 3 { Mark::LegRepaired } else { Mark::LegUp });
+        if sky.agenda.chance.percent(self.faults.cut_percent) {
+            let delay_us = sky.agenda.chance.between(500_000, 20_000_000);
+            sky.agenda.after_us(delay_us, Happening::Leg { token, step: Step::Cut });
+        }
         // If the far end is lost or hung by then, it is noticed.
         let delay_us = sky.agenda.chance.between(NOTICE_US.0, NOTICE_US.1);
         sky.agenda.after_us(delay_us, Happening::Leg { token, step: Step::Notice });
@@ -375,6 +454,12 @@ impl Legs {
             self.lose_remote(token, sky);
         }
     }
+}
+
+/// What `sim <leg> <generation>` says.
+fn end_and_generation(text: &str) -> Option<(usize, u32)> {
+    let (token, generation) = text.strip_prefix("sim ")?.split_once(' ')?;
+    Some((token.parse().ok()?, generation.parse().ok()?))
 }
 
 fn fingerprint(token: usize) -> [u8; 32] {

@@ -5,141 +5,18 @@ use std::time::Duration;
 use crate::{
     config::{AutoAccept, WhoMayRing},
     proto::{
-        id::CallId,
         io::{CallState, EndReason, Former, ParticipantState, Reply, Request, RequestError},
-        signal::{Body, DeclineReason, Settings},
+        signal::{Body, DeclineReason},
     },
 };
 
 use super::{
     coverage::Mark,
     legs::Faults,
-    oracle,
-    seal::Sealed,
     setup::Setup,
-    trace::Trace,
-    world::{Fate, NodeIx, World},
+    stage::Stage,
+    world::{Fate, NodeIx},
 };
-
-/// A world that panics with its trace when a promise is broken.
-struct Stage {
-    world: World,
-}
-
-impl Stage {
-    /// Quiet, with so many people; the first has the lowest DID, the last the highest.
-    fn of(people: usize) -> Self {
-        Self::with(Setup::calm(people))
-    }
-
-    fn with(setup: Setup) -> Self {
-        let world = World::new(setup, Trace::on()).unwrap_or_else(|what| panic!("{what}"));
-        Self { world }
-    }
-
-    /// The node with the `rank`-th DID, counted from the lowest.
-    fn ranked(&self, rank: usize) -> NodeIx {
-        let mut order: Vec<NodeIx> = (0..self.world.dids.len()).collect();
-        order.sort_by(|a, b| self.world.dids[*a].cmp(&self.world.dids[*b]));
-        order[rank]
-    }
-
-    fn fine<T>(&self, result: Result<T, String>) -> T {
-        result.unwrap_or_else(|what| panic!("{}{what}", self.world.trace.tail(60, &self.world.dids)))
-    }
-
-    fn expect(&self, truth: bool, what: &str) {
-        self.fine(if truth { Ok(()) } else { Err(format!("not so: {what}")) });
-    }
-
-    fn ask(&mut self, node: NodeIx, request: Request) -> Result<Reply, RequestError> {
-        let result = self.world.ask(node, request);
-        self.fine(result)
-    }
-
-    fn offer(&mut self, from: NodeIx, to: &[NodeIx]) -> CallId {
-        let invitees = to.iter().map(|node| self.world.dids[*node].clone()).collect();
-        match self.ask(from, Request::Offer { invitees, settings: Settings::default() }) {
-            Ok(Reply::Offered(call)) => call,
-            other => panic!("offered: {other:?}"),
-        }
-    }
-
-    fn accept(&mut self, node: NodeIx, call: CallId) {
-        assert_eq!(self.ask(node, Request::Accept(call, Former::Hold)), Ok(Reply::Done));
-    }
-
-    fn pass(&mut self, span: Duration) {
-        let result = self.world.run_for(span);
-        self.fine(result);
-    }
-
-    /// Lets time pass until it is true; fails if it is not within `limit_s`.
-    fn until(&mut self, limit_s: u64, what: &str, truth: impl Fn(&Self) -> bool) {
-        let end_us = self.world.now_us() + limit_s * 1_000_000;
-        while !truth(self) {
-            let result = self.world.step(end_us);
-            let more = self.fine(result);
-            self.expect(more || truth(self), what);
-        }
-    }
-
-    fn state(&self, node: NodeIx, call: CallId) -> Option<CallState> {
-        self.world.nodes[node].node.calls().iter().find(|view| view.call == call).map(|view| view.state)
-    }
-
-    fn ended(&self, node: NodeIx, call: CallId) -> Option<EndReason> {
-        self.world.nodes[node].ended.get(&call).copied()
-    }
-
-    /// What `node` shows of `other`.
-    fn shown(&self, node: NodeIx, call: CallId, other: NodeIx) -> Option<ParticipantState> {
-        let views = self.world.nodes[node].node.calls();
-        let view = views.iter().find(|view| view.call == call)?;
-        view.participants.iter().find(|p| p.did == self.world.dids[other]).map(|p| p.state)
-    }
-
-    fn all_hear_each_other(&self, nodes: &[NodeIx], call: CallId) -> bool {
-        nodes.iter().all(|a| {
-            let others = nodes.iter().filter(|b| *b != a);
-            others.clone().all(|b| self.shown(*a, call, *b) == Some(ParticipantState::Joined))
-                && self.world.legs.of(*a).filter(|leg| leg.call == call && self.world.legs.connected(leg)).count()
-                    == others.count()
-        })
-    }
-
-    fn rings(&self, node: NodeIx) -> bool {
-        self.world.nodes[node].plan.ring
-    }
-
-    fn censor(&mut self, censor: impl Fn(NodeIx, &Sealed) -> Fate + 'static) {
-        self.world.censor = Some(Box::new(censor));
-    }
-
-    /// Drops every message that is like this.
-    fn lose(&mut self, like: impl Fn(&Body) -> bool + 'static) {
-        self.censor(move |_, sealed| if like(&sealed.outgoing.signal.body) { Fate::Drop } else { Fate::Pass });
-    }
-
-    /// Offered, ringing, accepted by all, connected.
-    fn call(&mut self, from: NodeIx, to: &[NodeIx]) -> CallId {
-        let call = self.offer(from, to);
-        for node in to {
-            self.until(2, "it rings", |stage| stage.rings(*node));
-            self.accept(*node, call);
-        }
-        let all: Vec<NodeIx> = to.iter().chain([&from]).copied().collect();
-        self.until(5, "all hear each other", |stage| stage.all_hear_each_other(&all, call));
-        call
-    }
-
-    fn settles(&mut self) {
-        self.pass(self.world.setup.settling());
-        let result = oracle::settled(&mut self.world);
-        self.fine(result);
-    }
-}
-
 #[test]
 fn two_people_hear_each_other_half_a_second_after_accepting() {
     let mut stage = Stage::of(2);
@@ -318,15 +195,17 @@ fn a_killed_participant_is_reconnecting_then_left_while_the_others_talk() {
 }
 
 #[test]
-fn a_daemon_that_was_killed_does_not_ring_again_for_what_it_heard_before() {
+fn what_rang_when_a_daemon_was_killed_is_missed_once_its_time_is_over() {
     let mut stage = Stage::of(2);
     let call = stage.offer(0, &[1]);
     stage.until(1, "it rings", |stage| stage.rings(1));
     stage.world.kill(1);
+    stage.pass(Duration::from_millis(44_500));
     let revived = stage.world.revive(1);
     stage.fine(revived);
-    stage.pass(Duration::from_secs(46));
-    assert_eq!(stage.world.nodes[1].rang[&call], 1);
+    stage.pass(Duration::from_secs(60));
+    assert!(!stage.world.nodes[1].rang.contains_key(&call));
+    assert_eq!(stage.ended(1, call), Some(EndReason::Missed));
 }
 
 #[test]
@@ -492,6 +371,18 @@ fn a_leg_that_hangs_is_made_again() {
     stage.until(2, "it hangs", |stage| stage.world.coverage.count(Mark::LegHung) == 1);
     stage.world.legs.faults = Faults::NONE;
     stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+}
+
+#[test]
+fn a_path_that_is_lost_for_good_is_replaced_and_the_connection_stays() {
+    let mut stage = Stage::of(2);
+    stage.world.legs.faults = Faults { cut_percent: 100, ..Faults::NONE };
+    let call = stage.call(0, &[1]);
+    stage.until(30, "a path is lost", |stage| stage.world.coverage.count(Mark::PathCut) == 1);
+    stage.world.legs.faults = Faults::NONE;
+    stage.until(3, "it is noticed", |stage| !stage.all_hear_each_other(&[0, 1], call));
+    stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert_eq!(stage.world.coverage.count(Mark::LegUp), 2, "no other connection was made");
 }
 
 #[test]

@@ -75,6 +75,7 @@ impl Setup {
             hang_percent: *chance.pick(&[0, 5, 20]),
             half_hang_percent: *chance.pick(&[0, 5, 10]),
             fail_percent: *chance.pick(&[0, 5, 20]),
+            cut_percent: *chance.pick(&[0, 10, 40]),
         };
         Self {
             seed,

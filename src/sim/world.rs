@@ -13,7 +13,7 @@ use std::{
 use crate::proto::{
     engine::{Engine, EngineConfig},
     id::{CallId, DeviceId, Did, MessageId},
-    io::{AudioPlan, EndReason, Input, LegEvent, Policy, Request},
+    io::{AudioPlan, EndReason, Event, Input, KeptCall, LegEvent, Policy, Request, Standing},
     node::Node,
     seal::Rejected,
     signal::{Contact, Topic},
@@ -35,6 +35,8 @@ pub type NodeIx = usize;
 
 /// More timeouts than this of one node at one instant is a busy loop.
 const MAX_TIMEOUTS_AT_ONCE: u32 = 3;
+/// Calls that a daemon may let ring again after a restart.
+const MAX_RINGING_AGAIN: u32 = 8;
 
 /// What may be waiting on the agenda.
 #[derive(Debug)]
@@ -71,6 +73,7 @@ pub struct SimNode {
     pub plan: AudioPlan,
     /// What the store would hold; survives a kill.
     pub seen: Vec<(Did, MessageId)>,
+    pub kept: BTreeMap<CallId, KeptCall>,
     /// Calls that the user offered or accepted in this life.
     pub consent: BTreeSet<CallId>,
     /// Calls that are over here, and how often each rang; all lives together.
@@ -81,6 +84,9 @@ pub struct SimNode {
     /// Seen-set writes since the last ring.
     pub remembered: u32,
     pub skew_ms: i64,
+    /// How long the machine slept so far; the monotonic clock stood still then.
+    pub slept_us: u64,
+    asleep_since_us: Option<u64>,
     pub down: bool,
     pub lives: u32,
     pub wake_us: Option<u64>,
@@ -99,6 +105,8 @@ pub struct World {
     /// Calls that were ever offered, for users who press on old ones.
     pub calls: Vec<CallId>,
     pub trace: Trace,
+    /// What clients were told, where there is a trace.
+    pub events: Vec<(NodeIx, Event)>,
     pub censor: Option<Censor>,
     /// Participants can dial each other.
     pub dialling: bool,
@@ -122,6 +130,7 @@ impl World {
             network,
             calls: Vec::new(),
             trace,
+            events: Vec::new(),
             censor: None,
             dialling: true,
             wild: true,
@@ -150,12 +159,15 @@ impl World {
             contacts,
             plan: AudioPlan::default(),
             seen: Vec::new(),
+            kept: BTreeMap::new(),
             consent: BTreeSet::new(),
             ended: BTreeMap::new(),
             rang: BTreeMap::new(),
             superseded: false,
             remembered: 0,
             skew_ms,
+            slept_us: 0,
+            asleep_since_us: None,
             down: false,
             lives: 1,
             wake_us: None,
@@ -271,7 +283,7 @@ impl World {
         } else {
             &message.bytes
         };
-        let now = self.agenda.now(self.nodes[to].skew_ms);
+        let now = self.agenda.now(self.nodes[to].skew_ms, self.nodes[to].slept_us);
         let result = self.nodes[to].node.handle_gossip(&message.topic, bytes, now);
         self.coverage.steps += 1;
         if self.trace.is_on() {
@@ -296,7 +308,7 @@ impl World {
     }
 
     pub fn input(&mut self, node: NodeIx, input: Input) -> Result<(), String> {
-        let now = self.agenda.now(self.nodes[node].skew_ms);
+        let now = self.agenda.now(self.nodes[node].skew_ms, self.nodes[node].slept_us);
         self.nodes[node].node.handle_input(input, now);
         self.coverage.steps += 1;
         self.drain(node)
@@ -312,7 +324,7 @@ impl World {
         if node.timeouts_at.1 > MAX_TIMEOUTS_AT_ONCE {
             return Err(format!("n{ix} asks for timeouts without end"));
         }
-        let now = self.agenda.now(node.skew_ms);
+        let now = self.agenda.now(node.skew_ms, node.slept_us);
         node.node.handle_timeout(now);
         self.coverage.steps += 1;
         if self.trace.is_on() {
@@ -326,6 +338,10 @@ impl World {
     }
 
     fn leg_step(&mut self, token: usize, step: Step) -> Result<(), String> {
+        if self.nodes[self.legs.owner(token)].asleep_since_us.is_some() {
+            self.agenda.after_us(1_000_000, Happening::Leg { token, step });
+            return Ok(());
+        }
         let mut sky = Sky { agenda: &mut self.agenda, coverage: &mut self.coverage };
         let Some((owner, id, event)) = self.legs.step(token, step, &self.network, &mut sky) else { return Ok(()) };
         self.trace.line(self.agenda.now_us, || format!("n{owner} {id:?} -> {event:?}"));
@@ -385,8 +401,30 @@ impl World {
         node.consent.clear();
     }
 
+    /// The machine falls asleep: nothing of it moves, and nothing reaches it.
+    pub fn fall_asleep(&mut self, ix: NodeIx) {
+        if self.nodes[ix].down {
+            return;
+        }
+        self.trace.line(self.agenda.now_us, || format!("n{ix} falls asleep"));
+        self.nodes[ix].down = true;
+        self.nodes[ix].asleep_since_us = Some(self.agenda.now_us);
+        self.part(1 << ix);
+    }
+
+    /// The machine wakes up, and its shell notices how long it slept.
+    pub fn awake(&mut self, ix: NodeIx) -> Result<(), String> {
+        let Some(since_us) = self.nodes[ix].asleep_since_us.take() else { return Ok(()) };
+        self.trace.line(self.agenda.now_us, || format!("n{ix} wakes up"));
+        let slept_us = self.agenda.now_us - since_us;
+        self.nodes[ix].down = false;
+        self.nodes[ix].slept_us += slept_us;
+        self.heal();
+        self.input(ix, Input::Woke(Duration::from_micros(slept_us)))
+    }
+
     pub fn revive(&mut self, ix: NodeIx) -> Result<(), String> {
-        if !self.nodes[ix].down {
+        if !self.nodes[ix].down || self.nodes[ix].asleep_since_us.is_some() {
             return Ok(());
         }
         self.trace.line(self.agenda.now_us, || format!("n{ix} is started again"));
@@ -396,7 +434,17 @@ impl World {
         self.nodes[ix].down = false;
         self.nodes[ix].lives += 1;
         self.network.revive(ix, &mut self.agenda);
-        self.introduce(ix)
+        self.introduce(ix)?;
+        let calls: Vec<KeptCall> = self.nodes[ix].kept.values().cloned().collect();
+        let was_in = calls.iter().filter(|kept| matches!(kept.standing, Standing::In { .. }));
+        let consent: Vec<CallId> = was_in.map(|kept| kept.ticket.call).collect();
+        self.nodes[ix].consent.extend(consent);
+        let rings = calls.iter().any(|kept| matches!(kept.standing, Standing::Ringing(_)));
+        // What rings again was written down in the former life.
+        self.nodes[ix].remembered = if rings { MAX_RINGING_AGAIN } else { 0 };
+        self.nodes[ix].rang.clear();
+        self.ask(ix, Request::Restore { calls, rejoin: true })?.map_err(|error| format!("Restore: {error}"))?;
+        Ok(())
     }
 
     /// Lets things happen for this long.

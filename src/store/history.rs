@@ -32,8 +32,6 @@ pub enum Direction {
 pub enum Outcome {
     /// The daemon ended in it.
     Interrupted,
-    /// It came while the user wanted to hear none.
-    Silenced,
     /// It ended here for that reason.
     #[serde(untagged)]
     Ended(EndReason),
@@ -104,7 +102,8 @@ pub(super) fn note(db: &Transaction<'_>, event: &Event, own: &Did, time_ms: u64)
         Event::CallSilenced { call, from, participants, known } => {
             begin(db, &Beginning { call, direction: Direction::In, from, known: *known, time_ms })?;
             add(db, call, own, participants)?;
-            end(db, call, Outcome::Silenced, time_ms)
+            // No end is told of those whose caller thinks that they ring.
+            end(db, call, Outcome::Ended(EndReason::Silenced), time_ms)
         }
         Event::CallInvited { call, invitees } => add(db, call, own, invitees),
         Event::ParticipantChanged { call, did, .. } => add(db, call, own, std::slice::from_ref(did)),

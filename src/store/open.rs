@@ -19,7 +19,7 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_BYTES: usize = 100;
 const APPLICATION_ID_AT: usize = 68;
 /// How long a write waits for another process (a backup, somebody's `sqlite3`) that holds the lock. It blocks the daemon's loop,
-/// so it is short; what then fails is told or logged.
+/// so it is short, and only the first of a row of writes waits; what then fails is told or logged.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) fn open_or_create(state_dir: &Path, path: &Path) -> Result<Connection, StoreError> {
@@ -147,6 +147,9 @@ pub(super) fn explain(path: &Path, error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => StoreError::Foreign { path },
         Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged { path, detail: error.to_string() },
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked { path },
+        Some(ErrorCode::DiskFull) => StoreError::Full { path },
+        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { path },
         Some(_) | None => StoreError::Sqlite { path, source: error },
     }
 }

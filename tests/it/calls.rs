@@ -152,6 +152,7 @@ fn two_machines_on_one_network_find_each_other_and_are_in_a_call() {
             whole_network: true,
             env: vec![("PULSE_SERVER".into(), "unix:/nonexistent".into())],
             through: namespace.enter(),
+            ..Start::default()
         })
     });
     for daemon in [&mut ada, &mut ben] {
@@ -301,7 +302,7 @@ async fn forged_offers_ring_nobody_answer_nothing_and_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_who_floods_the_inbox_rings_four_times_and_keeps_no_contact_waiting() {
+async fn a_stranger_who_floods_the_inbox_rings_once_and_keeps_no_contact_waiting() {
     let mut bob = Daemon::start("[audio]\nbackend = \"null\"\n");
     let mut ada = Daemon::start("[audio]\nbackend = \"null\"\n");
     ada.connect(&mut bob);
@@ -331,7 +332,7 @@ async fn a_stranger_who_floods_the_inbox_rings_four_times_and_keeps_no_contact_w
             pace.tick().await;
         }
     });
-    bob.until(&["calls"], |calls| calls["calls"].as_array().is_some_and(|calls| calls.len() >= 4));
+    bob.until(&["calls"], |calls| calls["calls"].as_array().is_some_and(|calls| !calls.is_empty()));
     let called_at = Instant::now();
     ada.json(&["call", "bob"]);
     let from = ada.did.clone();
@@ -340,9 +341,9 @@ async fn a_stranger_who_floods_the_inbox_rings_four_times_and_keeps_no_contact_w
     assert!(!flooding.is_finished(), "the flood was over before the call");
     println!("a contact's call rang after {} ms", waited.as_millis());
     assert!(waited < Duration::from_secs(5), "a contact waited for {waited:?}");
-    assert_eq!(bob.json(&["calls"])["calls"].as_array().unwrap().len(), 5, "four strangers' and the contact's");
+    assert_eq!(bob.json(&["calls"])["calls"].as_array().unwrap().len(), 2, "the stranger's and the contact's");
     flooding.await.unwrap();
-    assert_eq!(bob.json(&["calls"])["calls"].as_array().unwrap().len(), 5, "four strangers' and the contact's");
+    assert_eq!(bob.json(&["calls"])["calls"].as_array().unwrap().len(), 2, "the stranger's and the contact's");
     assert!(rejected(&bob.json(&["stats"])) >= 100);
 }
 

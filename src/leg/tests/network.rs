@@ -39,6 +39,11 @@ impl BadNetwork {
         network
     }
 
+    /// One that only fails when it is told to.
+    pub(super) async fn quiet() -> Self {
+        Self::new(0.0, Duration::ZERO).await
+    }
+
     /// What arrives at the front of `side` goes on to `side` from the other front.
     fn relay(&self, side: usize) -> impl Future<Output = ()> + Send + use<> {
         let (into, out) = (Arc::clone(&self.fronts[side]), Arc::clone(&self.fronts[1 - side]));

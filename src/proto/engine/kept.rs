@@ -68,21 +68,29 @@ impl Engine {
 
     fn remember_past(&mut self, kept: KeptCall, now: Now) {
         self.output(Output::Keep(Box::new(kept.clone())));
-        self.past.insert(kept.ticket.call, kept);
-        self.forget_past(now);
+        self.insert_past(kept, now);
     }
 
-    /// Forgets what cannot be joined any more.
-    pub(super) fn forget_past(&mut self, now: Now) {
-        let mut by_age: Vec<_> =
-            self.past.iter().map(|(id, kept)| (past_view(kept).map(|past| past.since_ms), *id)).collect();
-        by_age.sort_unstable();
-        let too_many = by_age.len().saturating_sub(MAX_PAST);
-        for (at, (_, id)) in by_age.into_iter().enumerate() {
-            if at < too_many || !self.past.get(&id).is_some_and(|kept| is_joinable(kept, now)) {
-                self.past.remove(&id);
-                self.output(Output::Discard(id));
-            }
+    fn insert_past(&mut self, kept: KeptCall, now: Now) {
+        let Standing::Past(since_ms) = kept.standing else { return };
+        // A clock that was set back makes it no longer.
+        let age = Duration::from_millis(now.unix_ms.saturating_sub(since_ms));
+        let until = now.mono + JOINABLE.saturating_sub(age);
+        self.past.insert(kept.ticket.call, (kept, until));
+        if self.past.len() > MAX_PAST
+            && let Some(oldest) = self.past.iter().min_by_key(|(_, (_, until))| *until).map(|(id, _)| *id)
+        {
+            self.past.remove(&oldest);
+            self.output(Output::Discard(oldest));
+        }
+    }
+
+    /// Forgets what cannot be joined any more, its keys with it.
+    pub(super) fn forget_past(&mut self, now: Instant) {
+        let over: Vec<CallId> = self.past.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
+        for id in over {
+            self.past.remove(&id);
+            self.output(Output::Discard(id));
         }
     }
 
@@ -96,11 +104,11 @@ impl Engine {
         if self.stopping {
             return Err(RequestError::Stopping);
         }
-        if !self.past.get(&id).is_some_and(|kept| is_joinable(kept, now)) {
+        if !self.past.get(&id).is_some_and(|(_, until)| now.mono < *until) {
             return Err(RequestError::NotJoinable);
         }
         self.make_way(former, now)?;
-        if let Some(kept) = self.past.remove(&id) {
+        if let Some((kept, _)) = self.past.remove(&id) {
             self.come_back(kept, false, now);
         }
         Ok(())
@@ -158,10 +166,9 @@ impl Engine {
                     self.remember_past(kept, now);
                     self.output(Output::Event(Event::CallInterrupted { call, from }));
                 }
-                Standing::Past(_) => drop(self.past.insert(call, kept)),
+                Standing::Past(_) => self.insert_past(kept, now),
             }
         }
-        self.forget_past(now);
         Reply::Done
     }
 
@@ -227,10 +234,6 @@ fn kept(call: &Call, standing: Standing) -> KeptCall {
     let members = call.members.iter().map(|(did, member): (&Did, _)| (did.clone(), contact(&member.presence)));
     let members = members.collect();
     KeptCall { ticket: call.ticket.clone(), from: call.from.clone(), members, stay: call.stay, standing }
-}
-
-pub(super) fn is_joinable(kept: &KeptCall, now: Now) -> bool {
-    past_view(kept).is_some_and(|past| now.unix_ms < past.since_ms.saturating_add(ms(JOINABLE)))
 }
 
 fn ms(duration: Duration) -> u64 {

@@ -33,7 +33,8 @@ impl Engine {
         let role = if self.config.did < *did { Role::Initiator } else { Role::Answerer };
         // In another call there may be a leg to the same person: that one is left alone.
         let in_the_way = |leg: &Connection| leg.to == *did && (leg.call == call || leg.closing);
-        let former = self.legs.iter().find(|(_, leg)| in_the_way(leg)).map(|(id, _)| *id);
+        let former = self.legs.iter().filter(|(_, leg)| in_the_way(leg)).max_by_key(|(_, leg)| leg.call == call);
+        let former = former.map(|(id, _)| *id);
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.met = true;
         let Some(member) = known.members.get_mut(did) else { return };

@@ -1,5 +1,15 @@
 //! Files that are not right and disks that fail: nothing is overwritten, the sentence says what to do, and calls go on.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tracing_subscriber::{
+    layer::{Context, Layer, SubscriberExt},
+    registry,
+};
+
 use super::*;
 
 #[test]
@@ -85,8 +95,93 @@ fn a_write_that_fails_is_told_and_what_was_there_stays() {
     store.put_contact(&contact(1, "Bob", None)).unwrap();
     store.break_for_tests();
     let error = store.put_contact(&contact(2, "Carol", None)).unwrap_err().to_string();
-    assert!(error.contains("telecon.db") && error.contains("check the free space"), "{error}");
+    assert!(error.contains("telecon.db") && error.contains("is read-only"), "{error}");
     store.append_event(&event(1), &own()).unwrap_err();
     store.remember(&did(1), message(1), Sender::Contact, 1).unwrap_err();
     assert_eq!(store.contacts().unwrap().len(), 1);
+}
+
+/// Counts what is logged at `ERROR`.
+struct Errors(Arc<AtomicUsize>);
+
+impl<S: tracing::Subscriber> Layer<S> for Errors {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() == tracing::Level::ERROR {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How many errors are logged while that is done.
+fn errors_logged(work: impl FnOnce()) -> usize {
+    let count = Arc::default();
+    tracing::subscriber::with_default(registry().with(Errors(Arc::clone(&count))), work);
+    count.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_full_disk_is_told_once_until_it_has_space_again_and_loses_only_what_happens_meanwhile() {
+    let (dir, path) = home();
+    let mut store = Store::open(dir.path()).unwrap();
+    store.append_event(&event(1), &own()).unwrap();
+    let pages = |store: &Store| store.db.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).unwrap();
+    let limit = |store: &Store, pages: i64| {
+        store.db.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    };
+    limit(&store, pages(&store));
+    let mut lost = 0;
+    let logged = errors_logged(|| {
+        for seq in 2..500 {
+            if let Err(error) = store.append_event(&event(seq), &own()) {
+                assert!(matches!(error, StoreError::Full { .. }) && error.to_string().contains("free some space"));
+                lost += 1;
+            }
+        }
+    });
+    assert!(lost > 100 && logged == 1, "{lost} were lost, {logged} times it was told");
+    limit(&store, i64::from(u32::MAX - 1));
+    store.append_event(&event(500), &own()).unwrap();
+    let kept = read_events(&path, 0, u64::MAX).unwrap();
+    assert_eq!((kept.len(), kept.first().unwrap().seq, kept.last().unwrap().seq), (500 - lost, 1, 500));
+    store.break_for_tests();
+    let logged = errors_logged(|| {
+        store.set_do_not_disturb(true).unwrap_err();
+        store.mark_seq(1).unwrap_err();
+    });
+    assert_eq!(logged, 1, "what fails once more is told once more");
+}
+
+#[test]
+fn while_another_program_holds_the_lock_only_the_first_write_waits_for_it() {
+    let (dir, path) = home();
+    let mut store = Store::open(dir.path()).unwrap();
+    let theirs = Connection::open(&path).unwrap();
+    theirs.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let patience =
+        |store: &Store| -> u32 { store.db.pragma_query_value(None, "busy_timeout", |row| row.get(0)).unwrap() };
+    assert_eq!(u128::from(patience(&store)), open::BUSY_TIMEOUT.as_millis());
+    let logged = errors_logged(|| {
+        for seq in 1..50 {
+            let error = store.append_event(&event(seq), &own()).unwrap_err();
+            assert!(matches!(error, StoreError::Locked { .. }) && error.to_string().contains("close it"), "{error}");
+            assert_eq!(patience(&store), 0);
+        }
+    });
+    assert_eq!(logged, 1);
+    assert!(store.contacts().unwrap().is_empty(), "what is there can be read");
+    theirs.execute_batch("COMMIT").unwrap();
+    store.append_event(&event(50), &own()).unwrap();
+    assert_eq!(u128::from(patience(&store)), open::BUSY_TIMEOUT.as_millis());
+}
+
+#[test]
+fn a_locked_database_is_told_at_the_start() {
+    let (dir, path) = home();
+    Store::open(dir.path()).unwrap();
+    let theirs = Connection::open(&path).unwrap();
+    theirs.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Locked { .. }) && error.to_string().contains("telecon.db"), "{error}");
+    theirs.execute_batch("COMMIT").unwrap();
+    Store::open(dir.path()).unwrap();
 }

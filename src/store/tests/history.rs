@@ -99,9 +99,12 @@ fn a_silenced_call_is_over_at_once_and_can_be_joined_later() {
     let mut told = Told::new();
     told.tell(100, Event::CallSilenced { call: call(1), from: did(1), participants: vec![did(1)], known: true });
     let row = told.only();
-    assert_eq!((row.started_ms, row.ended_ms, row.outcome), (100, Some(100), Some(Outcome::Silenced)));
-    told.tell(110, ended(1, EndReason::Missed));
-    assert_eq!(told.only().outcome, Some(Outcome::Silenced), "a call ends once");
+    assert_eq!(
+        (row.started_ms, row.ended_ms, row.outcome),
+        (100, Some(100), Some(Outcome::Ended(EndReason::Silenced)))
+    );
+    told.tell(110, ended(1, EndReason::Silenced));
+    assert_eq!(told.only().ended_ms, Some(100), "a call ends once");
     told.tell(120, joined(1));
     assert_eq!((told.only().joined_ms, told.only().ended_ms, told.only().outcome), (Some(120), None, None));
 }
@@ -211,15 +214,30 @@ fn a_row_that_cannot_be_read_hides_no_other() {
 
 #[test]
 fn every_outcome_is_one_word_and_comes_back() {
-    let ended = [EndReason::HungUp, EndReason::AnsweredElsewhere, EndReason::Stopped].map(Outcome::Ended);
-    for (outcome, expected) in [Outcome::Interrupted, Outcome::Silenced].into_iter().chain(ended).zip([
-        "interrupted",
-        "silenced",
-        "hung_up",
-        "answered_elsewhere",
-        "stopped",
-    ]) {
+    let words = [
+        (Outcome::Interrupted, "interrupted"),
+        (Outcome::Ended(EndReason::Silenced), "silenced"),
+        (Outcome::Ended(EndReason::HungUp), "hung_up"),
+        (Outcome::Ended(EndReason::AnsweredElsewhere), "answered_elsewhere"),
+    ];
+    for (outcome, expected) in words {
         assert_eq!(word(&outcome).unwrap(), expected);
         assert_eq!(from_word(expected), Some(outcome));
+    }
+}
+
+#[test]
+fn a_ringing_call_that_a_killed_daemon_left_is_missed_or_rings_on() {
+    for rings_on in [false, true] {
+        let mut told = Told::new();
+        told.tell(100, rang(1));
+        told.killed_and_started();
+        if rings_on {
+            told.tell(110, rang(1));
+            assert_eq!((told.only().ended_ms, told.only().outcome), (None, None));
+        }
+        told.tell(120, ended(1, EndReason::Missed));
+        assert_eq!((told.only().started_ms, told.only().ended_ms), (100, Some(120)));
+        assert_eq!(told.only().outcome, Some(Outcome::Ended(EndReason::Missed)));
     }
 }

@@ -11,6 +11,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::disk::Disk;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_telecon");
 /// Everything that is waited for happens in well under a second; a busy machine takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,6 +29,8 @@ ice_interfaces = ["lo"]
 pub struct Daemon {
     child: Child,
     home: TempDir,
+    /// `home` as the test sees it.
+    seen: PathBuf,
     start: Start,
     /// Its DID.
     pub did: String,
@@ -45,6 +49,8 @@ pub struct Start {
     pub env: Vec<(String, String)>,
     /// A command that the daemon is started through, such as one that enters a namespace.
     pub through: Vec<String>,
+    /// The root of its files as the test sees it, where that is another one.
+    pub root: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -65,11 +71,20 @@ impl Daemon {
         Self::start_in(home, Start { config: config.into(), ..Start::default() })
     }
 
+    /// As [`Self::start`], with its home on a disk of that size.
+    pub fn start_on_disk(config: &str, kib: u32) -> (Self, Disk) {
+        let home = tempfile::tempdir().unwrap();
+        let disk = Disk::over(home.path(), kib);
+        let (config, through, root) = (config.into(), disk.enter(), Some(disk.root()));
+        (Self::start_in(home, Start { config, through, root, ..Start::default() }), disk)
+    }
+
     fn start_in(home: TempDir, start: Start) -> Self {
         let network = if start.whole_network { "" } else { LOOPBACK };
-        fs::write(home.path().join("telecon.toml"), format!("{network}\n{}", start.config)).unwrap();
+        let seen = seen(home.path(), &start);
+        fs::write(seen.join("telecon.toml"), format!("{network}\n{}", start.config)).unwrap();
         let child = launch(home.path(), &start);
-        let mut daemon = Self { child, home, start, did: String::new(), address: String::new() };
+        let mut daemon = Self { child, home, seen, start, did: String::new(), address: String::new() };
         daemon.learn_names();
         daemon
     }
@@ -88,7 +103,7 @@ impl Daemon {
 
     /// Where its files are.
     pub fn home(&self) -> &Path {
-        self.home.path()
+        &self.seen
     }
 
     /// What it has logged.
@@ -98,7 +113,7 @@ impl Daemon {
 
     /// Runs a verb against it.
     pub fn run(&self, verb: &[&str]) -> Output {
-        Command::new(PROGRAM).arg("--home").arg(self.home.path()).args(verb).stdin(Stdio::null()).output().unwrap()
+        Command::new(PROGRAM).arg("--home").arg(&self.seen).args(verb).stdin(Stdio::null()).output().unwrap()
     }
 
     /// Runs a verb that must succeed, and reads its JSON.
@@ -198,6 +213,13 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+fn seen(home: &Path, start: &Start) -> PathBuf {
+    match &start.root {
+        Some(root) => root.join(home.strip_prefix("/").unwrap()),
+        None => home.to_owned(),
     }
 }
 
