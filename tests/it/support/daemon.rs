@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -142,33 +141,6 @@ impl Daemon {
             std::thread::park_timeout(Duration::from_millis(20));
         }
         panic!("{verb:?} never became as wanted; last: {last}\nlog:\n{}", self.log());
-    }
-
-    /// The kept events after this one.
-    pub fn events_since(&self, since: &str) -> Vec<Value> {
-        let last = self.json(&["status"])["seq"].as_u64().unwrap();
-        let mut watch = Command::new(PROGRAM)
-            .arg("--home")
-            .arg(self.home.path())
-            .args(["watch", "--json", "--since", since])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // The first line is the snapshot.
-        let lines = BufReader::new(watch.stdout.take().unwrap()).lines().skip(1);
-        let mut events = Vec::new();
-        for line in lines {
-            let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
-            let done = event["seq"].as_u64() >= Some(last);
-            events.push(event);
-            if done {
-                break;
-            }
-        }
-        drop(watch.kill());
-        drop(watch.wait());
-        events
     }
 
     /// Dials another daemon and waits until both are connected.
