@@ -361,4 +361,34 @@ mod tests {
         let listed: Vec<String> = Method::NAMES.iter().map(|name| format!("`{name}`")).collect();
         assert_eq!(error.to_string(), format!("unknown variant `x`, expected one of {}", listed.join(", ")));
     }
+
+    const MANUAL: &str = include_str!("../../docs/control.md");
+
+    /// Whether the manual names the word, or (`call.accept`, `reject`) its last part.
+    fn is_documented(word: &str) -> bool {
+        let last = word.rsplit('.').next().unwrap_or(word);
+        [word, last].iter().any(|word| MANUAL.contains(&format!("`{word}`")))
+    }
+
+    #[test]
+    fn the_manual_names_every_method() {
+        let missing: Vec<_> = Method::NAMES.into_iter().filter(|name| !is_documented(name)).collect();
+        assert!(missing.is_empty(), "docs/control.md lacks {missing:?}");
+    }
+
+    #[test]
+    fn the_manual_names_every_event_every_state_and_every_end() {
+        use crate::proto::io::{CallState, EndReason, Event, ParticipantState};
+        fn words<T: serde::de::DeserializeOwned>(wrong: serde_json::Value) -> Vec<String> {
+            let error = serde_json::from_value::<T>(wrong).err().expect("no such word").to_string();
+            // The first is the wrong one.
+            error.split('`').skip(3).step_by(2).map(String::from).collect()
+        }
+        let events = words::<Event>(serde_json::json!({ "event": "?" }));
+        assert!(events.len() > 15, "{events:?}");
+        let all = [events, words::<CallState>("?".into()), words::<ParticipantState>("?".into())].concat();
+        let ends = words::<EndReason>("?".into());
+        let missing: Vec<_> = all.into_iter().chain(ends).filter(|word| !is_documented(word)).collect();
+        assert!(missing.is_empty(), "docs/control.md lacks {missing:?}");
+    }
 }

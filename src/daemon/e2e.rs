@@ -206,3 +206,25 @@ async fn of_two_clients_that_accept_and_reject_at_once_one_wins_and_the_other_is
         assert_eq!(watch.next().await.unwrap().unwrap()["seq"], seq);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_to_be_heard_is_not_from_the_first_sound_on() {
+    let mut anna = Member::start(440.0, Vec::new()).await;
+    let me = anna.until(Method::IdentityShow {}, |me| me["listen"][0].is_string()).await;
+    let mut bert = Member::start(880.0, vec![me["listen"][0].as_str().unwrap().into()]).await;
+    bert.until(Method::DaemonStatus {}, |status| status["peers"] == 1).await;
+    let who = bert.ask(Method::IdentityShow {}).await["did"].as_str().unwrap().to_owned();
+    anna.ask(Method::MediaBlock { who: who.clone() }).await;
+    bert.ask(Method::CallOffer { who: vec![me["did"].as_str().unwrap().into()], closed: false }).await;
+    anna.event(|event| event["event"] == "call_rang").await;
+    anna.ask(Method::CallAccept { call: None, leave: false }).await;
+    let received = |stats: &Value| stats["legs"][0]["packets_received"].as_u64() >= Some(50);
+    let heard = |stats: &Value| stats["legs"][0]["level_db"].as_f64().is_some_and(|level_db| level_db > -30.0);
+    let stats = anna.until(Method::MediaStats {}, received).await;
+    assert!(!heard(&stats), "he speaks, and is not heard: {stats}");
+    anna.ask(Method::MediaUnblock { who }).await;
+    anna.until(Method::MediaStats {}, heard).await;
+    let [_, other] = anna.stop([440.0, 880.0]).await;
+    assert!(other > 0.5, "he is heard in the middle of the call: {other}");
+    bert.stop([880.0, 440.0]).await;
+}

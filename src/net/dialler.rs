@@ -38,7 +38,7 @@ pub(super) enum Reason {
     Kept,
     /// In a call with us, as this person says. What one person announces stays apart from what others do: nobody can spoil the
     /// addresses of somebody else's node.
-    Call(Did),
+    Call(Box<Did>),
     /// Found on the local network.
     Found,
 }
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn a_call_partner_is_given_up_after_some_tries() {
         let (mut dialler, mut now) = setup();
-        dialler.want(to(1, Some(PeerId::random())), Reason::Call(did(1)), false, now);
+        dialler.want(to(1, Some(PeerId::random())), Reason::Call(Box::new(did(1))), false, now);
         for _ in 0..MAX_TRIES {
             let id = dialler.due(now).unwrap().connection_id();
             dialler.failed(id, now);
@@ -473,9 +473,9 @@ mod tests {
     fn what_one_person_announces_does_not_spoil_the_addresses_that_another_did() {
         let (mut dialler, now) = setup();
         let peer = PeerId::random();
-        dialler.want(to(1, Some(peer)), Reason::Call(did(1)), false, now);
+        dialler.want(to(1, Some(peer)), Reason::Call(Box::new(did(1))), false, now);
         for port in 2..40 {
-            dialler.want(to(port, Some(peer)), Reason::Call(did(2)), false, now);
+            dialler.want(to(port, Some(peer)), Reason::Call(Box::new(did(2))), false, now);
         }
         assert_eq!(dialler.targets[0].addresses, [to(1, None).address]);
         let id = dialler.due(now).expect("the first target").connection_id();
@@ -484,7 +484,7 @@ mod tests {
         assert_eq!(dialler.targets.len(), 2, "connected or not, they stay apart");
         assert_eq!(dialler.targets[0].addresses, [to(1, None).address]);
         assert!(dialler.due(now).is_none(), "and one connection is enough");
-        dialler.drop_peer(&peer, &Reason::Call(did(2)));
+        dialler.drop_peer(&peer, &Reason::Call(Box::new(did(2))));
         assert_eq!(dialler.targets.len(), 1);
     }
 

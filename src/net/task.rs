@@ -184,7 +184,7 @@ impl Task {
             return self.dial_once(peer, addresses);
         }
         for address in addresses {
-            self.want(Dialable { address, peer: Some(peer), literal: true }, Reason::Call(partner.0.clone()));
+            self.want(Dialable { address, peer: Some(peer), literal: true }, Reason::Call(Box::new(partner.0.clone())));
         }
         // Our own attempt has the addresses; gossipsub, which has none, finds the peer being dialled already.
         self.dial_due();
@@ -209,7 +209,7 @@ impl Task {
         let mut partners = self.partners.iter();
         let Some(at) = partners.position(|(did, peer)| of(did) && !links.gate.is_connected(peer)) else { return false };
         let (did, peer) = self.partners.remove(at);
-        self.dialler.drop_peer(&peer, &Reason::Call(did));
+        self.dialler.drop_peer(&peer, &Reason::Call(Box::new(did)));
         if self.partners.iter().any(|(_, other)| *other == peer) {
             return true;
         }
