@@ -1,7 +1,8 @@
 //! The library's driver task on a leash: it can be stopped from outside, and its end is seen.
 //!
 //! The driver may end by itself (a DTLS error) or panic without any event, and a connection that is dropped without
-//! `close()` leaves it running. Its sockets repeat DTLS handshake packets. Everything else is tokio's.
+//! `close()` leaves it running. Its sockets repeat DTLS handshake packets, and see when the library refuses the peer's
+//! certificate, which it tells nobody but the peer. Everything else is tokio's.
 
 use std::{
     future::Future,
@@ -39,6 +40,7 @@ type Pinned<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(super) struct LegRuntime {
     tasks: Tasks,
     repeated: Arc<AtomicUsize>,
+    refused: CancellationToken,
 }
 
 /// Tasks of one leg that can be stopped and waited for.
@@ -60,7 +62,13 @@ impl LegRuntime {
     pub(super) fn new() -> Self {
         let running = TaskTracker::new();
         running.close(); // Tasks may still be added; it only makes `stopped` end when there is none.
-        Self { tasks: Tasks { stop: CancellationToken::new(), running }, repeated: Arc::default() }
+        let tasks = Tasks { stop: CancellationToken::new(), running };
+        Self { tasks, repeated: Arc::default(), refused: CancellationToken::new() }
+    }
+
+    /// Waits until the library has refused the peer's certificate.
+    pub(super) async fn refused(&self) {
+        self.refused.cancelled().await;
     }
 
     /// Ends every task that the library started for this leg.
@@ -81,7 +89,8 @@ impl Runtime for LegRuntime {
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         let inner = TokioRuntime.wrap_udp_socket(socket)?;
-        Ok(Arc::new(Repeating { inner, tasks: self.tasks.clone(), repeated: Arc::clone(&self.repeated) }))
+        let (tasks, repeated, refused) = (self.tasks.clone(), Arc::clone(&self.repeated), self.refused.clone());
+        Ok(Arc::new(Watched { inner, tasks, repeated, refused }))
     }
 
     fn wrap_tcp_listener(&self, _: std::net::TcpListener) -> io::Result<Arc<dyn AsyncTcpListener>> {
@@ -117,15 +126,16 @@ impl Runtime for LegRuntime {
     }
 }
 
-/// A socket that sends DTLS handshake packets more than once.
+/// A socket that sends DTLS handshake packets more than once, and notices a refusal.
 #[derive(Debug)]
-struct Repeating {
+struct Watched {
     inner: Arc<dyn AsyncUdpSocket>,
     tasks: Tasks,
     repeated: Arc<AtomicUsize>,
+    refused: CancellationToken,
 }
 
-impl Repeating {
+impl Watched {
     fn repeat(&self, transmit: &Transmit<'_>) {
         if self.repeated.fetch_add(1, Ordering::Relaxed) >= MAX_REPEATED {
             return;
@@ -143,7 +153,7 @@ impl Repeating {
     }
 }
 
-impl AsyncUdpSocket for Repeating {
+impl AsyncUdpSocket for Watched {
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.inner.local_addr()
     }
@@ -152,6 +162,9 @@ impl AsyncUdpSocket for Repeating {
         let sent = self.inner.poll_send(cx, transmit);
         if sent.is_ready() && transmit.segment_size.is_none() && is_handshake(transmit.contents) {
             self.repeat(transmit);
+        }
+        if is_refusal(transmit.contents) {
+            self.refused.cancel();
         }
         sent
     }
@@ -180,9 +193,35 @@ fn is_handshake(packet: &[u8]) -> bool {
     matches!(packet.first(), Some(20 | 22))
 }
 
+/// A DTLS alert in the clear, so before the handshake was done (RFC 6347, §4.1: type, version, epoch 0, …), that is fatal
+/// and says bad_certificate (RFC 5246, §7.2).
+fn is_refusal(packet: &[u8]) -> bool {
+    matches!(packet, [21, _, _, 0, 0, _, _, _, _, _, _, _, _, 2, 42, ..])
+}
+
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_refused_certificate_is_seen_and_other_alerts_are_not() {
+        let runtime = LegRuntime::new();
+        let socket = runtime.wrap_udp_socket(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+        let send = |packet: Vec<u8>| {
+            let socket = Arc::clone(&socket);
+            async move { socket.send_to(&packet, "127.0.0.1:9".parse().unwrap()).await.map(drop) }
+        };
+        let alert = |epoch, level, what| vec![21, 254, 253, 0, epoch, 0, 0, 0, 0, 0, 7, 0, 2, level, what];
+        // close_notify, an encrypted one, a short one.
+        for packet in [alert(0, 1, 0), alert(1, 2, 42), vec![21, 254]] {
+            send(packet).await.unwrap();
+        }
+        assert!(runtime.refused().now_or_never().is_none());
+        send(alert(0, 2, 42)).await.unwrap();
+        runtime.refused().await;
+    }
 
     #[tokio::test]
     async fn handshake_packets_are_sent_four_times_and_others_once() {

@@ -212,6 +212,7 @@ impl Attempt {
                 biased;
                 () = doors.closing.cancelled() => return Ok(()),
                 () = doors.runtime.stopped() => return Err(Failure::DriverEnded),
+                () = doors.runtime.refused() => return Err(Failure::WrongCertificate),
                 permit = doors.events.reserve(), if !self.outbox.is_empty() => {
                     // Nobody is left to be told when the daemon's loop is gone.
                     let Ok(permit) = permit else { return Ok(()) };

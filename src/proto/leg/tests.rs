@@ -15,6 +15,7 @@ struct Bench {
 
 impl Bench {
     fn new(role: Role) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
         let now = Instant::now();
         Self { leg: Leg::new(role, now), now, last_leg: 0 }
     }
@@ -165,13 +166,16 @@ fn neither_a_flapping_path_nor_a_peer_who_always_asks_makes_a_storm() {
             } else {
                 bench.report(LegEvent::Disconnected)
             };
-            let attempt = bench.leg.attempt();
-            done.extend(bench.sdp(attempt, SdpKind::Answer, THEIRS));
-            done.extend(bench.report(LegEvent::Recovered));
+            done.extend(bench.act(Leg::advance));
+            if done.iter().any(|done| done.starts_with("restart")) {
+                // The new path is found at once, and lost as soon.
+                let attempt = bench.leg.attempt();
+                bench.sdp(attempt, SdpKind::Answer, THEIRS);
+                bench.report(LegEvent::Recovered);
+            }
             if done.iter().any(|action| action.starts_with("close")) {
                 done.extend(bench.report(LegEvent::Closed));
             }
-            done.extend(bench.act(Leg::advance));
             attempts += done.iter().filter(|done| done.starts_with("restart") || done.starts_with("open")).count();
             bench.now += Duration::from_millis(10);
         }
