@@ -273,6 +273,20 @@ mod tests {
         assert_eq!(Backup::parse(text.as_bytes()).unwrap().open(&passphrase("correct horse")).unwrap(), key());
     }
 
+    /// Made with other programs: argon2-cffi 25 (the reference implementation) and PyNaCl 1 (libsodium).
+    #[test]
+    fn what_others_sealed_by_the_description_above_is_opened() {
+        let text = "telecon-backup 1\n\
+            kdf argon2id 65536 3 4\n\
+            salt 6465666768696a6b6c6d6e6f70717273\n\
+            nonce c8c9cacbcccdcecfd0d1d2d3d4d5d6d7d8d9dadbdcdddedf\n\
+            sealed efa99551b3fa9816e9d61d5bf76603c951de410518b6cdd1c0664a7a400930d4c5a27eeb53143507c6f5247cc3cde678\n\
+            check e5736ab40b642b953e23e2567a6d1dfcfd37fd2ffd1b19ee9922ef2944640037\n";
+        let opened = Backup::parse(text.as_bytes()).unwrap().open(&passphrase("correct horse ☎")).unwrap();
+        let counted: Vec<u8> = (0..32).collect();
+        assert_eq!(opened.to_bytes(), counted[..]);
+    }
+
     #[test]
     fn two_backups_of_one_key_have_nothing_in_common_and_tell_nothing_of_it() {
         let (a, b) = (backup(), backup());

@@ -34,7 +34,7 @@ const MAX_RINGING: usize = 8;
 /// As many of them may come from strangers.
 const MAX_RINGING_STRANGERS: usize = 4;
 /// The same stranger rings once in this time; for further offers it only looks so to the caller.
-const STRANGER_WINDOW: Duration = Duration::from_secs(60);
+const STRANGER_WINDOW: Duration = Duration::from_secs(30);
 /// Strangers whose last ring is remembered; the oldest is forgotten.
 const MAX_STRANGERS: usize = 256;
 /// Calls that this device is in at once: one active, the others on hold.

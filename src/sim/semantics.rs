@@ -326,6 +326,23 @@ fn a_blocked_caller_sees_what_an_unanswered_stranger_sees() {
 }
 
 #[test]
+fn a_call_in_which_a_blocked_one_invites_too_rings_for_the_others_invitation_alone() {
+    for blocked_first in [false, true] {
+        let mut stage = Stage::of(4);
+        let call = stage.call(0, &[1, 2]);
+        set_policy(&mut stage, 3, 0, Policy::Block);
+        let (first, second) = if blocked_first { (0, 1) } else { (1, 0) };
+        assert_eq!(invite(&mut stage, first, call, &[3]), Ok(Reply::Done));
+        stage.pass(Duration::from_secs(1));
+        assert_eq!(stage.rings(3), !blocked_first);
+        assert_eq!(invite(&mut stage, second, call, &[3]), Ok(Reply::Done));
+        stage.until(2, "it rings", |stage| stage.rings(3));
+        assert_eq!(stage.ask(1, Request::Hangup(call)), Ok(Reply::Done));
+        stage.until(5, "nothing rings", |stage| !stage.rings(3));
+    }
+}
+
+#[test]
 fn a_blocked_caller_hears_nothing_where_only_contacts_may_ring() {
     let mut stage =
         Stage::with(Setup { ring: Duration::from_secs(5), who_may_ring: WhoMayRing::Contacts, ..Setup::calm(2) });

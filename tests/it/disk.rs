@@ -156,6 +156,22 @@ fn a_start_on_a_full_disk_is_refused_and_changes_neither_key_nor_database() {
 }
 
 #[test]
+fn a_backup_onto_a_full_disk_leaves_no_half_of_one() {
+    let idle = Idle::new();
+    idle.run_once();
+    let passphrase = idle.path().join("passphrase");
+    fs::write(&passphrase, "correct horse battery").unwrap();
+    idle.disk.fill();
+    let backup = idle.path().join("backup");
+    let mut export = std::process::Command::new(PROGRAM);
+    export.arg("--home").arg(idle.path()).args(["id", "export"]).arg(&backup).arg("--passphrase-file").arg(passphrase);
+    says(&export.output().unwrap(), &["backup", "No space left on device", "free space"]);
+    assert!(!backup.exists());
+    idle.disk.free();
+    assert!(export.output().unwrap().status.success() && backup.exists());
+}
+
+#[test]
 fn a_start_on_a_read_only_disk_is_refused_with_the_file_and_the_cause() {
     let idle = Idle::new();
     idle.run_once();

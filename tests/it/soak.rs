@@ -235,6 +235,7 @@ async fn of_two_devices_that_accept_at_once_one_stays_and_the_other_goes_silentl
     for at in 1..3 {
         let (before, after) = all.split_at_mut(at);
         before.iter_mut().for_each(|other| after[0].connect(other));
+        all[at].json(&["contacts", "add", &all[0].did, "ada"]);
     }
     let sockets = all.each_ref().map(socket);
     for round in 0..rounds(3, 50) {

@@ -77,8 +77,10 @@ impl Engine {
         let age = Duration::from_millis(now.unix_ms.saturating_sub(since_ms));
         let until = now.mono + JOINABLE.saturating_sub(age);
         self.past.insert(kept.ticket.call, (kept, until));
+        // Strangers push out each other's, and none of a contact's.
+        let rank = |(kept, until): &(KeptCall, Instant)| (self.is_known(&kept.from), *until);
         if self.past.len() > MAX_PAST
-            && let Some(oldest) = self.past.iter().min_by_key(|(_, (_, until))| *until).map(|(id, _)| *id)
+            && let Some(oldest) = self.past.iter().min_by_key(|(_, past)| rank(past)).map(|(id, _)| *id)
         {
             self.past.remove(&oldest);
             self.output(Output::Discard(oldest));

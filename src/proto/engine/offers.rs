@@ -46,8 +46,10 @@ impl Engine {
             return;
         }
         let seen = self.seen.contains(&from, id);
+        // What only seems to ring for one caller may ring for another.
+        let pretended = |known: &Call| matches!(known.phase, Phase::Incoming { silent: true, .. });
         if let Some(known) = self.calls.get(&call)
-            && (seen || known.is_alive())
+            && (seen || (known.is_alive() && !(pretended(known) && !known.is_inviter(&from))))
         {
             return self.handle_further_offer(call, &from, id, now);
         }
@@ -81,9 +83,10 @@ impl Engine {
 
     /// An offer of a call that is known here: the same one again, or somebody else's invitation to it.
     fn handle_further_offer(&mut self, call: CallId, from: &Did, id: MessageId, now: Now) {
+        let blocked = self.is_blocked(from);
         let Some(known) = self.calls.get_mut(&call) else { return };
         let further = !known.is_inviter(from);
-        if further && known.also_from.len() < MAX_PARTICIPANTS && *from != self.config.did {
+        if further && !blocked && known.also_from.len() < MAX_PARTICIPANTS && *from != self.config.did {
             known.also_from.insert(from.clone());
         }
         match known.phase {
@@ -103,7 +106,8 @@ impl Engine {
         if self.do_not_disturb {
             return Welcome::Silence;
         }
-        if self.is_known(from) || self.first_in_window(from, now) { Welcome::Ring } else { Welcome::Pretend }
+        let asked = self.config.auto_accept != AutoAccept::All && !self.is_known(from);
+        if asked && !self.first_in_window(from, now) { Welcome::Pretend } else { Welcome::Ring }
     }
 
     /// A stranger rings once in [`STRANGER_WINDOW`].

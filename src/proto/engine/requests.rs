@@ -177,6 +177,10 @@ impl Engine {
         let joined = self.calls.get(&id).and_then(Call::instance).map(|instance| instance.number);
         self.tell_own_devices(id, joined, now.mono);
         self.output(Output::Event(Event::CallJoined { call: id }));
+        // Whom the user has spoken to may ring again at once.
+        if let Some(call) = self.calls.get(&id) {
+            self.strangers.retain(|(did, _)| !call.is_inviter(did));
+        }
         for did in self.present(id) {
             self.meet(id, &did, now.mono);
         }
