@@ -267,7 +267,6 @@ impl Daemon {
                 }
             }
             NetEvent::ListenChanged => self.announce_addresses(now),
-            NetEvent::PeersChanged => {}
         }
     }
 }
