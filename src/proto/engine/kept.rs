@@ -106,7 +106,7 @@ impl Engine {
         if self.stopping {
             return Err(RequestError::Stopping);
         }
-        if !self.past.get(&id).is_some_and(|(_, until)| now.mono < *until) {
+        if self.past.get(&id).is_none_or(|(_, until)| *until <= now.mono) {
             return Err(RequestError::NotJoinable);
         }
         self.make_way(former, now)?;

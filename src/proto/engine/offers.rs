@@ -49,7 +49,7 @@ impl Engine {
         // What only seems to ring for one caller may ring for another.
         let pretended = |known: &Call| matches!(known.phase, Phase::Incoming { silent: true, .. });
         if let Some(known) = self.calls.get(&call)
-            && (seen || (known.is_alive() && !(pretended(known) && !known.is_inviter(&from))))
+            && (seen || (known.is_alive() && (known.is_inviter(&from) || !pretended(known))))
         {
             return self.handle_further_offer(call, &from, id, now);
         }

@@ -16,6 +16,7 @@ struct Bench {
 impl Bench {
     #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
     fn new(role: Role) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
         let now = Instant::now();
         Self { leg: Leg::new(role, now), now, last_leg: 0 }
     }
