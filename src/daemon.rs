@@ -299,7 +299,6 @@ impl Daemon {
                 }
             }
             NetEvent::ListenChanged => self.announce_addresses(now),
-            NetEvent::PeersChanged => {}
         }
     }
 }

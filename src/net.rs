@@ -132,8 +132,6 @@ pub enum NetEvent {
     },
     /// [`NetStatus::listen`] may have changed.
     ListenChanged,
-    /// [`NetStatus::peers`] may have changed.
-    PeersChanged,
 }
 
 /// A picture of the network, not older than the last change.

@@ -290,7 +290,7 @@ impl Task {
                 if !self.swarm.behaviour().links.gate.is_connected(&peer_id) {
                     self.dialler.disconnected(&peer_id, Instant::now());
                 }
-                self.tell_peers();
+                self.publish_status();
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 tracing::debug!(%error, "could not connect");
@@ -343,7 +343,7 @@ impl Task {
         if self.settle_at.is_none() && self.swarm.behaviour().links.gate.undecided() {
             self.settle_at = Some(Instant::now() + CHOICE);
         }
-        self.tell_peers();
+        self.publish_status();
     }
 
     fn settle(&mut self) {
@@ -414,11 +414,6 @@ impl Task {
             tracing::warn!("somebody floods the local network with mDNS records; mDNS is off until the next start");
             *mdns = None.into();
         }
-    }
-
-    fn tell_peers(&mut self) {
-        self.publish_status();
-        self.outlet.peers_changed();
     }
 
     fn tell_listen(&mut self) {
