@@ -67,7 +67,10 @@ impl World {
             Event::MediaChanged { .. }
             | Event::CallInterrupted { .. }
             | Event::DoNotDisturbChanged { .. }
-            | Event::TalkedWhileMuted => {}
+            | Event::TalkedWhileMuted
+            | Event::ContactsChanged
+            | Event::VolumeChanged { .. }
+            | Event::EventsMarked { .. } => {}
         }
         Ok(())
     }

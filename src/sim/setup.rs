@@ -110,11 +110,7 @@ impl Setup {
             rejoin: chance.percent(75),
             max_skew_ms: *chance.pick(&[0, 1_000, 55_000]),
             clock_jump_ms: chance.percent(10).then(|| *chance.pick(&[-400_000, 400_000])),
-            wild: Duration::from_secs(if large || real_seal {
-                chance.between(20, 40)
-            } else {
-                chance.between(20, 80)
-            }),
+            wild: Duration::from_secs(if large || real_seal { chance.between(20, 40) } else { chance.between(20, 80) }),
             press_ms: Some(*chance.pick(&[500, 2_000, 8_000])),
             partitions: chance.below(4),
             kills: chance.below(3),

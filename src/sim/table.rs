@@ -282,7 +282,10 @@ fn event_word(event: &Event) -> Option<String> {
         Event::ParticipantChanged { state, .. } => format!("shown as {}", plain(state)),
         Event::ParticipantDeclined { .. } | Event::ParticipantMedia { .. } => "shown".into(),
         Event::MediaChanged { .. } | Event::DoNotDisturbChanged { .. } => "told to clients".into(),
-        Event::TalkedWhileMuted => return None,
+        // These are the shell's own.
+        Event::TalkedWhileMuted | Event::ContactsChanged | Event::VolumeChanged { .. } | Event::EventsMarked { .. } => {
+            return None;
+        }
     })
 }
 

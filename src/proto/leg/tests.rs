@@ -1,5 +1,7 @@
 //! Decisions of one leg, without a network: what is asked of its connection, and what of the peer.
 
+use std::sync::LazyLock;
+
 use super::*;
 use crate::proto::id::LegId;
 
@@ -16,8 +18,8 @@ struct Bench {
 impl Bench {
     fn new(role: Role) -> Self {
         #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
-        let now = Instant::now();
-        Self { leg: Leg::new(role, now), now, last_leg: 0 }
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Self { leg: Leg::new(role, *START), now: *START, last_leg: 0 }
     }
 
     /// A connection that came up as attempt 1, and has been up for long.
