@@ -179,6 +179,7 @@ impl World {
         let node = &mut self.nodes[ix];
         (node.plan, node.wake_us, node.remembered) = (AudioPlan::default(), None, 0);
         node.sleeps_until_us = None;
+        node.rang.clear();
         node.consent.clear();
         node.strangers.clear();
         node.refused_by.clear();

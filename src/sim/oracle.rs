@@ -200,6 +200,10 @@ fn settled_pair(
     demand(leg.is_some_and(|leg| world.legs.connected(leg)), &format!("{told}, but they are not connected"))?;
     let open = world.nodes[a].plan.microphone || view.state == CallState::OnHold;
     demand(open, &format!("n{a} has its microphone closed"))?;
+    if !world.network.carries(&Topic::Member(view.call, world.dids[a].clone()), b, a) {
+        // Nothing that the other says only to this one comes through.
+        return Ok(true);
+    }
     let holds = views[b].iter().any(|theirs| theirs.call == view.call && theirs.state == CallState::OnHold);
     demand((other.state == ParticipantState::OnHold) == holds, &format!("{told}, who put it on hold: {holds}"))?;
     let (muted, deafened) = (world.nodes[b].node.muted(), world.nodes[b].node.deafened());

@@ -236,7 +236,12 @@ impl Engine {
         let Some(known) = self.calls.get(&call) else { return };
         let (joined, on_hold) = (known.instance().is_some(), known.on_hold);
         match known.phase {
-            Phase::Joined { .. } if others => self.mark_out(call, from, None, now),
+            // A Cancel names no stay: it may be late, and its sender here again.
+            Phase::Joined { .. } if others => {
+                if self.peer_mut(call, from).is_some() {
+                    self.count_as_left(call, from, now.mono);
+                }
+            }
             Phase::Incoming { .. } | Phase::Joined { .. } => match reason {
                 CancelReason::RangOut if !joined => self.end_call(call, EndReason::Missed, now),
                 CancelReason::Cancelled | CancelReason::RangOut => self.end_call(call, EndReason::Cancelled, now),
