@@ -333,3 +333,43 @@ fn a_leave_ends_the_stay_that_it_names_and_no_later_one() {
     victim.hear(&friend, Some(second), Sealing::Pairwise, call, Body::Leave(second));
     assert_eq!(state(&victim), ParticipantState::Left);
 }
+
+/// In a call with two, of whom the first invites.
+fn in_call_with_two(victim: &mut Victim) -> (CallId, Did, Instance) {
+    let (inviter, friend) = (victim.others[1].clone(), victim.others[0].clone());
+    let call = victim.hear_offer(&inviter, 1, std::slice::from_ref(&friend));
+    victim.ask(Request::Accept(call, Former::Hold));
+    victim.hear_join(&friend, call, 5);
+    let stay = victim.hear_join(&inviter, call, 5);
+    (call, inviter, stay)
+}
+
+fn shown(victim: &Victim, did: &Did) -> (ParticipantState, bool) {
+    let views = victim.engine.calls();
+    let shown = views[0].participants.iter().find(|other| other.did == *did).expect("on the roster");
+    (shown.state, shown.on_hold)
+}
+
+#[test]
+fn a_cancel_that_comes_late_keeps_nobody_out() {
+    // The simulator's find: it names no stay, and was taken as the last word of whichever was there.
+    let mut victim = Victim::new(AutoAccept::None);
+    let (call, inviter, _) = in_call_with_two(&mut victim);
+    victim.hear(&inviter, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+    assert_eq!(shown(&victim, &inviter).0, ParticipantState::Left);
+    victim.hear_join(&inviter, call, 5);
+    assert_eq!(shown(&victim, &inviter).0, ParticipantState::Connecting);
+}
+
+#[test]
+fn who_is_heard_again_after_a_gap_has_the_call_still_on_hold() {
+    // The simulator's find: it came back as if it had never put it on hold.
+    let mut victim = Victim::new(AutoAccept::None);
+    let (call, other, stay) = in_call_with_two(&mut victim);
+    let held = MediaState { version: 1, on_hold: true, ..MediaState::default() };
+    victim.hear(&other, Some(stay), Sealing::Pairwise, call, Body::State(held));
+    victim.pass(Duration::from_secs(50));
+    assert_eq!(shown(&victim, &other), (ParticipantState::Left, false));
+    victim.hear(&other, Some(stay), Sealing::Pairwise, call, Body::Unknown(999));
+    assert_eq!(shown(&victim, &other), (ParticipantState::Connecting, true));
+}

@@ -407,3 +407,39 @@ fn every_turn_of_a_call_is_told() {
         assert!(told, "{request:?}");
     }
 }
+
+#[test]
+fn who_was_blocked_for_a_while_is_met_again() {
+    // The simulator's find: it counted as left for good.
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1, 2]);
+    set_policy(&mut stage, 1, 2, Policy::Block);
+    stage.pass(Duration::from_secs(60));
+    assert_eq!(stage.shown(1, call, 2), Some(ParticipantState::Left));
+    set_policy(&mut stage, 1, 2, Policy::Ask);
+    stage.until(40, "all hear each other again", |stage| stage.all_hear_each_other(&[0, 1, 2], call));
+}
+
+#[test]
+fn of_two_devices_that_accept_at_once_one_is_in_the_call() {
+    // The last two nodes are one person's.
+    let mut stage = Stage::with(Setup { owners: vec![0, 1, 1], ..Setup::calm(3) });
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "both ring", |stage| stage.rings(1) && stage.rings(2));
+    stage.accept(1, call);
+    stage.accept(2, call);
+    let inside =
+        |stage: &Stage| [1, 2].into_iter().filter(|node| stage.state(*node, call).is_some()).collect::<Vec<_>>();
+    stage.until(2, "one gives way", |stage| inside(stage).len() == 1);
+    let stays = inside(&stage)[0];
+    assert_eq!(stage.ended(3 - stays, call), Some(EndReason::AnsweredElsewhere));
+    let connected = |stage: &Stage| {
+        stage
+            .world
+            .legs
+            .of(0)
+            .any(|leg| stage.world.legs.connected(leg) && stage.world.legs.far_end(leg) == Some(stays))
+    };
+    stage.until(3, "the caller hears it", connected);
+    stage.settles();
+}
