@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::{
-    config::WhoMayRing,
+    config::{AutoAccept, WhoMayRing},
     proto::{
         id::CallId,
         io::{
@@ -224,6 +224,20 @@ fn a_daemon_that_is_killed_in_a_call_is_back_and_never_was_gone_for_the_others()
         stage.all_hear_each_other(&[0, 1, 2], call)
     });
     stage.settles();
+}
+
+#[test]
+fn who_comes_back_to_a_call_that_is_over_can_be_called_at_once() {
+    let mut stage = Stage::with(Setup { auto_accept: AutoAccept::All, ..Setup::calm(2) });
+    let call = stage.offer(0, &[1]);
+    stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    stage.world.kill(1);
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(1));
+    assert!(stage.world.revive(1).is_ok());
+    let again = stage.offer(0, &[1]);
+    stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], again));
+    stage.until(31, "the former call is over", |stage| stage.ended(1, call) == Some(EndReason::Gone));
 }
 
 #[test]

@@ -117,3 +117,24 @@ async fn events_are_marked_for_all_clients_and_never_go_back_or_away() {
     assert_eq!((&status["marked"], &status["seq"]), (&json!(2), &json!(4)));
     assert_eq!(home.events().await.len(), 4);
 }
+
+#[tokio::test]
+async fn a_sleep_is_told_to_the_core_before_anything_else_is_handled() {
+    let mut home = home().await;
+    home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    home.daemon.look_at_the_clocks();
+    assert_eq!(home.done("call.list", json!({})).await["calls"].as_array().unwrap().len(), 1, "nobody slept");
+    // As if the machine had slept for longer than a call rings: the other clock went on.
+    home.daemon.clocks.boot = home.daemon.clocks.boot.checked_sub(Duration::from_secs(60)).unwrap();
+    home.daemon.look_at_the_clocks();
+    assert_eq!(home.done("call.list", json!({})).await["calls"], json!([]), "it has rung out");
+    let told = home.events().await;
+    assert_eq!(told.last().unwrap()["event"], "call_ended", "{told:?}");
+    home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    home.daemon.look_at_the_clocks();
+    assert_eq!(
+        home.done("call.list", json!({})).await["calls"].as_array().unwrap().len(),
+        1,
+        "once slept is once told"
+    );
+}

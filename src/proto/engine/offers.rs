@@ -14,7 +14,7 @@ use crate::{
     proto::{
         call::{Call, Phase},
         id::{CallId, Did, Instance, MessageId},
-        io::{EndReason, Event, Now, Output, Policy},
+        io::{EndReason, Event, Former, Now, Output, Policy},
         mutant::mutant,
         outbox::Persistence,
         signal::{Answered, Body, CancelReason, DeclineReason, MAX_PARTICIPANTS, Offer, Sealing},
@@ -79,9 +79,19 @@ impl Engine {
         self.ring(&from, id, offer, welcome, now);
         if let Some(own) = glare {
             self.supersede(own, call, now);
-        } else if welcome == Welcome::Ring && self.active_call().is_none() && self.accepts_unasked(call) {
+        } else if welcome == Welcome::Ring
+            && self.is_free()
+            && self.accepts_unasked(call)
+            && self.make_way(Former::Hold, now).is_ok()
+        {
             self.enter(call, false, now);
         }
+    }
+
+    /// No call is active, but for one that this device came back to and in which it has met nobody: it may be over.
+    fn is_free(&self) -> bool {
+        let active = self.active_call().and_then(|id| self.calls.get(&id));
+        active.is_none_or(|call| call.rejoined && !call.met)
     }
 
     /// An offer of a call that is known here: the same one again, or somebody else's invitation to it.
