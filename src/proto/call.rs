@@ -170,7 +170,8 @@ pub enum Presence {
     Expired,
     /// In the call.
     In(Box<Peer>),
-    /// Was in. `lost`: it did not say so, but there was no network to it for too long.
+    /// Was in. `lost`: its stay may go on, though there was no network to it for too long, it took its invitation of this
+    /// device back, or it was blocked.
     Out { instance: Instance, lost: bool },
 }
 

@@ -124,6 +124,15 @@ impl Victim {
         call
     }
 
+    /// `from` invites into a call that is known here.
+    fn hear_further_offer(&mut self, from: &Did, call: CallId) {
+        let settings = Settings::default();
+        let ticket = Ticket { call, creator: from.clone(), settings, key: CallKey([0; 32]), chain: Vec::new() };
+        let participants = vec![from.clone(), self.me.clone()];
+        let offer = Body::Offer(Box::new(Offer { ticket, participants, ring_ms: 45_000 }));
+        self.hear(from, None, Sealing::Envelope, call, offer);
+    }
+
     fn hear_join(&mut self, from: &Did, call: CallId, number: u64) -> Instance {
         let instance = Instance { number, device: DeviceId([9; 16]) };
         let join = Body::Join(Presence { instance, state: MediaState::default(), contact: None });
@@ -141,6 +150,12 @@ impl Victim {
 
     fn state(&self, call: CallId) -> Option<CallState> {
         self.engine.calls().iter().find(|view| view.call == call).map(|view| view.state)
+    }
+
+    fn shown(&self, call: CallId, other: &Did) -> Option<ParticipantState> {
+        let views = self.engine.calls();
+        let view = views.iter().find(|view| view.call == call)?;
+        view.participants.iter().find(|participant| participant.did == *other).map(|participant| participant.state)
     }
 
     /// How much it holds, roughly.
@@ -332,4 +347,90 @@ fn a_leave_ends_the_stay_that_it_names_and_no_later_one() {
     assert_eq!(state(&victim), ParticipantState::Connecting);
     victim.hear(&friend, Some(second), Sealing::Pairwise, call, Body::Leave(second));
     assert_eq!(state(&victim), ParticipantState::Left);
+}
+
+#[test]
+fn a_second_inviters_cancel_ends_no_call_that_another_invitation_holds() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let taken_back = Body::Cancel(CancelReason::Cancelled);
+    let invitees = vec![friend.clone(), mallory.clone()];
+    let Reply::Offered(own) = victim.ask(Request::Offer { invitees, settings: Settings::default() }) else {
+        panic!("it is offered")
+    };
+    victim.hear_further_offer(&mallory, own);
+    victim.hear(&mallory, None, Sealing::Envelope, own, taken_back.clone());
+    assert_eq!(victim.state(own), Some(CallState::Outgoing), "the friend may still accept");
+    let accepted = victim.hear_offer(&friend, 1, &[]);
+    victim.ask(Request::Accept(accepted, Former::Hold));
+    victim.hear_further_offer(&mallory, accepted);
+    victim.hear(&mallory, None, Sealing::Envelope, accepted, taken_back);
+    assert_eq!(victim.state(accepted), Some(CallState::Active), "the friend's invitation holds");
+}
+
+#[test]
+fn a_second_invitation_that_is_repeated_rings_no_more_once_the_call_was_refused() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let call = victim.hear_offer(&friend, 1, std::slice::from_ref(&other));
+    victim.hear_further_offer(&other, call);
+    victim.ask(Request::Reject(call, DeclineReason::Declined.into()));
+    victim.messages -= 1; // the same message again
+    victim.hear_further_offer(&other, call);
+    assert_eq!((victim.rang, victim.state(call)), (1, None));
+}
+
+#[test]
+fn a_call_that_two_contacts_invite_to_rings_until_the_later_invitation_is_over() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let known = [&friend, &other].map(|did| (did.clone(), Policy::Ask));
+    victim.ask(Request::SetContacts(known.to_vec()));
+    let call = victim.hear_offer(&friend, 1, std::slice::from_ref(&other));
+    victim.pass(Duration::from_secs(30));
+    victim.hear_further_offer(&other, call);
+    victim.pass(Duration::from_secs(30));
+    assert_eq!(victim.state(call), Some(CallState::Incoming));
+    victim.pass(Duration::from_secs(16));
+    assert_eq!((victim.rang, victim.state(call)), (1, None));
+}
+
+#[test]
+fn a_blocked_insider_who_invites_without_end_keeps_nobody_from_calling() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let known = vec![(friend.clone(), Policy::Ask), (mallory.clone(), Policy::Block)];
+    victim.ask(Request::SetContacts(known));
+    let call = victim.hear_offer(&friend, 1, std::slice::from_ref(&mallory));
+    for _ in 0..700 {
+        victim.hear_further_offer(&mallory, call);
+    }
+    victim.ask(Request::Offer { invitees: vec![friend], settings: Settings::default() });
+    assert_eq!(victim.offers_sent, 1, "the outbox has no room");
+}
+
+#[test]
+fn a_leave_that_comes_twice_takes_no_new_invitation_back() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let (call, stay) = victim.in_call_with(&friend);
+    let other_stay = victim.hear_join(&other, call, 5);
+    victim.hear(&other, Some(other_stay), Sealing::Broadcast, call, Body::Leave(other_stay));
+    victim.ask(Request::Invite { call, invitees: vec![other.clone()] });
+    victim.hear(&other, Some(other_stay), Sealing::Pairwise, call, Body::Leave(other_stay));
+    assert_eq!(victim.shown(call, &other), Some(ParticipantState::Invited));
+    victim.hear(&friend, Some(stay), Sealing::Pairwise, call, Body::Leave(stay));
+    assert_eq!(victim.shown(call, &friend), Some(ParticipantState::Left));
+}
+
+#[test]
+fn who_took_an_invitation_back_and_speaks_on_is_still_there() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let (call, _) = victim.in_call_with(&friend);
+    victim.hear_join(&other, call, 5);
+    victim.hear(&friend, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+    assert_eq!(victim.shown(call, &friend), Some(ParticipantState::Left));
+    victim.hear_join(&friend, call, 5);
+    assert_eq!(victim.shown(call, &friend), Some(ParticipantState::Connecting), "a Cancel names no stay");
 }

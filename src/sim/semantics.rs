@@ -16,6 +16,7 @@ use crate::{
 };
 
 use super::{
+    seal::Sealed,
     setup::Setup,
     stage::Stage,
     world::{Fate, NodeIx},
@@ -412,4 +413,31 @@ fn every_turn_of_a_call_is_told() {
         });
         assert!(told, "{request:?}");
     }
+}
+
+#[test]
+fn who_leaves_and_comes_back_at_once_takes_no_invitation_back_any_more() {
+    let mut stage = Stage::of(3);
+    // So that the first never knows whether the second has its Join, and hears of it late.
+    let slow = |delay_ms| {
+        move |from: NodeIx, sealed: &Sealed| match sealed.outgoing.signal.body {
+            Body::Ack(_) if from == 1 => Fate::Drop,
+            _ if from == 1 => Fate::DelayMs(delay_ms),
+            _ => Fate::Pass,
+        }
+    };
+    stage.censor(slow(1));
+    let call = stage.call(0, &[1, 2]);
+    stage.censor(slow(4_000));
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(1));
+    stage.world.nodes[0].consent.insert(call);
+    assert_eq!(stage.ask(0, Request::Join(call, Former::Hold)), Ok(Reply::Done));
+    let back = stage.world.ledger.borrow().sealed.len();
+    stage.pass(Duration::from_secs(20));
+    let ledger = stage.world.ledger.borrow();
+    let cancels = |body: &Body| matches!(body, Body::Cancel(_));
+    assert!(!ledger.sealed[back..].iter().any(|sealed| cancels(&sealed.outgoing.signal.body)));
+    drop(ledger);
+    assert!(stage.all_hear_each_other(&[0, 1, 2], call));
 }

@@ -8,8 +8,7 @@ use crate::proto::{
     call::{Call, Phase, Presence},
     id::{CallId, Did},
     io::{EndReason, Event, Former, JOINABLE, KeptCall, Now, Output, PastCall, Reply, RequestError, Standing},
-    outbox::Persistence,
-    signal::{Body, Contact, Sealing},
+    signal::{Body, Contact},
 };
 
 /// What rings for less than this at a restart has rung out.
@@ -121,9 +120,7 @@ impl Engine {
         let id = kept.ticket.call;
         let until = now.mono + MEET_PATIENCE;
         let here = kept.from == self.config.did;
-        if !self.calls.contains_key(&id) {
-            self.add_call(kept.ticket, kept.from, kept.members.keys().cloned().collect(), until);
-        }
+        self.add_call(kept.ticket, kept.from, kept.members.keys().cloned().collect(), until);
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.ring_until = until;
         call.rejoined = true;
@@ -184,7 +181,7 @@ impl Engine {
         if let Some(known) = self.calls.get_mut(&call) {
             known.stay = stay;
         }
-        self.post(call, &from, Sealing::Envelope, Body::Ringing, Persistence::UntilAcked, now.mono);
+        self.say_ringing(call, &from, now.mono);
         let known = self.is_known(&from);
         self.output(Output::Event(Event::CallRang { call, from, participants, known }));
     }

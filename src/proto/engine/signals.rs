@@ -230,22 +230,26 @@ impl Engine {
         }
     }
 
-    /// A participant left (`instance`: its signed word for all stays up to that one).
-    pub(super) fn mark_out(&mut self, call: CallId, from: &Did, instance: Option<Instance>, now: Now) {
+    /// A participant left. `word`: it said so itself, for all stays up to that one; `None`: until it is heard again.
+    pub(super) fn mark_out(&mut self, call: CallId, from: &Did, word: Option<Instance>, now: Now) {
         let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) else { return };
         if matches!(member.presence, Presence::Declined(_)) {
             // It never was in, and its no stands.
             return;
         }
         let present = member.peer().map(|peer| peer.instance);
-        let Some(instance) = instance.or(present) else { return };
-        member.left = member.left.max(Some(instance));
+        if word.is_some() && word <= member.left {
+            // The same word again; it may have been invited anew since.
+            return;
+        }
+        member.left = member.left.max(word);
+        let Some(instance) = word.or(present) else { return };
         if present.is_some_and(|present| present > instance) {
             return;
         }
         self.stop_leg(call, from, now.mono);
         if let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) {
-            member.presence = Presence::Out { instance, lost: false };
+            member.presence = Presence::Out { instance, lost: word.is_none() };
         }
         self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(from));
     }
