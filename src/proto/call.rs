@@ -84,6 +84,17 @@ impl Call {
         self.from == *did || self.also_from.contains(did)
     }
 
+    /// That DID's invitation of this device holds no more; true if another one does.
+    pub fn uninvite(&mut self, did: &Did) -> bool {
+        self.also_from.remove(did);
+        if self.from == *did
+            && let Some(other) = self.also_from.pop_first()
+        {
+            self.from = other;
+        }
+        !self.is_inviter(did)
+    }
+
     /// Offered by this device, in the stay that it is in.
     pub fn is_offered_by(&self, own: &Did) -> bool {
         self.from == *own && !self.rejoined

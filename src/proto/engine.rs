@@ -323,7 +323,10 @@ impl Engine {
             (true, _) if self.config.grace.is_zero() => None,
             (true, _) => Some(alone_since + self.config.grace),
             (false, true) => Some(alone_since),
-            (false, false) => Some(alone_since + MEET_PATIENCE),
+            (false, false) => {
+                let asked = call.members.values().filter(|member| member.invited_here && member.is_invited());
+                asked.map(|member| member.invited_until).chain([alone_since + MEET_PATIENCE]).max()
+            }
         }
     }
 

@@ -13,8 +13,8 @@ use crate::{
         engine::{Effect, Engine, EngineConfig},
         id::{CallId, DeviceId, Did, Instance, MessageId},
         io::{
-            CallState, Event, Former, Input, LegCommand, LegEvent, Now, Output, ParticipantState, Policy, Reply,
-            Request,
+            CallState, Event, Former, Input, KeptCall, LegCommand, LegEvent, Now, Output, ParticipantState, Policy,
+            Reply, Request, Standing,
         },
         signal::{
             Body, CallKey, CancelReason, DeclineReason, Ice, Incoming, MediaState, Offer, Presence, Sdp, SdpKind,
@@ -33,6 +33,7 @@ struct Victim {
     now: Now,
     messages: u128,
     rang: usize,
+    silenced: usize,
     opened: BTreeSet<CallId>,
     legs_opened: usize,
     offers_sent: usize,
@@ -62,6 +63,7 @@ impl Victim {
             now,
             messages: 0,
             rang: 0,
+            silenced: 0,
             opened: BTreeSet::new(),
             legs_opened: 0,
             offers_sent: 0,
@@ -78,6 +80,7 @@ impl Victim {
                 Effect::CloseCall(call) => drop(self.opened.remove(&call)),
                 Effect::Send(outgoing) if matches!(outgoing.signal.body, Body::Offer(_)) => self.offers_sent += 1,
                 Effect::Output(Output::Event(Event::CallRang { .. })) => self.rang += 1,
+                Effect::Output(Output::Event(Event::CallSilenced { .. })) => self.silenced += 1,
                 Effect::Output(Output::Leg(_, LegCommand::Open { .. })) => self.legs_opened += 1,
                 Effect::Output(Output::Leg(id, LegCommand::Close)) => {
                     self.engine.handle_input(Input::Leg(id, LegEvent::Closed), self.now);
@@ -433,4 +436,79 @@ fn who_took_an_invitation_back_and_speaks_on_is_still_there() {
     assert_eq!(victim.shown(call, &friend), Some(ParticipantState::Left));
     victim.hear_join(&friend, call, 5);
     assert_eq!(victim.shown(call, &friend), Some(ParticipantState::Connecting), "a Cancel names no stay");
+}
+
+#[test]
+fn a_cancel_that_goes_on_after_the_call_is_over_takes_no_later_invitation_back() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let call = victim.hear_offer(&friend, 1, std::slice::from_ref(&other));
+    for _ in 0..3 {
+        victim.hear(&friend, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+        victim.pass(Duration::from_secs(3));
+    }
+    assert_eq!(victim.hear_offer(&friend, 1, std::slice::from_ref(&other)), call);
+    assert_eq!((victim.rang, victim.state(call)), (2, Some(CallState::Incoming)));
+}
+
+#[test]
+fn a_blocked_one_who_calls_back_takes_over_no_call() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let mallory = victim.others[1].clone();
+    let Reply::Offered(own) =
+        victim.ask(Request::Offer { invitees: vec![mallory.clone()], settings: Settings::default() })
+    else {
+        panic!("it is offered")
+    };
+    victim.ask(Request::SetContacts(vec![(mallory.clone(), Policy::Block)]));
+    let lower = (2..2_000).find(|key: &u16| {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&key.to_be_bytes());
+        CallId::derive(&mallory, &Settings::default(), &bytes) < own
+    });
+    let theirs = victim.hear_offer(&mallory, lower.unwrap(), &[]);
+    assert_eq!((victim.state(own), victim.state(theirs)), (Some(CallState::Outgoing), None));
+}
+
+#[test]
+fn a_call_whose_inviter_is_blocked_while_it_rings_rings_on_for_another_inviter() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let call = victim.hear_offer(&mallory, 1, std::slice::from_ref(&friend));
+    victim.hear_further_offer(&friend, call);
+    let block = |did: &Did| (did.clone(), Policy::Block);
+    victim.ask(Request::SetContacts(vec![block(&mallory)]));
+    assert_eq!(victim.state(call), Some(CallState::Incoming));
+    victim.ask(Request::SetContacts(vec![block(&mallory), block(&friend)]));
+    assert_eq!(victim.state(call), None);
+}
+
+#[test]
+fn a_stranger_who_calls_without_end_one_who_wants_no_calls_is_noted_once_in_a_window() {
+    for auto_accept in [AutoAccept::None, AutoAccept::All] {
+        let mut victim = Victim::new(auto_accept);
+        let mallory = victim.others[1].clone();
+        victim.ask(Request::SetDoNotDisturb(true));
+        for key in 1..6 {
+            let call = victim.hear_offer(&mallory, key, &[]);
+            victim.hear(&mallory, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+            victim.pass(Duration::from_secs(5));
+        }
+        assert_eq!(victim.silenced, 1, "in 25 s");
+    }
+}
+
+#[test]
+fn nobody_meets_oneself_in_a_call_whose_record_was_changed() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let friend = victim.others[0].clone();
+    let settings = Settings::default();
+    let call = CallId::derive(&friend, &settings, &[0; 32]);
+    let ticket = Ticket { call, creator: friend.clone(), settings, key: CallKey([0; 32]), chain: Vec::new() };
+    let members = [(friend.clone(), None), (victim.me.clone(), None)].into();
+    let standing = Standing::In { on_hold: false };
+    let calls = vec![KeptCall { ticket, from: friend.clone(), members, stay: u64::MAX, standing }];
+    victim.ask(Request::Restore { calls, rejoin: true });
+    let others: Vec<Did> = victim.engine.calls()[0].participants.iter().map(|other| other.did.clone()).collect();
+    assert_eq!(others, [friend]);
 }

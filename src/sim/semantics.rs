@@ -441,3 +441,46 @@ fn who_leaves_and_comes_back_at_once_takes_no_invitation_back_any_more() {
     drop(ledger);
     assert!(stage.all_hear_each_other(&[0, 1, 2], call));
 }
+
+#[test]
+fn who_comes_back_to_an_empty_call_can_ask_people_in_and_waits_for_them() {
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1, 2]);
+    for node in 0..3 {
+        assert_eq!(stage.ask(node, Request::Hangup(call)), Ok(Reply::Done));
+    }
+    stage.pass(Duration::from_secs(60));
+    stage.world.nodes[0].consent.insert(call);
+    assert_eq!(stage.ask(0, Request::Join(call, Former::Hold)), Ok(Reply::Done));
+    stage.world.nodes[2].rang.clear();
+    assert_eq!(invite(&mut stage, 0, call, &[2]), Ok(Reply::Done));
+    stage.until(1, "it rings", |stage| stage.rings(2));
+    stage.pass(Duration::from_secs(40));
+    stage.accept(2, call);
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[0, 2], call));
+}
+
+#[test]
+fn whom_another_one_asked_and_gave_up_can_be_asked_at_once() {
+    let mut stage = Stage::of(3);
+    let call = stage.offer(0, &[1, 2]);
+    stage.until(1, "both ring", |stage| stage.rings(1) && stage.rings(2));
+    stage.accept(1, call);
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert_eq!(invite(&mut stage, 1, call, &[2]), Ok(Reply::Done));
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(5));
+    assert!(stage.rings(2), "the second invitation holds");
+    stage.accept(2, call);
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[1, 2], call));
+}
+
+#[test]
+fn a_machine_that_slept_for_an_hour_can_join_nothing_of_before() {
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(stage.ask(1, Request::Hangup(call)), Ok(Reply::Done));
+    let woke = stage.world.input(1, Input::Woke(Duration::from_secs(3_601)));
+    assert!(woke.is_ok() && stage.world.nodes[1].node.past_calls().is_empty());
+    assert!(stage.world.nodes[1].kept.is_empty(), "its key is gone");
+}

@@ -144,6 +144,8 @@ impl Engine {
     pub(super) fn restore(&mut self, calls: Vec<KeptCall>, rejoin: bool, now: Now) -> Reply {
         for mut kept in calls {
             let (call, from) = (kept.ticket.call, kept.from.clone());
+            // Whatever stands in the file: nobody is a participant beside oneself.
+            kept.members.remove(&self.config.did);
             if self.calls.contains_key(&call) {
                 continue;
             }
@@ -197,6 +199,7 @@ impl Engine {
                 earlier(until);
             }
         }
+        self.past.values_mut().for_each(|(_, until)| earlier(until));
         let joined = self.calls.iter().filter(|(_, call)| call.instance().is_some()).map(|(id, _)| *id);
         for id in joined.collect::<Vec<_>>() {
             self.begin_anew(id, now);

@@ -66,7 +66,7 @@ impl Engine {
         if self.early_cancels.iter().any(|cancel| cancel.call == call && (cancel.from == from || cancel.from == *me)) {
             return self.acknowledge(call, &from, Sealing::Envelope, id);
         }
-        let glare = self.glare(&offer);
+        let glare = self.glare(&offer).filter(|_| !self.is_blocked(&from));
         if glare.is_some_and(|own| own < call) {
             // Ours wins: the other side finds that out by itself and comes over.
             self.remember_cancel(from.clone(), call, now);
@@ -137,11 +137,11 @@ impl Engine {
         if self.is_blocked(from) {
             return Welcome::Pretend;
         }
-        if self.do_not_disturb {
-            return Welcome::Silence;
+        let unasked = self.config.auto_accept == AutoAccept::All && !self.do_not_disturb;
+        if !unasked && !self.is_known(from) && !self.first_in_window(from, now) {
+            return Welcome::Pretend;
         }
-        let asked = self.config.auto_accept != AutoAccept::All && !self.is_known(from);
-        if asked && !self.first_in_window(from, now) { Welcome::Pretend } else { Welcome::Ring }
+        if self.do_not_disturb { Welcome::Silence } else { Welcome::Ring }
     }
 
     /// A stranger rings once in [`STRANGER_WINDOW`].
@@ -244,7 +244,10 @@ impl Engine {
     pub(super) fn handle_cancel(&mut self, from: &Did, id: MessageId, call: CallId, reason: CancelReason, now: Now) {
         let Some(known) = self.calls.get_mut(&call) else {
             if self.is_known(from) || self.config.who_may_ring == WhoMayRing::Anyone {
-                self.remember_cancel(from.clone(), call, now);
+                // What can be joined was here already: it overtakes nothing, and a new invitation is to ring.
+                if !self.past.contains_key(&call) {
+                    self.remember_cancel(from.clone(), call, now);
+                }
                 self.acknowledge(call, from, Sealing::Envelope, id);
             }
             return;
@@ -252,13 +255,7 @@ impl Engine {
         if !known.is_inviter(from) {
             return;
         }
-        known.also_from.remove(from);
-        if known.from == *from
-            && let Some(other) = known.also_from.pop_first()
-        {
-            known.from = other;
-        }
-        let still_invited = !known.is_inviter(from);
+        let still_invited = known.uninvite(from);
         let (phase, joined, on_hold) = (known.phase, known.instance().is_some(), known.on_hold);
         self.acknowledge(call, from, Sealing::Envelope, id);
         let others = self.present(call).iter().any(|did| did != from);
@@ -308,7 +305,11 @@ impl Engine {
             return;
         }
         let Some(known) = self.calls.get_mut(&call) else {
-            return self.remember_cancel(from.clone(), call, now);
+            match self.past.get_mut(&call) {
+                Some((kept, _)) => kept.stay = kept.stay.max(answered.joined.unwrap_or(0)),
+                None => self.remember_cancel(from.clone(), call, now),
+            }
+            return;
         };
         known.stay = known.stay.max(answered.joined.unwrap_or(0));
         let over = match (known.phase, answered.joined) {
