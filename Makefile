@@ -63,7 +63,8 @@ install: ## build a release and install it for this user (PREFIX=~/.local)
 	install -d '$(DESTDIR)$(UNIT_DIR)'
 	sed 's|%h/.local/bin|$(PREFIX)/bin|' systemd/telecon.service > '$(DESTDIR)$(UNIT_DIR)/telecon.service'
 	chmod 644 '$(DESTDIR)$(UNIT_DIR)/telecon.service'
-	echo 'Installed $(DESTDIR)$(PREFIX)/bin/telecon and $(DESTDIR)$(UNIT_DIR)/telecon.service'
+	install -m 644 systemd/telecon.socket '$(DESTDIR)$(UNIT_DIR)/telecon.socket'
+	echo 'Installed $(DESTDIR)$(PREFIX)/bin/telecon and telecon.service, telecon.socket in $(DESTDIR)$(UNIT_DIR)'
 	case ":$$PATH:" in *':$(PREFIX)/bin:'*) ;; *)
 		echo '$(PREFIX)/bin is not in PATH; for this shell: export PATH="$(PREFIX)/bin:$$PATH", and for later ones the same in ~/.profile' ;;
 	esac
@@ -71,8 +72,8 @@ install: ## build a release and install it for this user (PREFIX=~/.local)
 
 .PHONY: uninstall
 uninstall: ## remove what `make install` put in place; identity, contacts and configuration stay
-	@rm -f '$(DESTDIR)$(PREFIX)/bin/telecon' '$(DESTDIR)$(UNIT_DIR)/telecon.service'
-	echo 'Removed the binary and the unit. If it still runs: systemctl --user disable --now telecon'
+	@rm -f '$(DESTDIR)$(PREFIX)/bin/telecon' '$(DESTDIR)$(UNIT_DIR)/telecon.service' '$(DESTDIR)$(UNIT_DIR)/telecon.socket'
+	echo 'Removed the binary and the units. If it still runs: systemctl --user disable --now telecon.service telecon.socket'
 
 .PHONY: bench
 bench: ## measure memory, processor time and call set-up of a release build (docs/performance.md)

@@ -18,8 +18,9 @@ mod local;
 mod passphrase;
 mod show;
 mod text;
+mod transfer;
 
-use args::{Args, ConfigVerb, ContactVerb, IdVerb, Verb};
+use args::{Args, ConfigVerb, ContactVerb, IdVerb, Level, Switch, Verb};
 use exit::CliError;
 use text::Printer;
 
@@ -63,9 +64,13 @@ fn carry_out(args: Args) -> Result<(), CliError> {
 async fn ask(verb: Verb, paths: Paths, mut printer: Printer) -> Result<(), CliError> {
     let socket = paths.socket.as_path();
     match verb {
-        Verb::Call { who, wait: true } => return follow::call(socket, who, printer).await,
-        Verb::Watch { since } => return follow::watch(socket, since, printer).await,
-        Verb::Devices => return devices(&paths.config_file, socket, printer).await,
+        Verb::Call { who, wait: true, closed } => follow::call(socket, who, closed, printer).await,
+        Verb::Watch { since } => follow::watch(socket, since, printer).await,
+        Verb::History { limit, before, seen: true } => history(limit, before, socket, printer).await,
+        Verb::Contacts { verb: ContactVerb::Import { file, rename } } => {
+            transfer::import(socket, &file, rename, printer).await
+        }
+        Verb::Devices => devices(&paths.config_file, socket, printer).await,
         verb => {
             let Some((method, show)) = request(verb) else { return Ok(()) };
             let answer = Client::connect(socket).await?.request(method, None).await?;
@@ -82,10 +87,18 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
     Some(match verb {
         Verb::Id { verb: None } => (Method::IdentityShow {}, show::identity),
         Verb::Connect { address } => (Method::NetConnect { address }, show::connected),
-        Verb::Call { who, wait: _ } => (Method::CallOffer { who }, show::call_id),
-        Verb::Accept { call } => (Method::CallAccept { call }, show::accepted),
-        Verb::Reject { call } => (Method::CallReject { call, reason: None }, show::rejected),
+        Verb::Call { who, wait: _, closed } => (Method::CallOffer { who, closed }, show::call_id),
+        Verb::Accept { call, leave } => (Method::CallAccept { call, leave }, show::accepted),
+        Verb::Reject { call, reason, text } => (Method::CallReject { call, reason, text }, show::rejected),
         Verb::Hangup { call } => (Method::CallHangup { call }, show::hung_up),
+        Verb::Join { call, leave } => (Method::CallJoin { call, leave }, show::joined),
+        Verb::Invite { call, who } => (Method::CallInvite { call: Some(call), who }, show::invited),
+        Verb::Hold { call } => (Method::CallHold { call }, show::held),
+        Verb::Resume { call } => (Method::CallResume { call }, show::resumed),
+        Verb::Dnd { switch } => (Method::CallDoNotDisturb { on: switch == Switch::On }, show::do_not_disturb),
+        Verb::History { limit, before, seen: _ } => {
+            (Method::HistoryList { limit: Some(limit), before_ms: before }, show::history)
+        }
         Verb::Calls => (Method::CallList {}, show::calls),
         Verb::Status => (Method::DaemonStatus {}, show::status),
         Verb::Stats => (Method::MediaStats {}, show::stats),
@@ -93,18 +106,37 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
         Verb::Unmute => (Method::MediaUnmute {}, show::media),
         Verb::Deafen => (Method::MediaDeafen {}, show::media),
         Verb::Undeafen => (Method::MediaUndeafen {}, show::media),
+        Verb::Volume { who, level: Level::Percent(percent) } => (Method::MediaVolume { who, percent }, show::volume),
+        Verb::Volume { who, level: Level::Off } => (Method::MediaBlock { who }, show::volume),
+        Verb::Volume { who, level: Level::On } => (Method::MediaUnblock { who }, show::volume),
         Verb::Contacts { verb: ContactVerb::List } => (Method::ContactList {}, show::contacts),
         Verb::Contacts { verb: ContactVerb::Add { did, name, address } } => {
             (Method::ContactAdd { did, name, address }, show::added)
         }
         Verb::Contacts { verb: ContactVerb::Remove { who } } => (Method::ContactRemove { who }, show::removed),
+        Verb::Contacts { verb: ContactVerb::Allow { who } } => (Method::ContactAllow { who }, show::policy),
+        Verb::Contacts { verb: ContactVerb::Ask { who } } => (Method::ContactAsk { who }, show::policy),
+        Verb::Contacts { verb: ContactVerb::Block { who } } => (Method::ContactBlock { who }, show::policy),
+        Verb::Contacts { verb: ContactVerb::Export } => (Method::ContactExport {}, transfer::lines),
         Verb::Id { verb: Some(_) }
         | Verb::Daemon { .. }
         | Verb::Demo { .. }
         | Verb::Devices
         | Verb::Watch { .. }
-        | Verb::Config { .. } => return None,
+        | Verb::Config { .. }
+        | Verb::Contacts { verb: ContactVerb::Import { .. } } => return None,
     })
+}
+
+/// Shows the history, then marks everything up to what the daemon knew before it as seen.
+async fn history(limit: u32, before_ms: Option<u64>, socket: &Path, mut printer: Printer) -> Result<(), CliError> {
+    let mut client = Client::connect(socket).await?;
+    let status = client.request(Method::DaemonStatus {}, None).await?;
+    let answer = client.request(Method::HistoryList { limit: Some(limit), before_ms }, None).await?;
+    printer.answer(&answer, show::history)?;
+    let seq = status["seq"].as_u64().unwrap_or(0);
+    client.request(Method::EventsMark { seq }, None).await?;
+    Ok(())
 }
 
 /// Asks the daemon, which may run in another environment; without one, looks itself.

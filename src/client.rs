@@ -10,7 +10,7 @@
 //! // Watch first, ask then: no event of the new call is missed.
 //! let mut watch = Client::connect(&socket).await?.watch(None).await?;
 //! let mut client = Client::connect(&socket).await?;
-//! let offered = client.request(Method::CallOffer { who: vec!["bob".into()] }, None).await?;
+//! let offered = client.request(Method::CallOffer { who: vec!["bob".into()], closed: false }, None).await?;
 //! println!("the call is {}", offered["call"]);
 //! while let Some(event) = watch.next().await {
 //!     println!("{}", event?);

@@ -148,6 +148,8 @@ pub struct Call {
     pub reconnect_seconds: u32,
     /// How long a call that everybody else left goes on; 0: until it is hung up.
     pub grace_seconds: u32,
+    /// A daemon that ended in a call without leaving it goes back when it starts again.
+    pub rejoin: bool,
 }
 
 /// `[call] auto_accept`
@@ -211,6 +213,7 @@ impl Default for Call {
             who_may_ring: WhoMayRing::Anyone,
             reconnect_seconds: 45,
             grace_seconds: 10,
+            rejoin: true,
         }
     }
 }

@@ -8,3 +8,5 @@ mod rpc;
 pub mod server;
 pub(crate) mod socket;
 pub mod wire;
+
+pub use rpc::MAX_REQUEST_BYTES;

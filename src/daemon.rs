@@ -16,6 +16,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::net::UnixListener,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -45,28 +46,38 @@ use crate::{
         seal::Sealer,
         signal::Topic,
     },
-    store::{Contact, Store, StoreError},
+    store::{Store, StoreError},
 };
 
+mod clock;
 #[cfg(test)]
 mod e2e;
 mod idempotency;
 mod journal;
 mod outputs;
+mod people;
 mod requests;
 mod resolve;
+mod rung;
 mod start;
+mod systemd;
 #[cfg(test)]
 mod tests;
 mod views;
 
+use clock::Reading;
 use idempotency::Answers;
 use journal::Journal;
+use people::People;
+use rung::Rung;
+use systemd::Watchdog;
 
 /// Most slow requests (dialling, listing devices, long replays) at once; one more is told to try again.
 const MAX_TASKS: usize = 16;
 /// The timer's branch stands before those of legs and network; this keeps it from starving them.
 const TIMER_REST: Duration = Duration::from_millis(1);
+/// How often the clocks are looked at: no timer rings when the machine wakes up. Gossip's heartbeat comes as often anyway.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long the last messages (Leave, Cancel) may take to be acknowledged when the daemon stops.
 const OUTBOX_PATIENCE: Duration = Duration::from_secs(1);
 /// How long after that legs may take to close.
@@ -107,10 +118,12 @@ pub enum DaemonError {
 
 /// Runs until SIGTERM, SIGINT, SIGHUP or `daemon.stop`, then leaves all calls and tells the others (3 s at most). A second signal
 /// returns at once.
-pub async fn run(paths: Paths, config: Config) -> Result<(), DaemonError> {
+///
+/// `socket`: the control socket, where systemd made it ([`crate::control::server::handed_over`]).
+pub async fn run(paths: Paths, config: Config, socket: Option<UnixListener>) -> Result<(), DaemonError> {
     let mut signals = Signals::install()?;
-    let (mut daemon, mut doors) = start::start(&paths, config)?;
-    notify(&[sd_notify::NotifyState::Ready]);
+    let (mut daemon, mut doors) = start::start(&paths, config, socket).await?;
+    systemd::ready();
     info!("ready");
     let ended = daemon.serve(&mut doors, &mut signals).await;
     let server = doors.turn_away();
@@ -142,17 +155,20 @@ struct Daemon {
     net: Net,
     audio: Audio,
     store: Store,
-    /// A copy of the store's, so that names are found without the disk.
-    contacts: Vec<Contact>,
+    people: People,
+    rung: Rung,
     journal: Journal,
     answers: Answers,
-    /// Bounded by the core: 31 participants, and those that are closing.
-    legs: BTreeMap<LegId, Leg>,
+    /// To whom each leads. Bounded by the core: 31 participants, and those that are closing.
+    legs: BTreeMap<LegId, (Did, Leg)>,
     leg_events: mpsc::Sender<(LegId, LegEvent)>,
     ice: Arc<IceConfig>,
     tasks: Arc<Semaphore>,
     started: Instant,
     timer_rests_until: Instant,
+    /// As they were in the loop's last turn.
+    clocks: Reading,
+    watchdog: Watchdog,
     stopping: Option<Stopping>,
 }
 
@@ -170,6 +186,16 @@ struct Doors {
     server: Server,
 }
 
+/// What happened to the loop.
+enum Turn {
+    Command(Command),
+    Signal,
+    Timer,
+    Audio(AudioEvent),
+    Leg(LegId, LegEvent),
+    Net(NetEvent),
+}
+
 /// The end, once it is asked for.
 #[derive(Debug, Clone, Copy)]
 struct Stopping {
@@ -181,39 +207,45 @@ impl Daemon {
     async fn serve(&mut self, doors: &mut Doors, signals: &mut Signals) -> Result<End, DaemonError> {
         self.carry_out(now());
         while !self.finished(Instant::now()) {
-            let wake = self.wake_at();
-            tokio::select! {
-                biased;
-                command = doors.commands.recv() => {
-                    let command = command.ok_or(DaemonError::Ended("control socket"))?;
-                    self.command(command, now());
-                }
-                () = signals.recv() => {
-                    if self.stopping.is_some() {
-                        return Ok(End::AtOnce);
-                    }
-                    self.stop(now());
-                }
-                () = sleep_until(wake.into()) => {
+            let turn = doors.next(self.wake_at(), signals).await?;
+            self.look_at_the_clocks();
+            match turn {
+                Turn::Command(command) => self.command(command, now()),
+                Turn::Signal if self.stopping.is_some() => return Ok(End::AtOnce),
+                Turn::Signal => self.stop(now()),
+                Turn::Timer => {
                     self.node.handle_timeout(now());
                     self.timer_rests_until = Instant::now() + TIMER_REST;
                 }
-                Some(event) = doors.audio.recv() => self.audio_event(event, now()),
-                Some((id, event)) = doors.legs.recv() => self.leg_event(id, event, now()),
-                event = doors.net.recv() => self.net_event(event.ok_or(DaemonError::Ended("network"))?, now()),
+                Turn::Audio(event) => self.audio_event(event, now()),
+                Turn::Leg(id, event) => self.leg_event(id, event, now()),
+                Turn::Net(event) => self.net_event(event, now()),
             }
             self.carry_out(now());
         }
         Ok(End::InOrder)
     }
 
-    /// The core's next timer, or the next limit of the stop; an hour when there is nothing to wait for.
+    /// Before anything else is handled: after a sleep nothing is as it was. And a loop that comes here is alive.
+    fn look_at_the_clocks(&mut self) {
+        let reading = Reading::now();
+        let slept = reading.slept_since(&self.clocks);
+        self.clocks = reading;
+        if let Some(slept) = slept {
+            info!(seconds = slept.as_secs(), "the machine slept");
+            self.node.handle_input(Input::Woke(slept), now());
+            self.carry_out(now());
+        }
+        self.watchdog.feed(Instant::now());
+    }
+
+    /// The core's next timer, the next limit of the stop, or the next look at the clocks.
     fn wake_at(&self) -> Instant {
         let limits = self.stopping.map(|stopping| [stopping.outbox_until, stopping.legs_until]);
         let now = Instant::now();
         let limits = limits.into_iter().flatten().filter(|limit| *limit > now);
         let timer = self.node.poll_timeout().map(|timer| timer.max(self.timer_rests_until));
-        limits.chain(timer).min().unwrap_or(now + Duration::from_secs(3600))
+        limits.chain(timer).chain(self.watchdog.due()).fold(now + LOOK, Instant::min)
     }
 
     fn finished(&self, now: Instant) -> bool {
@@ -228,7 +260,7 @@ impl Daemon {
         if self.stopping.is_some() {
             return;
         }
-        notify(&[sd_notify::NotifyState::Stopping]);
+        systemd::stopping();
         info!("stopping");
         let outbox_until = now.mono + OUTBOX_PATIENCE;
         self.stopping = Some(Stopping { outbox_until, legs_until: outbox_until + LEGS_PATIENCE });
@@ -240,7 +272,7 @@ impl Daemon {
     fn audio_event(&mut self, event: AudioEvent, now: Now) {
         match event {
             AudioEvent::FirstAudio(id) => self.node.handle_input(Input::Leg(id, LegEvent::FirstAudio), now),
-            AudioEvent::TalkedWhileMuted => self.journal.append(&mut self.store, Event::TalkedWhileMuted, now.unix_ms),
+            AudioEvent::TalkedWhileMuted => self.tell(Event::TalkedWhileMuted, now),
             // `status` asks the audio thread itself.
             AudioEvent::Changed => debug!("the sound devices changed"),
         }
@@ -267,12 +299,24 @@ impl Daemon {
                 }
             }
             NetEvent::ListenChanged => self.announce_addresses(now),
-            NetEvent::PeersChanged => {}
         }
     }
 }
 
 impl Doors {
+    /// What happens next, at `wake` at the latest.
+    async fn next(&mut self, wake: Instant, signals: &mut Signals) -> Result<Turn, DaemonError> {
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => command.map(Turn::Command).ok_or(DaemonError::Ended("control socket")),
+            () = signals.recv() => Ok(Turn::Signal),
+            () = sleep_until(wake.into()) => Ok(Turn::Timer),
+            Some(event) = self.audio.recv() => Ok(Turn::Audio(event)),
+            Some((id, event)) = self.legs.recv() => Ok(Turn::Leg(id, event)),
+            event = self.net.recv() => event.map(Turn::Net).ok_or(DaemonError::Ended("network")),
+        }
+    }
+
     /// Whoever still waits is told that the daemon stops, and so is whoever comes until the server is shut down.
     fn turn_away(mut self) -> Server {
         self.commands.close();
@@ -313,11 +357,4 @@ impl Signals {
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { mono: Instant::now(), unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
-}
-
-/// Tells systemd, where it started us (`Type=notify`).
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        debug!(%error, "systemd could not be told");
-    }
 }

@@ -39,7 +39,7 @@ use self::{
     outlet::Outlet,
     task::{Command, Task},
 };
-use crate::proto::signal::Contact;
+use crate::proto::{id::Did, signal::Contact};
 
 /// Events that wait for the daemon. When full, gossip messages are dropped; nothing else is (see [`NetEvent`]).
 const EVENTS: usize = 1024;
@@ -50,6 +50,8 @@ const MAX_TOPICS: usize = 1024;
 /// Call partners that gossip is always sent to and that are kept connected; for a new one, the oldest that is not connected
 /// is dropped.
 const MAX_PARTNERS: usize = 64;
+/// As many of them may be announced by one person, who has one device in a call, or two while it moves from one to the other.
+const MAX_OF_ONE: usize = 2;
 /// How long [`Net::connect`] takes at most.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long [`Net::shutdown`] takes at most.
@@ -130,8 +132,6 @@ pub enum NetEvent {
     },
     /// [`NetStatus::listen`] may have changed.
     ListenChanged,
-    /// [`NetStatus::peers`] may have changed.
-    PeersChanged,
 }
 
 /// A picture of the network, not older than the last change.
@@ -281,12 +281,13 @@ impl Net {
         self.command(Command::Forget(checked.map(|dialable| dialable.address).collect()));
     }
 
-    /// A participant of a call: dialled unless connected, and gossip is always sent to it directly. Nonsense is ignored;
-    /// at most [`MAX_ADDRESSES`] addresses are used, and no names.
-    /// While `MAX_PARTNERS` of them are connected, a further one is dialled once and that is all.
-    pub fn dial(&self, contact: Contact) {
+    /// A participant of a call announced this node: it is dialled unless connected, and gossip is always sent to it directly.
+    /// Nonsense is ignored; at most [`MAX_ADDRESSES`] addresses are used, and no names.
+    /// While `MAX_PARTNERS` of them, or `MAX_OF_ONE` of the same person, are connected, a further one is dialled once and that
+    /// is all.
+    pub fn dial(&self, did: Did, contact: Contact) {
         match address::check_contact(&contact) {
-            Some((peer, addresses)) => self.command(Command::Dial { peer, addresses }),
+            Some((peer, addresses)) => self.command(Command::Dial { did, peer, addresses }),
             None => tracing::debug!("a participant told no address that can be dialled"),
         }
     }
@@ -312,6 +313,12 @@ impl Net {
     /// The latest picture; never waits for the task.
     pub fn status(&self) -> NetStatus {
         self.status.borrow().clone()
+    }
+
+    /// Waits until there is an address at which this node can be dialled, or until the network has stopped.
+    pub async fn listening(&self) {
+        let mut status = self.status.clone();
+        let _stopped = status.wait_for(|status| !status.listen.is_empty()).await;
     }
 
     /// How often something was dropped.

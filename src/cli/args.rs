@@ -1,8 +1,8 @@
 //! What can be typed. Each verb's help ends with an example; the program's help begins with some.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 const EXAMPLES: &str = "Examples:
   telecon demo                              hear a group call of three daemons on this machine
@@ -11,7 +11,9 @@ const EXAMPLES: &str = "Examples:
   telecon contacts add did:key:z6Mk… bob --address /ip4/192.0.2.7/udp/4001/quic-v1
                                             remember a friend, and where to find him
   telecon call bob carol --wait             call them, and wait until somebody is there
-  telecon accept                            take the call that rings
+  telecon accept                            take the call that rings; an active one is put on hold
+  telecon join                              go back to a call that was left or missed
+  telecon history                           which calls there were
 ";
 
 /// Peer-to-peer voice calls
@@ -63,27 +65,45 @@ pub enum Verb {
     },
     /// Offer a call and print its id
     #[command(after_help = "Example: telecon call bob did:key:z6Mk… --wait\n\n\
-        With --wait the exit code is 0 when somebody is there, 10 declined, 11 no answer,\n\
-        12 busy, 13 unreachable, 14 media failed. Ctrl-C ends the waiting, not the call.")]
+        A call that is active is put on hold. With --wait the exit code is 0 when somebody is there, 10 declined,\n\
+        11 no answer, 12 busy, 13 unreachable, 14 media failed. Ctrl-C ends the waiting, not the call.")]
     Call {
         /// DIDs or names of contacts
         #[arg(required = true, value_name = "WHO")]
         who: Vec<String>,
+        /// Let nobody else invite more people
+        #[arg(long)]
+        closed: bool,
         /// Follow the call until it is joined or over
         #[arg(long)]
         wait: bool,
     },
     /// Take a ringing call
-    #[command(after_help = "Example: telecon accept 0b1e")]
+    #[command(
+        after_help = "Example: telecon accept 0b1e\n\nA call that is active is put on hold, or left with --leave."
+    )]
     Accept {
         /// Id or its beginning; may be left out when only one call rings
         call: Option<String>,
+        /// Leave the active call instead of putting it on hold
+        #[arg(long)]
+        leave: bool,
     },
     /// Refuse a ringing call
-    #[command(visible_alias = "decline", after_help = "Example: telecon reject")]
+    #[command(
+        visible_alias = "decline",
+        after_help = "Example: telecon reject --reason not_now --text \"in an hour?\"\n\n\
+            The caller is told the reason and the text, which has 160 bytes at most."
+    )]
     Reject {
         /// Id or its beginning; may be left out when only one call rings
         call: Option<String>,
+        /// Why
+        #[arg(long, value_name = "WORD", value_parser = ["declined", "busy", "do_not_disturb", "not_now"])]
+        reason: Option<String>,
+        /// A few words for the caller
+        #[arg(long)]
+        text: Option<String>,
     },
     /// Leave a call, or take an offer back
     #[command(after_help = "Example: telecon hangup")]
@@ -91,9 +111,59 @@ pub enum Verb {
         /// Id or its beginning; may be left out when only one call can be meant
         call: Option<String>,
     },
-    /// List all calls
+    /// Go back to a call that was left, or to one that was missed less than an hour ago
+    #[command(after_help = "Example: telecon join\n\nA call that is active is put on hold, or left with --leave.")]
+    Join {
+        /// Id or its beginning; may be left out when only one call can be meant
+        call: Option<String>,
+        /// Leave the active call instead of putting it on hold
+        #[arg(long)]
+        leave: bool,
+    },
+    /// Ask more people into a call
+    #[command(after_help = "Example: telecon invite 0b1e carol")]
+    Invite {
+        /// Id or its beginning
+        call: String,
+        /// DIDs or names of contacts
+        #[arg(required = true, value_name = "WHO")]
+        who: Vec<String>,
+    },
+    /// Put a call on hold: neither speak nor hear, and come back later
+    #[command(after_help = "Example: telecon hold")]
+    Hold {
+        /// Id or its beginning; left out: the active call
+        call: Option<String>,
+    },
+    /// Take a call from hold
+    #[command(after_help = "Example: telecon resume\n\nA call that is active is put on hold.")]
+    Resume {
+        /// Id or its beginning; may be left out when only one call is on hold
+        call: Option<String>,
+    },
+    /// Do not disturb: let no call ring, or let calls ring again
+    #[command(after_help = "Example: telecon dnd on\n\n\
+        Contacts who call are told so. Calls that did not ring are in `telecon history`.")]
+    Dnd {
+        /// Whether calls are kept silent
+        switch: Switch,
+    },
+    /// List all calls, and those that can be joined again
     #[command(after_help = "Example: telecon calls")]
     Calls,
+    /// Show which calls there were, the latest first
+    #[command(after_help = "Example: telecon history --seen")]
+    History {
+        /// Show at most so many
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+        limit: u32,
+        /// Only calls that began before this unix time in ms, as `started_ms` in --json: to read on
+        #[arg(long, value_name = "MS")]
+        before: Option<u64>,
+        /// Mark everything so far as seen: `telecon status` counts missed calls from there
+        #[arg(long)]
+        seen: bool,
+    },
     /// Show the daemon's state
     #[command(after_help = "Example: telecon status --json")]
     Status,
@@ -112,10 +182,21 @@ pub enum Verb {
     /// Switch the speaker on
     #[command(after_help = "Example: telecon undeafen")]
     Undeafen,
+    /// Make one person louder, softer or silent for yourself
+    #[command(after_help = "Example: telecon volume bob 150\n\n\
+        off does not play the person at all and on does again, as loud as before; the person is not told.\n\
+        For contacts it is kept for good, for others until the daemon ends. To refuse calls: telecon contacts block.")]
+    Volume {
+        /// DID or name of a contact
+        who: String,
+        /// 0 to 200 percent, off or on
+        #[arg(value_name = "PERCENT|off|on")]
+        level: Level,
+    },
     /// List microphones and speakers
     #[command(after_help = "Example: telecon devices")]
     Devices,
-    /// List, add and remove contacts
+    /// List and change contacts, and decide how their calls are taken
     #[command(after_help = "Example: telecon contacts list")]
     Contacts {
         #[command(subcommand)]
@@ -160,6 +241,69 @@ pub enum ContactVerb {
         /// Name or DID
         who: String,
     },
+    /// Take a contact's calls without asking, as an intercom does
+    #[command(after_help = "Example: telecon contacts allow door")]
+    Allow {
+        /// Name or DID
+        who: String,
+    },
+    /// Let a contact's calls ring, as they do at first
+    #[command(after_help = "Example: telecon contacts ask bob")]
+    Ask {
+        /// Name or DID
+        who: String,
+    },
+    /// Take no calls of a contact; it is not told, and sees a call that nobody answers
+    #[command(after_help = "Example: telecon contacts block mallory")]
+    Block {
+        /// Name or DID
+        who: String,
+    },
+    /// Add the contacts of a file, all or none
+    #[command(after_help = "Example: telecon contacts import contacts.jsonl\n\n\
+        The file has one JSON object a line, as `telecon contacts export` writes it; did and name are needed:\n\
+        {\"did\":\"did:key:z6Mk…\",\"name\":\"bob\",\"address\":\"/ip4/192.0.2.7/udp/4001/quic-v1\",\"policy\":\"ask\"}\n\n\
+        What was decided about contacts that are there already stays as it is.")]
+    Import {
+        /// The file, or - for the standard input
+        file: PathBuf,
+        /// Give contacts that are there under another name the name in the file
+        #[arg(long)]
+        rename: bool,
+    },
+    /// Print all contacts, one JSON object a line
+    #[command(after_help = "Example: telecon contacts export > contacts.jsonl")]
+    Export,
+}
+
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// How loud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Percent(u16),
+    Off,
+    On,
+}
+
+impl FromStr for Level {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_suffix('%').unwrap_or(text) {
+            "off" => Ok(Self::Off),
+            "on" => Ok(Self::On),
+            number => match number.parse() {
+                Ok(percent @ 0..=200) => Ok(Self::Percent(percent)),
+                Ok(_) | Err(_) => Err("write 0 to 200, off or on"),
+            },
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Subcommand)]

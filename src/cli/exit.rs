@@ -72,7 +72,9 @@ fn code_of(failure: &Failure) -> u8 {
     match failure.code.as_str() {
         "unknown_method" | "bad_params" | "invalid_request" | "parse_error" | "line_too_long" => USAGE,
         "unreachable" => UNREACHABLE,
-        "in_a_call" | "too_many_clients" | "try_again" | "stopping" | "store_failed" | "answer_too_long" => TRY_AGAIN,
+        "too_many_calls" | "too_many_clients" | "try_again" | "stopping" | "store_failed" | "answer_too_long" => {
+            TRY_AGAIN
+        }
         "not_permitted" => NOT_PERMITTED,
         "internal" => FAILED,
         _ => BAD_DATA,
@@ -96,7 +98,8 @@ impl From<DaemonError> for CliError {
         let code = match &error {
             DaemonError::Serve(ServeError::AlreadyRunning { .. }) => TRY_AGAIN,
             DaemonError::Serve(ServeError::Directory(DirectoryError::Shared { .. })) => NOT_PERMITTED,
-            DaemonError::Address { .. } | DaemonError::Serve(ServeError::PathTooLong { .. }) => BAD_CONFIG,
+            DaemonError::Address { .. }
+            | DaemonError::Serve(ServeError::PathTooLong { .. } | ServeError::HandedOver { .. }) => BAD_CONFIG,
             DaemonError::Identity(_)
             | DaemonError::Store(_)
             | DaemonError::Serve(
@@ -156,7 +159,7 @@ mod tests {
             ("unknown_contact", BAD_DATA),
             ("no_such_call", BAD_DATA),
             ("bad_params", USAGE),
-            ("in_a_call", TRY_AGAIN),
+            ("too_many_calls", TRY_AGAIN),
             ("unreachable", UNREACHABLE),
         ] {
             let failure = Failure { code: word.into(), message: "…".into() };

@@ -17,15 +17,19 @@ use super::{
 };
 
 /// `telecon call WHO… --wait`: watches before it calls, so that no event is missed.
-pub async fn call(socket: &Path, who: Vec<String>, mut printer: Printer) -> Result<(), CliError> {
+pub async fn call(socket: &Path, who: Vec<String>, closed: bool, mut printer: Printer) -> Result<(), CliError> {
     let mut watch = Client::connect(socket).await?.watch(None).await?;
     let mut client = Client::connect(socket).await?;
     let names = Names::of(&client.request(Method::ContactList {}, None).await?).with_own(&watch.snapshot);
-    let offered = client.request(Method::CallOffer { who }, None).await?;
+    let offered = client.request(Method::CallOffer { who, closed }, None).await?;
     printer.answer(&offered, show::call_id)?;
     let mut follow = Follow::new(&offered);
-    while let Some(event) = watch.next().await {
-        let event = event?;
+    let mut unread = pin!(reader_gone());
+    loop {
+        let event = tokio::select! {
+            next = watch.next() => next.ok_or_else(gone)??,
+            () = &mut unread => return Ok(()),
+        };
         let Some(step) = follow.step(&event) else { continue };
         if printer.is_json() {
             printer.print(&text::json_line(&event))?;
@@ -38,28 +42,27 @@ pub async fn call(socket: &Path, who: Vec<String>, mut printer: Printer) -> Resu
             Step::Over(code) => return Err(CliError::new(code, show::over(&event))),
         }
     }
-    Err(gone())
 }
 
 /// `telecon watch`
 pub async fn watch(socket: &Path, since: Option<u64>, mut printer: Printer) -> Result<(), CliError> {
     let mut client = Client::connect(socket).await?;
-    let names = Names::of(&client.request(Method::ContactList {}, None).await?);
-    let mut watch = client.watch(since).await?;
-    let names = names.with_own(&watch.snapshot);
+    let mut watch = Client::connect(socket).await?.watch(since).await?;
+    let snapshot = watch.snapshot.take();
+    let mut names = Names::of(&client.request(Method::ContactList {}, None).await?).with_own(&snapshot);
     if printer.is_json() {
-        let snapshot = watch.snapshot.take();
         let line = json!({ "event": "snapshot", "seq": snapshot["seq"], "snapshot": snapshot });
         printer.print(&text::json_line(&line))?;
     }
     let mut unread = pin!(reader_gone());
     loop {
-        let next = tokio::select! {
-            next = watch.next() => next,
+        let event = tokio::select! {
+            next = watch.next() => next.ok_or_else(gone)??,
             () = &mut unread => return Ok(()),
         };
-        let Some(event) = next else { return Err(gone()) };
-        let event = event?;
+        if event["event"] == "contacts_changed" {
+            names = Names::of(&client.request(Method::ContactList {}, None).await?).with_own(&snapshot);
+        }
         let line = if printer.is_json() { text::json_line(&event) } else { show::event(&event, &names) };
         printer.print(&line)?;
     }

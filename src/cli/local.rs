@@ -11,7 +11,8 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     audio,
     config::{self, Audio, Backend, Config, ConfigError, Paths},
-    daemon,
+    control::server,
+    daemon::{self, DaemonError},
     demo::{self, Progress},
 };
 
@@ -46,8 +47,10 @@ pub fn daemon(mut paths: Paths, config: Option<PathBuf>) -> Result<(), CliError>
     }
     let config = Config::load(&paths.config_file)?;
     start_log(LOG)?;
+    // Before the runtime has threads, since it changes the environment.
+    let socket = server::handed_over(&paths.socket).map_err(DaemonError::from)?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
-    Ok(runtime.block_on(daemon::run(paths, config))?)
+    Ok(runtime.block_on(daemon::run(paths, config, socket))?)
 }
 
 /// `telecon demo`

@@ -3,11 +3,15 @@
 //! Pure: JSON in, text out. Everything passes `text`, so that nobody's words reach the terminal as they are. A field
 //! that is missing shows as `-`: an older daemon is no reason to show nothing.
 
+mod events;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::text::{facts, safe, table};
+
+pub use events::{event, over, step};
 
 /// What contacts are called.
 #[derive(Debug, Default)]
@@ -104,6 +108,50 @@ pub fn hung_up(answer: &Value) -> String {
     line(&format!("hung up {}", word(&answer["call"])))
 }
 
+/// `telecon join`
+pub fn joined(answer: &Value) -> String {
+    line(&format!("joined {}", word(&answer["call"])))
+}
+
+/// `telecon invite`
+pub fn invited(answer: &Value) -> String {
+    let count = list(answer, "invitees").len();
+    let people = if count == 1 { "person" } else { "people" };
+    line(&format!("invited {count} {people} to {}", word(&answer["call"])))
+}
+
+/// `telecon hold`
+pub fn held(answer: &Value) -> String {
+    line(&format!("{} is on hold", word(&answer["call"])))
+}
+
+/// `telecon resume`
+pub fn resumed(answer: &Value) -> String {
+    line(&format!("{} goes on", word(&answer["call"])))
+}
+
+/// `telecon dnd`
+pub fn do_not_disturb(answer: &Value) -> String {
+    line(&format!("do not disturb is {}", on_off(&answer["do_not_disturb"])))
+}
+
+fn on_off(value: &Value) -> &'static str {
+    match value.as_bool() {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "-",
+    }
+}
+
+/// `telecon volume`
+pub fn volume(answer: &Value) -> String {
+    line(&format!("{} is {}", word(&answer["did"]), loudness(&answer["volume_percent"], &answer["audio_blocked"])))
+}
+
+fn loudness(percent: &Value, blocked: &Value) -> String {
+    if *blocked == true { "not heard".into() } else { format!("heard at {} %", word(percent)) }
+}
+
 /// `telecon mute` and its like.
 pub fn media(answer: &Value) -> String {
     line(&media_words(answer))
@@ -120,12 +168,17 @@ fn media_words(answer: &Value) -> String {
 
 /// `telecon calls`
 pub fn calls(answer: &Value) -> String {
-    let calls = list(answer, "calls");
-    if calls.is_empty() {
-        return line("no calls");
-    }
-    let row = |call: &Value| vec![word(&call["call"]), spoken(&call["state"]), caller(call), with(call)];
-    table(&["CALL", "STATE", "FROM", "WITH"], &calls.iter().map(row).collect::<Vec<_>>())
+    let state = |call: &Value| match call["state"].as_str() {
+        Some("past") => "can be joined".into(),
+        _ => spoken(&call["state"]),
+    };
+    let row = |call: &Value| vec![word(&call["call"]), state(call), caller(call), with(call)];
+    let rows: Vec<_> = list(answer, "calls").iter().chain(list(answer, "past")).map(row).collect();
+    if rows.is_empty() { line("no calls") } else { table(&["CALL", "STATE", "FROM", "WITH"], &rows) }
+}
+
+fn people(call: &Value) -> String {
+    list(call, "participants").iter().map(person).collect::<Vec<_>>().join(", ")
 }
 
 /// Who made the call, by name where one is known.
@@ -136,22 +189,37 @@ fn caller(call: &Value) -> String {
     let inviter = list(call, "participants").iter().find(|one| one["did"] == call["from"]);
     match (inviter, call["state"].as_str()) {
         (Some(inviter), _) => person(inviter),
-        (None, Some("outgoing" | "active")) => "you".into(),
+        // Everybody else is among the participants.
+        (None, Some("outgoing" | "active" | "on_hold" | "past")) => "you".into(),
         (None, _) => word(&call["from"]),
     }
 }
 
 /// Everybody else, with their states; these say nothing before the call is accepted, as nobody is connected to yet.
 fn with(call: &Value) -> String {
-    let rings = call["state"] == "incoming";
+    if matches!(call["state"].as_str(), Some("incoming" | "past")) {
+        return people(call);
+    }
     let participants = list(call, "participants").iter().map(|one| {
-        if rings {
-            return person(one);
-        }
         let muted = if one["muted"] == true { ", muted" } else { "" };
-        format!("{} ({}{muted})", person(one), spoken(&one["state"]))
+        let heard = match (&one["audio_blocked"], one["volume_percent"].as_u64()) {
+            (Value::Bool(true), _) => ", not heard".into(),
+            (_, Some(percent)) if percent != 100 => format!(", {percent} %"),
+            _ => String::new(),
+        };
+        let decline = &one["decline"];
+        let why = if decline.is_object() { format!(": {}", reason(decline)) } else { String::new() };
+        format!("{} ({}{why}{muted}{heard})", person(one), spoken(&one["state"]))
     });
     participants.collect::<Vec<_>>().join(", ")
+}
+
+/// A no in words: `not now, "in an hour?"`.
+fn reason(decline: &Value) -> String {
+    match decline["text"].as_str() {
+        Some(text) => format!("{}, \"{text}\"", spoken(&decline["reason"])),
+        None => spoken(&decline["reason"]),
+    }
 }
 
 /// `telecon status`
@@ -170,29 +238,35 @@ pub fn status(answer: &Value) -> String {
     let mut all = vec![
         ("did", word(&answer["did"])),
         ("peer id", word(&answer["peer_id"])),
-        ("version", format!("{}, up {}", word(&answer["version"]), uptime(&answer["uptime_s"]))),
+        (
+            "version",
+            format!("{}, up {}", word(&answer["version"]), answer["uptime_s"].as_u64().map_or("-".into(), duration)),
+        ),
         ("addresses", lines(answer, "listen")),
         ("peers", word(&answer["peers"])),
         ("call", active),
     ];
+    let held = list(answer, "held").iter().map(|call| format!("{}, with {}", short_id(&call["call"]), with(call)));
     let ringing =
         list(answer, "pending").iter().map(|call| format!("{} from {}", short_id(&call["call"]), caller(call)));
-    let ringing = ringing.collect::<Vec<_>>().join("\n");
-    if !ringing.is_empty() {
-        all.push(("ringing", ringing));
-    }
+    let missed = match answer["missed"].as_u64() {
+        Some(count @ 1..) => format!("{count}; telecon history --seen shows and forgets them"),
+        Some(0) | None => String::new(),
+    };
+    let more = [("on hold", held.collect::<Vec<_>>().join("\n")), ("ringing", ringing.collect::<Vec<_>>().join("\n"))];
+    all.extend(more.into_iter().chain([("missed", missed)]).filter(|(_, text)| !text.is_empty()));
     all.push(("sound", sound));
-    all.push(("switches", media_words(answer)));
+    let quiet = if answer["do_not_disturb"] == true { ", do not disturb" } else { "" };
+    all.push(("switches", media_words(answer) + quiet));
     facts(&all)
 }
 
-fn uptime(seconds: &Value) -> String {
-    match seconds.as_u64() {
-        None => "-".into(),
-        Some(s) if s < 60 => format!("{s} s"),
-        Some(s) if s < 3600 => format!("{} min", s / 60),
-        Some(s) if s < 86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
-        Some(s) => format!("{} days {} h", s / 86_400, s % 86_400 / 3600),
+fn duration(seconds: u64) -> String {
+    match seconds {
+        s @ ..60 => format!("{s} s"),
+        s @ ..3600 => format!("{} min", s / 60),
+        s @ ..86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
+        s => format!("{} days {} h", s / 86_400, s % 86_400 / 3600),
     }
 }
 
@@ -263,14 +337,92 @@ pub fn devices(answer: &Value) -> String {
     table(&["DIRECTION", "NAME", "DESCRIPTION", ""], &devices.iter().map(row).collect::<Vec<_>>())
 }
 
+/// `telecon history`
+pub fn history(answer: &Value) -> String {
+    let calls = list(answer, "history");
+    if calls.is_empty() {
+        return line("no calls yet");
+    }
+    let row = |call: &Value| {
+        let who = match call["direction"].as_str() {
+            Some("out") => format!("to {}", people(call)),
+            Some(_) | None => {
+                let others = list(call, "participants").iter().filter(|one| one["did"] != call["from"]);
+                let others: Vec<_> = others.map(person).collect();
+                let with = if others.is_empty() { String::new() } else { format!(", with {}", others.join(", ")) };
+                let stranger = if call["known"] == false { " (not a contact)" } else { "" };
+                format!("from {}{stranger}{with}", caller(call))
+            }
+        };
+        let what = if call["outcome"].is_null() { "goes on".into() } else { spoken(&call["outcome"]) };
+        vec![date(&call["started_ms"]), short_id(&call["call"]), who, what, lasted(call)]
+    };
+    table(&["BEGAN", "CALL", "WHO", "WHAT", "LASTED"], &calls.iter().map(row).collect::<Vec<_>>())
+}
+
+/// From when somebody was there until the end.
+fn lasted(call: &Value) -> String {
+    match (call["joined_ms"].as_u64(), call["ended_ms"].as_u64()) {
+        (Some(joined), Some(ended)) => duration(ended.saturating_sub(joined) / 1000),
+        _ => String::new(),
+    }
+}
+
+/// Day and minute, UTC.
+fn date(ms: &Value) -> String {
+    let Some(ms) = ms.as_u64() else { return "-".into() };
+    let (days, s) = (ms / 86_400_000, ms / 1000 % 86_400);
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}Z", s / 3600, s / 60 % 60)
+}
+
+/// The date that many days after 1970-01-01, in the Gregorian calendar: years that begin in March have their leap day at the end
+/// (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let since_0000_03_01 = days + 719_468;
+    let (era, of_era) = (since_0000_03_01 / 146_097, since_0000_03_01 % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
 /// `telecon contacts list`
 pub fn contacts(answer: &Value) -> String {
     let contacts = list(answer, "contacts");
     if contacts.is_empty() {
         return line("no contacts; add one with: telecon contacts add DID NAME");
     }
-    let row = |one: &Value| vec![word(&one["name"]), word(&one["did"]), word(&one["address"])];
-    table(&["NAME", "DID", "ADDRESS"], &contacts.iter().map(row).collect::<Vec<_>>())
+    let row = |one: &Value| {
+        let heard = match (&one["audio_blocked"], one["volume_percent"].as_u64()) {
+            (Value::Bool(true), _) => "off".into(),
+            (_, Some(percent)) => format!("{percent} %"),
+            _ => "-".into(),
+        };
+        vec![word(&one["name"]), word(&one["did"]), word(&one["policy"]), heard, word(&one["address"])]
+    };
+    table(&["NAME", "DID", "CALLS", "VOLUME", "ADDRESS"], &contacts.iter().map(row).collect::<Vec<_>>())
+}
+
+/// `telecon contacts allow` and its like.
+pub fn policy(answer: &Value) -> String {
+    let how = match answer["policy"].as_str() {
+        Some("allow") => "is taken without asking",
+        Some("ask") => "rings",
+        Some("block") => "is not taken, and not told so",
+        Some(_) | None => "-",
+    };
+    line(&format!("who calls as {} {how}", word(&answer["name"])))
+}
+
+/// `telecon contacts import`
+pub fn imported(answer: &Value) -> String {
+    let counts = ["added", "changed", "unchanged"].map(|key| format!("{} {key}", word(&answer[key])));
+    let renamed = list(answer, "renamed").iter();
+    let renamed = renamed.map(|one| line(&format!("{} is now {}", word(&one["from"]), word(&one["to"]))));
+    line(&counts.join(", ")) + &renamed.collect::<String>()
 }
 
 /// `telecon contacts add`
@@ -283,60 +435,6 @@ pub fn added(answer: &Value) -> String {
 /// `telecon contacts remove`
 pub fn removed(_: &Value) -> String {
     line("removed")
-}
-
-/// One event of `telecon watch`: time (UTC), seq, what happened.
-pub fn event(event: &Value, names: &Names) -> String {
-    let time = event["time_ms"].as_u64().map_or("-".into(), |ms| {
-        let s = ms / 1000 % 86_400;
-        format!("{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
-    });
-    line(&format!("{time} {:>5}  {}", word(&event["seq"]), happened(event, names)))
-}
-
-/// One event of a call that is followed.
-pub fn step(event: &Value, names: &Names) -> String {
-    match event["event"].as_str() {
-        Some("participant_changed") => line(&format!("{} {}", names.name(&event["did"]), spoken(&event["state"]))),
-        // The id was printed, and how it ended is the error that follows.
-        Some("call_offered" | "call_ended") => String::new(),
-        Some(_) | None => line(&happened(event, names)),
-    }
-}
-
-/// How a followed call ended without anybody being there.
-pub fn over(event: &Value) -> String {
-    match event["reason"].as_str() {
-        Some("declined") => "the call was declined".into(),
-        Some("busy") => "busy: in another call".into(),
-        Some("no_answer") => "nobody answered".into(),
-        Some("unreachable") => "unreachable: no device answered; is the other daemon running and connected?".into(),
-        Some("gone" | "empty") => "the call was accepted, but no audio connection came about".into(),
-        Some("hung_up") => "the call was hung up before anybody was there".into(),
-        Some("stopped") => "the daemon stopped".into(),
-        Some("answered_elsewhere") => "the call moved to another device".into(),
-        Some(_) | None => format!("the call is over: {}", spoken(&event["reason"])),
-    }
-}
-
-fn happened(event: &Value, names: &Names) -> String {
-    let call = short_id(&event["call"]);
-    let did = names.name(&event["did"]);
-    let all = |key: &str| list(event, key).iter().map(|did| names.name(did)).collect::<Vec<_>>().join(", ");
-    match event["event"].as_str() {
-        Some("call_offered") => format!("{call} calling {}", all("invitees")),
-        Some("call_rang") => {
-            let stranger = if event["known"] == false { " (not a contact)" } else { "" };
-            format!("{call} rings: {}{stranger}, with {}", names.name(&event["from"]), all("participants"))
-        }
-        Some("call_joined") => format!("{call} you are in"),
-        Some("call_ended") => format!("{call} ended: {}", spoken(&event["reason"])),
-        Some("participant_changed") => format!("{call} {did} {}", spoken(&event["state"])),
-        Some("participant_media") => format!("{call} {did} {}", media_words(event)),
-        Some("media_changed") => media_words(event),
-        Some(other) => format!("{other} {event}"),
-        None => event.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub enum Kind {
 pub const ICE_SERVER_KEYS: [&str; 3] = ["urls", "username", "credential"];
 
 /// All keys of the file.
-pub const KEYS: [Key; 21] = [
+pub const KEYS: [Key; 22] = [
     now("network.listen", Kind::Listen),
     now("network.peers", Kind::Dial),
     now("network.mdns", Kind::Switch),
@@ -78,6 +78,7 @@ pub const KEYS: [Key; 21] = [
     now("call.who_may_ring", Kind::Word(&["contacts", "anyone"])),
     now("call.reconnect_seconds", Kind::Seconds(1..=MAX_SECONDS)),
     now("call.grace_seconds", Kind::Seconds(0..=MAX_SECONDS)),
+    now("call.rejoin", Kind::Switch),
 ];
 
 const fn now(name: &'static str, kind: Kind) -> Key {

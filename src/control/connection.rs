@@ -10,8 +10,9 @@
 
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use rustix::net::{SendFlags, send, sockopt};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
@@ -253,6 +254,21 @@ impl Connection {
         self.say(&rpc::lagged_line());
         self.in_flight.clear();
         self.close_within(LAGGED_GRACE);
+        self.squeeze_out();
+    }
+
+    /// Writes past a reader that stands still: the kernel's buffer, which is full, is made larger for the last line. Without
+    /// room for it even so, the line waits for [`LAGGED_GRACE`] as any other would.
+    fn squeeze_out(&mut self) {
+        let stream: &UnixStream = self.write.as_ref();
+        let grown = sockopt::socket_send_buffer_size(stream)
+            .and_then(|bytes| sockopt::set_socket_send_buffer_size(stream, bytes));
+        // Not through tokio, which would wait until half of the buffer is free.
+        let sent = grown.and_then(|()| send(stream, &self.output, SendFlags::DONTWAIT | SendFlags::NOSIGNAL));
+        match sent {
+            Ok(bytes) => self.output.advance(bytes),
+            Err(error) => tracing::debug!(%error, "a lagging client's last line waits"),
+        }
     }
 }
 

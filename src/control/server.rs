@@ -4,6 +4,7 @@
 //! anything. No daemon state lives here.
 
 use std::{
+    os::unix::net::UnixListener as StdListener,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -23,6 +24,8 @@ use super::{
     wire::{Command, Failure},
 };
 use crate::{private::DirectoryError, proto::id::Did};
+
+pub use socket::handed_over;
 
 /// Clients at once. One more gets a line that says so and is closed.
 pub const MAX_CLIENTS: usize = 64;
@@ -62,6 +65,14 @@ pub enum ServeError {
     /// The socket's directory; in a shared one somebody else could replace the socket.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// Not the socket that is wanted.
+    #[error("the socket that was handed over (LISTEN_FDS) cannot be used: {cause}; telecon.socket must have one line ListenStream={}", path.display())]
+    HandedOver {
+        /// Where it ought to be.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// A Unix socket's path is at most 107 bytes long (unix(7)).
     #[error("the socket's path {} is longer than 107 bytes; use a shorter --home", path.display())]
     PathTooLong {
@@ -104,11 +115,20 @@ impl Drop for Server {
     }
 }
 
-/// Opens the control socket (file 0600, directory 0700) and serves it. Must be called inside a tokio runtime.
+/// Serves the control socket: the one that systemd handed over, or a new one (file 0600, directory 0700). Must be called
+/// inside a tokio runtime.
 ///
 /// Each client has at most 16 requests in `commands` or with the daemon; when `commands` is full, clients wait in turn.
-pub fn serve(path: &Path, greeting: Greeting, commands: mpsc::Sender<Command>) -> Result<Server, ServeError> {
-    let (file, listener) = SocketFile::bind(path)?;
+pub fn serve(
+    path: &Path,
+    handed_over: Option<StdListener>,
+    greeting: Greeting,
+    commands: mpsc::Sender<Command>,
+) -> Result<Server, ServeError> {
+    let (file, listener) = match handed_over {
+        Some(listener) => SocketFile::adopt(path, listener)?,
+        None => SocketFile::bind(path)?,
+    };
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     let door = Door { greeting: greeting.line(), commands, stop: stop.clone(), tasks: tasks.clone() };

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     audio::SAMPLE_RATE_HZ,
-    client::{Client, Watch},
+    client::{Client, ClientError, Watch},
     config::Backend,
     control::wire::Method,
 };
@@ -41,7 +41,7 @@ impl Member {
         config.audio.output_file = dir.path().join("hears.wav").to_str().unwrap().into();
         let paths = Paths::resolve(Some(dir.path())).unwrap();
         let socket = paths.socket.clone();
-        let running = tokio::spawn(run(paths, config));
+        let running = tokio::spawn(run(paths, config, None));
         let client = connect(&socket).await;
         let events = connect(&socket).await.watch(None).await.unwrap();
         Self { dir, running, client, events }
@@ -139,10 +139,10 @@ async fn two_daemons_hear_each_other_and_end_the_call_together() {
     let mut bert = Member::start(880.0, vec![me["listen"][0].as_str().unwrap().into()]).await;
     bert.until(Method::DaemonStatus {}, |status| status["peers"] == 1).await;
 
-    let offered = bert.ask(Method::CallOffer { who: vec![me["did"].as_str().unwrap().into()] }).await;
+    let offered = bert.ask(Method::CallOffer { who: vec![me["did"].as_str().unwrap().into()], closed: false }).await;
     let rang = anna.event(|event| event["event"] == "call_rang").await;
     assert_eq!(rang["call"], offered["call"]);
-    anna.ask(Method::CallAccept { call: None }).await;
+    anna.ask(Method::CallAccept { call: None, leave: false }).await;
     let heard = |stats: &Value| stats["legs"][0]["level_db"].as_f64().is_some_and(|level_db| level_db > -30.0);
     for member in [&mut anna, &mut bert] {
         member.event(|event| event["event"] == "participant_changed" && event["state"] == "joined").await;
@@ -157,4 +157,74 @@ async fn two_daemons_hear_each_other_and_end_the_call_together() {
     assert!(own < 0.1 && other > 0.5, "Anna hears Bert alone: {own} {other}");
     let [own, other] = bert.stop([880.0, 440.0]).await;
     assert!(own < 0.1 && other > 0.5, "Bert hears Anna alone: {own} {other}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_clients_that_accept_and_reject_at_once_one_wins_and_the_other_is_told() {
+    let mut anna = Member::start(440.0, Vec::new()).await;
+    let me = anna.until(Method::IdentityShow {}, |me| me["listen"][0].is_string()).await;
+    let mut bert = Member::start(880.0, vec![me["listen"][0].as_str().unwrap().into()]).await;
+    bert.until(Method::DaemonStatus {}, |status| status["peers"] == 1).await;
+    let socket = Paths::resolve(Some(anna.dir.path())).unwrap().socket;
+    let (mut one, mut two) = (connect(&socket).await, connect(&socket).await);
+    // A stranger would ring only once.
+    let did = bert.ask(Method::IdentityShow {}).await["did"].as_str().unwrap().to_owned();
+    anna.ask(Method::ContactAdd { did, name: "Bert".into(), address: None }).await;
+    let mut watch = connect(&socket).await.watch(Some(0)).await.unwrap();
+
+    for accept_first in [true, false] {
+        bert.ask(Method::CallOffer { who: vec![me["did"].as_str().unwrap().into()], closed: false }).await;
+        let call = anna.event(|event| event["event"] == "call_rang").await["call"].as_str().map(String::from);
+        let accept = one.request(Method::CallAccept { call: call.clone(), leave: false }, None);
+        let reject = two.request(Method::CallReject { call: call.clone(), reason: None, text: None }, None);
+        // Both are on their way before either is answered; who is polled first is first.
+        let (accepted, rejected) = match accept_first {
+            true => futures::join!(accept, reject),
+            false => {
+                let (rejected, accepted) = futures::join!(reject, accept);
+                (accepted, rejected)
+            }
+        };
+        let loser = match (accepted, rejected) {
+            (Ok(_), Err(error)) | (Err(error), Ok(_)) => error,
+            both => panic!("one wins: {both:?}"),
+        };
+        let ClientError::Failed(failure) = loser else { panic!("{loser}") };
+        assert_eq!(failure.code, "not_ringing", "{failure}");
+        assert!(failure.message.ends_with("accepted") || failure.message.ends_with("rejected"), "{failure}");
+        // With the call left out it is the same.
+        let late = one.request(Method::CallAccept { call: None, leave: false }, None).await;
+        assert!(matches!(late, Err(ClientError::Failed(failure)) if failure.code == "not_ringing"));
+        for member in [&mut anna, &mut bert] {
+            let _over_already = member.client.request(Method::CallHangup { call: None }, None).await;
+            member.until(Method::CallList {}, |calls| calls["calls"] == json!([])).await;
+        }
+    }
+    // All watchers see all of it, in one order with the same numbers.
+    let seen = anna.client.request(Method::DaemonStatus {}, None).await.unwrap()["seq"].as_u64().unwrap();
+    for seq in 1..=seen {
+        assert_eq!(watch.next().await.unwrap().unwrap()["seq"], seq);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_to_be_heard_is_not_from_the_first_sound_on() {
+    let mut anna = Member::start(440.0, Vec::new()).await;
+    let me = anna.until(Method::IdentityShow {}, |me| me["listen"][0].is_string()).await;
+    let mut bert = Member::start(880.0, vec![me["listen"][0].as_str().unwrap().into()]).await;
+    bert.until(Method::DaemonStatus {}, |status| status["peers"] == 1).await;
+    let who = bert.ask(Method::IdentityShow {}).await["did"].as_str().unwrap().to_owned();
+    anna.ask(Method::MediaBlock { who: who.clone() }).await;
+    bert.ask(Method::CallOffer { who: vec![me["did"].as_str().unwrap().into()], closed: false }).await;
+    anna.event(|event| event["event"] == "call_rang").await;
+    anna.ask(Method::CallAccept { call: None, leave: false }).await;
+    let received = |stats: &Value| stats["legs"][0]["packets_received"].as_u64() >= Some(50);
+    let heard = |stats: &Value| stats["legs"][0]["level_db"].as_f64().is_some_and(|level_db| level_db > -30.0);
+    let stats = anna.until(Method::MediaStats {}, received).await;
+    assert!(!heard(&stats), "he speaks, and is not heard: {stats}");
+    anna.ask(Method::MediaUnblock { who }).await;
+    anna.until(Method::MediaStats {}, heard).await;
+    let [_, other] = anna.stop([440.0, 880.0]).await;
+    assert!(other > 0.5, "he is heard in the middle of the call: {other}");
+    bert.stop([880.0, 440.0]).await;
 }

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn offer(who: &str) -> Method {
-        Method::CallOffer { who: vec![who.into()] }
+        Method::CallOffer { who: vec![who.into()], closed: false }
     }
 
     fn home() -> (tempfile::TempDir, Store, Answers) {
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_failure_is_an_answer_too() {
         let (dir, mut store, mut answers) = home();
-        let failure = Failure::new("in_a_call", "another call is active");
+        let failure = Failure::new("too_many_calls", "another call is active");
         answers.keep(&mut store, "k".into(), &offer("bob"), &Err(failure.clone()), 5);
         assert_eq!(answers.first("k", &offer("bob"), 5), Some(Err(failure.clone())));
         drop(store);

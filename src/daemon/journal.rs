@@ -1,5 +1,6 @@
 //! Events get their number here, go into the database, and reach everyone who watches.
 //!
+//! Reading takes nothing away: clients mark up to where the user has seen events, and calls that were missed since are counted.
 //! The last [`RECENT`] stay in memory; older ones are read from the database beside the loop. When the disk fails, numbers go on and
 //! watchers lose nothing; only replays older than memory have a gap, and numbers may repeat after a restart.
 
@@ -13,7 +14,10 @@ use tokio::sync::broadcast;
 
 use crate::{
     control::wire::EventRecord,
-    proto::{id::Did, io::Event},
+    proto::{
+        id::{CallId, Did},
+        io::{EndReason, Event},
+    },
     store::{self, Store, StoreError},
 };
 
@@ -21,6 +25,8 @@ use crate::{
 const RECENT: usize = 512;
 /// Events that a watcher may be behind before it is told `lagged`.
 const LIVE: usize = 1024;
+/// Most missed calls that are counted.
+const MAX_MISSED: usize = 1000;
 
 /// Numbers, keeps and tells events.
 #[derive(Debug)]
@@ -30,6 +36,11 @@ pub(super) struct Journal {
     last_seq: u64,
     recent: VecDeque<Arc<EventRecord>>,
     live: broadcast::Sender<Arc<EventRecord>>,
+    /// Up to which event the user has taken notice.
+    marked: u64,
+    /// Calls that came after it and were not taken, with the number of the event that says so; [`MAX_MISSED`] at most, the
+    /// oldest go.
+    missed: VecDeque<(u64, CallId)>,
 }
 
 /// What a watcher has missed.
@@ -51,8 +62,13 @@ struct Stored {
 impl Journal {
     /// Goes on where the database ends.
     pub(super) fn new(store: &Store, own: Did) -> Result<Self, StoreError> {
-        let last_seq = store.last_seq()?;
-        Ok(Self { own, last_seq, recent: VecDeque::new(), live: broadcast::Sender::new(LIVE) })
+        let (last_seq, marked) = (store.last_seq()?, store.marked_seq()?);
+        let live = broadcast::Sender::new(LIVE);
+        let mut journal = Self { own, last_seq, recent: VecDeque::new(), live, marked, missed: VecDeque::new() };
+        for record in store::read_events(store.path(), marked, last_seq.saturating_add(1))? {
+            journal.note_missed(record.seq, &record.event);
+        }
+        Ok(journal)
     }
 
     /// The number of the latest event; 0 before the first.
@@ -63,6 +79,7 @@ impl Journal {
     /// Numbers the event, stores it and tells all watchers.
     pub(super) fn append(&mut self, store: &mut Store, event: Event, time_ms: u64) {
         self.last_seq += 1;
+        self.note_missed(self.last_seq, &event);
         let record = Arc::new(EventRecord { seq: self.last_seq, time_ms, event });
         // The store tells of a disk that fails, and calls go on.
         let _told = store.append_event(&record, &self.own);
@@ -72,6 +89,62 @@ impl Journal {
         self.recent.push_back(record.clone());
         // Nobody watches: nobody is told.
         let _watchers = self.live.send(record);
+    }
+
+    /// Up to which event the user has taken notice.
+    pub(super) fn marked(&self) -> u64 {
+        self.marked
+    }
+
+    /// Calls that came since then and were not taken.
+    pub(super) fn missed(&self) -> usize {
+        self.missed.len()
+    }
+
+    /// The user has taken notice of all events up to this one; never goes back. Returns whether that was news.
+    pub(super) fn mark(&mut self, store: &mut Store, seq: u64) -> bool {
+        if seq <= self.marked {
+            return false;
+        }
+        self.marked = seq;
+        self.missed.retain(|(at, _)| *at > seq);
+        // The store tells of a disk that fails; until the daemon ends the mark holds without it.
+        let _told = store.mark_seq(seq);
+        true
+    }
+
+    /// A call that the caller gave up is missed as well as one that rang in vain, or did not ring; one that was gone back to is not.
+    fn note_missed(&mut self, seq: u64, event: &Event) {
+        let (call, missed) = match event {
+            Event::CallEnded { call, reason: EndReason::Missed | EndReason::Cancelled | EndReason::Silenced } => {
+                (call, true)
+            }
+            Event::CallSilenced { call, .. } => (call, true),
+            Event::CallJoined { call } => (call, false),
+            Event::CallEnded { .. }
+            | Event::CallOffered { .. }
+            | Event::CallRang { .. }
+            | Event::CallInvited { .. }
+            | Event::CallHeld { .. }
+            | Event::CallResumed { .. }
+            | Event::CallInterrupted { .. }
+            | Event::ParticipantChanged { .. }
+            | Event::ParticipantDeclined { .. }
+            | Event::ParticipantMedia { .. }
+            | Event::MediaChanged { .. }
+            | Event::DoNotDisturbChanged { .. }
+            | Event::TalkedWhileMuted
+            | Event::ContactsChanged
+            | Event::VolumeChanged { .. }
+            | Event::EventsMarked { .. } => return,
+        };
+        self.missed.retain(|(_, other)| other != call);
+        if missed {
+            self.missed.push_back((seq, *call));
+        }
+        if self.missed.len() > MAX_MISSED {
+            self.missed.pop_front();
+        }
     }
 
     /// Events from now on.
@@ -162,5 +235,38 @@ mod tests {
         journal.append(&mut store, media_changed(false), 6);
         assert_eq!([live.try_recv().unwrap().seq, live.try_recv().unwrap().seq], [1, 2]);
         assert_eq!(seqs(journal.replay(0, store.path())), [1, 2]);
+    }
+
+    fn ended(byte: u8, reason: EndReason) -> Event {
+        Event::CallEnded { call: CallId::from_bytes([byte; 16]), reason }
+    }
+
+    #[test]
+    fn missed_calls_are_counted_until_they_are_marked_over_restarts_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut journal = opened(&store);
+        let call = |byte| CallId::from_bytes([byte; 16]);
+        let silenced = Event::CallSilenced { call: call(3), from: did_of(2), participants: Vec::new(), known: true };
+        let events = [
+            ended(1, EndReason::Missed),
+            ended(2, EndReason::Cancelled),
+            silenced,
+            ended(4, EndReason::HungUp),
+            ended(5, EndReason::Missed),
+            Event::CallJoined { call: call(5) },
+        ];
+        for event in events {
+            journal.append(&mut store, event, 5);
+        }
+        assert_eq!((journal.marked(), journal.missed()), (0, 3));
+        assert!(journal.mark(&mut store, 2));
+        assert_eq!((journal.marked(), journal.missed()), (2, 1));
+        assert!(!journal.mark(&mut store, 1), "a mark never goes back");
+        assert_eq!(seqs(journal.replay(0, store.path())).len(), 6, "and takes nothing away");
+        drop((store, journal));
+        let store = Store::open(dir.path()).unwrap();
+        let journal = opened(&store);
+        assert_eq!((journal.marked(), journal.missed()), (2, 1));
     }
 }

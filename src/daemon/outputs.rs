@@ -8,7 +8,7 @@ use crate::{
     leg,
     proto::{
         id::{Did, LegId, MessageId},
-        io::{LegCommand, Now, Output, Request},
+        io::{Event, LegCommand, Now, Output, Request},
         signal::Contact,
         wire::MAX_ADDRESSES,
     },
@@ -23,14 +23,22 @@ impl Daemon {
                 Output::Subscribe(topic) => self.net.subscribe(topic.to_string()),
                 Output::Unsubscribe(topic) => self.net.unsubscribe(topic.to_string()),
                 Output::Publish(topic, bytes) => self.net.publish(topic.to_string(), bytes),
-                Output::Dial(_did, contact) => self.net.dial(contact),
-                Output::Keep(_) | Output::Discard(_) => {}
+                Output::Dial(did, contact) => self.net.dial(did, contact),
+                // Of both the store tells when the disk fails, and calls go on.
+                Output::Keep(kept) => drop(self.store.keep_call(&kept)),
+                Output::Discard(call) => drop(self.store.discard_call(call)),
                 Output::Leg(id, command) => self.leg(id, command),
                 Output::Audio(plan) => self.audio.apply(plan),
                 Output::Remember(from, message) => self.remember(&from, message, now),
-                Output::Event(event) => self.journal.append(&mut self.store, event, now.unix_ms),
+                Output::Event(event) => self.tell(event, now),
             }
         }
+    }
+
+    /// Tells all clients.
+    pub(super) fn tell(&mut self, event: Event, now: Now) {
+        self.rung.note(&event);
+        self.journal.append(&mut self.store, event, now.unix_ms);
     }
 
     /// Tells the core where this node can be dialled now.
@@ -45,22 +53,30 @@ impl Daemon {
 
     /// Tells core and network who the contacts are now.
     pub(super) fn contacts_changed(&mut self, now: Now) {
-        self.net.keep(self.contacts.iter().filter_map(|contact| contact.address.clone()).collect());
-        let dids = self.contacts.iter().map(|contact| (contact.did.clone(), contact.policy)).collect();
-        if let Err(error) = self.node.handle_request(Request::SetContacts(dids), now) {
+        self.net.keep(self.people.addresses());
+        if let Err(error) = self.node.handle_request(Request::SetContacts(self.people.policies()), now) {
             debug!(%error, "the core did not take the contacts");
+        }
+        self.apply_gains();
+    }
+
+    /// Makes everybody as loud as was decided.
+    pub(super) fn apply_gains(&self) {
+        for (id, (peer, _)) in &self.legs {
+            self.audio.set_gain(*id, self.people.gain(peer));
         }
     }
 
     fn leg(&mut self, id: LegId, command: LegCommand) {
-        if let LegCommand::Open { role, .. } = command {
+        if let LegCommand::Open { role, peer, .. } = command {
             let (microphone, speaker) = (self.audio.microphone(), self.audio.add_leg(id));
+            self.audio.set_gain(id, self.people.gain(&peer));
             let leg = leg::spawn(id, role, self.ice.clone(), microphone, speaker, self.leg_events.clone());
-            self.legs.insert(id, leg);
+            self.legs.insert(id, (peer, leg));
             return;
         }
         match self.legs.get(&id) {
-            Some(leg) => leg.command(command),
+            Some((_, leg)) => leg.command(command),
             // Its `Closed` was on the way when the core decided.
             None => debug!(leg = id.0, "an order for a leg that is gone"),
         }
@@ -69,8 +85,7 @@ impl Daemon {
     /// Written before anything rings, so that a replay cannot ring after a crash. Without a working disk the core's own memory
     /// still keeps replays out until the daemon ends.
     fn remember(&mut self, from: &Did, message: MessageId, now: Now) {
-        let known = self.contacts.iter().any(|contact| contact.did == *from);
-        let sender = if known { Sender::Contact } else { Sender::Stranger };
+        let sender = if self.people.contact(from).is_some() { Sender::Contact } else { Sender::Stranger };
         // The store tells of a disk that fails, and calls go on.
         let _told = self.store.remember(from, message, sender, now.unix_ms);
     }

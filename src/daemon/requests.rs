@@ -1,8 +1,10 @@
 //! What clients ask: control methods become requests to the core, or are answered from what the loop owns.
 
+mod calls;
+mod contacts;
+
 use std::sync::Arc;
 
-use libp2p::Multiaddr;
 use serde_json::{Value, json};
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -10,22 +12,19 @@ use tokio::{
 };
 use tracing::error;
 
-use super::{
-    Daemon,
-    idempotency::Answer,
-    resolve::{self, Verb, shown},
-    views,
-};
+use super::{Daemon, idempotency::Answer, resolve::Verb, views};
 use crate::{
     audio,
     control::wire::{Command, Failure, Method, Subscription},
     net,
-    proto::{
-        io::{Former, Now, Reply, Request, RequestError},
-        signal::{DeclineReason, Settings},
-    },
-    store::{Contact, ContactError, StoreError},
+    proto::io::{Event, Now, Policy, Reply, Request, RequestError},
+    store::{ContactError, StoreError},
 };
+
+/// Calls of the history in one answer, where the client does not say how many.
+const DEFAULT_HISTORY: u32 = 50;
+/// Most of them: even with many participants they fit into an answer.
+const MAX_HISTORY: u32 = 500;
 
 type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
 
@@ -74,28 +73,37 @@ impl Daemon {
                 let net = self.net.status();
                 Ok(json!({ "did": self.did, "peer_id": net.peer_id.to_string(), "listen": net.listen }))
             }
-            Method::CallOffer { who } => self.offer(&who, now),
-            Method::CallAccept { call } => self.accept(call.as_deref(), now),
-            Method::CallReject { call, reason } => self.reject(call.as_deref(), reason.as_deref(), now),
-            Method::CallHangup { call } => self.hangup(call.as_deref(), now),
-            Method::CallList {} => {
-                let calls = self.node.calls();
-                let calls: Vec<_> = calls.iter().map(|view| views::call(view, &self.contacts)).collect();
-                Ok(json!({ "calls": calls }))
+            Method::CallOffer { who, closed } => self.offer(&who, closed, now),
+            Method::CallAccept { call, leave } => self.accept(call.as_deref(), leave, now),
+            Method::CallReject { call, reason, text } => {
+                self.reject(call.as_deref(), reason.as_deref(), text.as_deref(), now)
             }
-            Method::CallShow { call } => {
-                let calls = self.node.calls();
-                let view = resolve::call(call.as_deref(), Verb::Show, &calls)?;
-                Ok(views::call(view, &self.contacts))
-            }
+            Method::CallHangup { call } => self.with_call(call.as_deref(), Verb::Hangup, Request::Hangup, now),
+            Method::CallJoin { call, leave } => self.join(call.as_deref(), leave, now),
+            Method::CallInvite { call, who } => self.invite(call.as_deref(), &who, now),
+            Method::CallHold { call } => self.with_call(call.as_deref(), Verb::Hold, Request::Hold, now),
+            Method::CallResume { call } => self.with_call(call.as_deref(), Verb::Resume, Request::Resume, now),
+            Method::CallDoNotDisturb { on } => self.do_not_disturb(on, now),
+            Method::CallList {} => Ok(views::calls(&self.node.calls(), &self.node.past_calls(), &self.people)),
+            Method::CallShow { call } => self.show(call.as_deref()),
+            Method::HistoryList { limit, before_ms } => self.history(limit, before_ms),
             Method::MediaMute {} => self.media(Request::Mute(true), now),
             Method::MediaUnmute {} => self.media(Request::Mute(false), now),
             Method::MediaDeafen {} => self.media(Request::Deafen(true), now),
             Method::MediaUndeafen {} => self.media(Request::Deafen(false), now),
+            Method::MediaVolume { who, percent } => self.volume(&who, percent, now),
+            Method::MediaBlock { who } => self.block_audio(&who, true, now),
+            Method::MediaUnblock { who } => self.block_audio(&who, false, now),
             Method::MediaStats {} => Ok(self.stats()),
-            Method::ContactList {} => Ok(json!({ "contacts": self.contacts })),
+            Method::ContactList {} => Ok(json!({ "contacts": self.people.contacts() })),
             Method::ContactAdd { did, name, address } => self.add_contact(&did, &name, address.as_deref(), now),
             Method::ContactRemove { who } => self.remove_contact(&who, now),
+            Method::ContactAllow { who } => self.set_policy(&who, Policy::Allow, now),
+            Method::ContactAsk { who } => self.set_policy(&who, Policy::Ask, now),
+            Method::ContactBlock { who } => self.set_policy(&who, Policy::Block, now),
+            Method::ContactImport { contacts, rename } => self.import_contacts(contacts, rename, now),
+            Method::ContactExport {} => Ok(views::export(self.people.contacts())),
+            Method::EventsMark { seq } => self.mark(seq, now),
             Method::NetPeers {} => {
                 let peers: Vec<_> = self.net.status().peers.iter().map(views::peer).collect();
                 Ok(json!({ "peers": peers }))
@@ -108,73 +116,26 @@ impl Daemon {
         }
     }
 
-    fn offer(&mut self, who: &[String], now: Now) -> Answer {
-        let invitees = resolve::invitees(who, &self.did, &self.contacts)?;
-        match self.ask(Request::Offer { invitees: invitees.clone(), settings: Settings::default() }, now)? {
-            Reply::Offered(call) => Ok(json!({ "call": call, "invitees": invitees })),
-            Reply::Done => Ok(json!({ "invitees": invitees })),
-        }
-    }
-
-    fn accept(&mut self, call: Option<&str>, now: Now) -> Answer {
-        let call = resolve::call(call, Verb::Accept, &self.node.calls())?.call;
-        self.ask(Request::Accept(call, Former::Hold), now)?;
-        Ok(json!({ "call": call }))
-    }
-
-    fn reject(&mut self, call: Option<&str>, reason: Option<&str>, now: Now) -> Answer {
-        let reason = match reason {
-            None | Some("declined") => DeclineReason::Declined,
-            Some("busy") => DeclineReason::Busy,
-            Some(other) => {
-                let message = format!("{} is no reason; say declined or busy", shown(other));
-                return Err(Failure::new("bad_reason", message));
-            }
-        };
-        let call = resolve::call(call, Verb::Reject, &self.node.calls())?.call;
-        self.ask(Request::Reject(call, reason.into()), now)?;
-        Ok(json!({ "call": call }))
-    }
-
-    /// Hanging up a call that still rings refuses it.
-    fn hangup(&mut self, call: Option<&str>, now: Now) -> Answer {
-        let call = resolve::call(call, Verb::Hangup, &self.node.calls())?.call;
-        self.ask(Request::Hangup(call), now)?;
-        Ok(json!({ "call": call }))
-    }
-
     fn media(&mut self, request: Request, now: Now) -> Answer {
         self.ask(request, now)?;
         Ok(json!({ "muted": self.node.muted(), "deafened": self.node.deafened() }))
     }
 
-    fn add_contact(&mut self, did: &str, name: &str, address: Option<&str>, now: Now) -> Answer {
-        let did = resolve::did(did)?;
-        if did == self.did {
-            return Err(Failure::new("own_did", "that is your own DID; add the DIDs of others"));
+    fn mark(&mut self, seq: u64, now: Now) -> Answer {
+        let last = self.journal.last_seq();
+        if seq > last {
+            return Err(Failure::new("bad_seq", format!("there is no event {seq} yet; the last one is {last}")));
         }
-        let name = name.parse().map_err(refused)?;
-        let address = address.map(net::parse_address).transpose().map_err(ContactError::from).map_err(refused)?;
-        let stored = self.store.put_contact(&Contact::new(did, name, address)).map_err(refused)?;
-        self.reload_contacts(now)?;
-        Ok(json!(stored))
+        if self.journal.mark(&mut self.store, seq) {
+            self.tell(Event::EventsMarked { up_to: seq }, now);
+        }
+        Ok(json!({ "marked": self.journal.marked(), "missed": self.journal.missed() }))
     }
 
-    fn remove_contact(&mut self, who: &str, now: Now) -> Answer {
-        let did = resolve::person(who, &self.contacts)?;
-        if !self.store.remove_contact(&did).map_err(store_failed)? {
-            return Err(Failure::new("unknown_contact", "no contact has that DID; `telecon contacts list` shows all"));
-        }
-        self.reload_contacts(now)?;
-        Ok(json!({ "removed": did }))
-    }
-
-    fn reload_contacts(&mut self, now: Now) -> Result<(), Failure> {
-        let before = std::mem::replace(&mut self.contacts, self.store.contacts().map_err(store_failed)?);
-        let dropped = dropped_addresses(&before, &self.contacts, &self.config.network.peers);
-        self.net.forget(dropped);
-        self.contacts_changed(now);
-        Ok(())
+    fn history(&self, limit: Option<u32>, before_ms: Option<u64>) -> Answer {
+        let limit = limit.unwrap_or(DEFAULT_HISTORY).min(MAX_HISTORY);
+        let entries = self.store.history(limit, before_ms).map_err(store_failed)?;
+        Ok(views::history(&entries, &self.people))
     }
 
     fn ask(&mut self, request: Request, now: Now) -> Result<Reply, Failure> {
@@ -187,12 +148,15 @@ impl Daemon {
             uptime_s: self.started.elapsed().as_secs(),
             net: &self.net.status(),
             calls: &self.node.calls(),
-            contacts: &self.contacts,
+            people: &self.people,
             muted: self.node.muted(),
             deafened: self.node.deafened(),
+            do_not_disturb: self.node.do_not_disturb(),
             stopping: self.stopping.is_some(),
             audio: &self.audio.status(),
             seq: self.journal.last_seq(),
+            marked: self.journal.marked(),
+            missed: self.journal.missed(),
         })
     }
 
@@ -202,7 +166,7 @@ impl Daemon {
         let pairs = calls.iter().flat_map(|call| call.participants.iter().map(move |other| (call, other)));
         let legs = pairs.filter_map(|(call, other)| {
             let id = other.leg?;
-            Some(views::leg(other, call, &self.legs.get(&id)?.stats(), heard.get(&id), &self.contacts))
+            Some(views::leg(other, call, &self.legs.get(&id)?.1.stats(), heard.get(&id), &self.people))
         });
         views::stats(legs.collect(), self.node.rejected().iter(), self.net.counters())
     }
@@ -214,7 +178,7 @@ impl Daemon {
     }
 
     fn connect(&self, address: &str, reply: ReplyTo<Value>) {
-        let parsed = net::parse_address(address).map_err(ContactError::from).map_err(refused);
+        let parsed = net::parse_address(address).map_err(ContactError::from).map_err(contacts::refused);
         let (address, permit) = match parsed.and_then(|address| Ok((address, self.permit()?))) {
             Ok(both) => both,
             Err(failure) => return drop(reply.send(Err(failure))),
@@ -273,20 +237,35 @@ fn changes_something(method: &Method) -> bool {
         | Method::CallAccept { .. }
         | Method::CallReject { .. }
         | Method::CallHangup { .. }
+        | Method::CallJoin { .. }
+        | Method::CallInvite { .. }
+        | Method::CallHold { .. }
+        | Method::CallResume { .. }
+        | Method::CallDoNotDisturb { .. }
         | Method::MediaMute {}
         | Method::MediaUnmute {}
         | Method::MediaDeafen {}
         | Method::MediaUndeafen {}
+        | Method::MediaVolume { .. }
+        | Method::MediaBlock { .. }
+        | Method::MediaUnblock { .. }
         | Method::ContactAdd { .. }
-        | Method::ContactRemove { .. } => true,
+        | Method::ContactRemove { .. }
+        | Method::ContactAllow { .. }
+        | Method::ContactAsk { .. }
+        | Method::ContactBlock { .. }
+        | Method::ContactImport { .. }
+        | Method::EventsMark { .. } => true,
         Method::DaemonStatus {}
         | Method::DaemonStop {}
         | Method::IdentityShow {}
         | Method::CallList {}
         | Method::CallShow { .. }
+        | Method::HistoryList { .. }
         | Method::MediaStats {}
         | Method::AudioDevices {}
         | Method::ContactList {}
+        | Method::ContactExport {}
         | Method::NetPeers {}
         | Method::NetConnect { .. }
         | Method::ConfigShow {} => false,
@@ -312,44 +291,7 @@ fn not_done(error: &RequestError) -> Failure {
     Failure::new(code, format!("{error}; {remedy}"))
 }
 
-fn refused(error: ContactError) -> Failure {
-    let code = match error {
-        ContactError::Name => "bad_name",
-        ContactError::Address(_) => "bad_address",
-        ContactError::Taken { .. } => "contact_exists",
-        ContactError::TooMany => "too_many_contacts",
-        ContactError::Store(error) => return store_failed(error),
-    };
-    Failure::new(code, error.to_string())
-}
-
 fn store_failed(error: StoreError) -> Failure {
     error!(%error, "a request failed");
     Failure::new("store_failed", error.to_string())
-}
-
-/// Addresses that no contact has any more, and that are not kept for their own sake (`[network] peers`).
-fn dropped_addresses(before: &[Contact], after: &[Contact], peers: &[String]) -> Vec<Multiaddr> {
-    let still = |address: &Multiaddr| {
-        after.iter().any(|contact| contact.address.as_ref() == Some(address)) || peers.contains(&address.to_string())
-    };
-    before.iter().filter_map(|contact| contact.address.clone()).filter(|address| !still(address)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proto::id::Did;
-
-    #[test]
-    fn an_address_is_forgotten_with_its_last_owner() {
-        let address = |port: u16| format!("/ip4/192.0.2.7/tcp/{port}").parse::<Multiaddr>().unwrap();
-        let contact = |seed: u8, port: u16| {
-            let did = Did::from_key(ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key());
-            Contact::new(did, format!("c{seed}").parse().unwrap(), Some(address(port)))
-        };
-        let before = [contact(1, 1), contact(2, 2), contact(3, 2), contact(4, 4)];
-        let after = [contact(3, 2)];
-        assert_eq!(dropped_addresses(&before, &after, &[address(4).to_string()]), [address(1)]);
-    }
 }

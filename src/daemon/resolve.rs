@@ -8,7 +8,7 @@ use crate::{
     control::wire::Failure,
     proto::{
         id::{CallId, Did},
-        io::{CallState, CallView},
+        io::{CallState, CallView, PastCall},
     },
     store::{Contact, ContactName},
 };
@@ -83,56 +83,73 @@ pub(super) enum Verb {
     Accept,
     /// Refuse one that rings.
     Reject,
-    /// Leave the active one, take an offer back, or refuse the only one that rings.
+    /// Leave the active one or take an offer back; else leave the only one on hold, or refuse the only one that rings.
     Hangup,
+    /// Go back to one that was left or missed.
+    Join,
+    /// Ask people into the active one, else into the only one on hold.
+    Invite,
+    /// Put the active one on hold.
+    Hold,
+    /// Take one from hold.
+    Resume,
     /// Look at one.
     Show,
 }
 
-/// The call that is meant: by its id, a unique prefix of it, or as the only one that the verb fits.
-pub(super) fn call<'a>(text: Option<&str>, verb: Verb, calls: &'a [CallView]) -> Result<&'a CallView, Failure> {
-    let Some(text) = text else { return only(verb, calls) };
+/// A call that an id can mean, and how well the verb fits it: 0 best, `None` not at all.
+type Candidate = (CallId, Option<u8>);
+
+/// The call that is meant: by its id, a unique prefix of it, or as the only one that the verb fits best.
+pub(super) fn call(text: Option<&str>, verb: Verb, calls: &[CallView], past: &[PastCall]) -> Result<CallId, Failure> {
+    let present = calls.iter().map(|view| (view.call, verb.fits(view.state)));
+    let past = past.iter().filter(|_| verb == Verb::Join).map(|past| (past.call, Some(0)));
+    let all: Vec<Candidate> = present.chain(past).collect();
+    let Some(text) = text else {
+        return best(&all).ok_or_else(|| Failure::new("no_such_call", verb.nothing()))?;
+    };
     let prefix = text.trim().to_ascii_lowercase();
-    let found: Vec<_> = calls.iter().filter(|call| !prefix.is_empty() && has_prefix(call.call, &prefix)).collect();
+    let named = |(call, _): &&Candidate| !prefix.is_empty() && call.to_string().starts_with(&prefix);
+    let found: Vec<Candidate> = all.iter().filter(named).copied().collect();
     match found[..] {
-        [call] => Ok(call),
+        [(call, _)] => Ok(call),
         [] => {
             Err(Failure::new("no_such_call", format!("there is no call {}; `telecon calls` lists them", shown(text))))
         }
-        [..] => {
-            let fitting: Vec<_> = found.iter().copied().filter(|call| verb.fits(call.state)).collect();
-            if let [call] = fitting[..] { Ok(call) } else { Err(ambiguous(&found)) }
-        }
+        [..] => best(&found).unwrap_or_else(|| Err(ambiguous(&found))),
     }
 }
 
-fn only(verb: Verb, calls: &[CallView]) -> Result<&CallView, Failure> {
-    let fitting: Vec<_> = calls.iter().filter(|call| verb.fits(call.state)).collect();
-    let fitting = if fitting.is_empty() && verb == Verb::Hangup { calls.iter().collect() } else { fitting };
-    match fitting[..] {
-        [call] => Ok(call),
-        [] => Err(Failure::new("no_such_call", verb.nothing())),
+/// The only candidate that fits best; `None`: none fits at all.
+fn best(all: &[Candidate]) -> Option<Result<CallId, Failure>> {
+    let rank = all.iter().filter_map(|(_, fits)| *fits).min()?;
+    let fitting: Vec<Candidate> = all.iter().filter(|(_, fits)| *fits == Some(rank)).copied().collect();
+    Some(match fitting[..] {
+        [(call, _)] => Ok(call),
         [..] => Err(ambiguous(&fitting)),
-    }
+    })
 }
 
-fn has_prefix(call: CallId, prefix: &str) -> bool {
-    call.to_string().starts_with(prefix)
-}
-
-fn ambiguous(calls: &[&CallView]) -> Failure {
-    let ids: Vec<_> = calls.iter().take(4).map(|call| call.call.to_string()).collect();
+fn ambiguous(calls: &[Candidate]) -> Failure {
+    let ids: Vec<_> = calls.iter().take(4).map(|(call, _)| call.to_string()).collect();
     let more = if calls.len() > ids.len() { ", …" } else { "" };
     Failure::new("ambiguous_call", format!("more than one call can be meant; name one of {}{more}", ids.join(", ")))
 }
 
 impl Verb {
-    fn fits(self, state: CallState) -> bool {
+    fn fits(self, state: CallState) -> Option<u8> {
         match (self, state) {
-            (Self::Accept | Self::Reject, CallState::Incoming) | (Self::Show, _) => true,
-            (Self::Hangup, CallState::Active | CallState::Outgoing | CallState::OnHold) => true,
-            (Self::Accept | Self::Reject, CallState::Active | CallState::Outgoing | CallState::OnHold) => false,
-            (Self::Hangup, CallState::Incoming) => false,
+            (Self::Show, _) => Some(0),
+            (Self::Accept | Self::Reject, CallState::Incoming) => Some(0),
+            (Self::Hangup | Self::Invite | Self::Hold, CallState::Active | CallState::Outgoing) => Some(0),
+            (Self::Resume, CallState::OnHold) => Some(0),
+            (Self::Hangup | Self::Invite, CallState::OnHold) => Some(1),
+            (Self::Hangup, CallState::Incoming) => Some(2),
+            (Self::Accept | Self::Reject, CallState::Active | CallState::Outgoing | CallState::OnHold)
+            | (Self::Invite, CallState::Incoming)
+            | (Self::Hold, CallState::Incoming | CallState::OnHold)
+            | (Self::Resume, CallState::Incoming | CallState::Active | CallState::Outgoing)
+            | (Self::Join, _) => None,
         }
     }
 
@@ -141,6 +158,10 @@ impl Verb {
             Self::Accept => "no call is ringing, so there is nothing to accept",
             Self::Reject => "no call is ringing, so there is nothing to reject",
             Self::Hangup => "there is no call to hang up",
+            Self::Join => "no call was left or missed within the last hour, so there is none to join",
+            Self::Invite => "there is no call to invite anybody into; make one with `telecon call WHO`",
+            Self::Hold => "there is no active call to put on hold",
+            Self::Resume => "no call is on hold, so there is none to resume",
             Self::Show => "there is no call; make one with `telecon call WHO`",
         }
     }
@@ -193,36 +214,83 @@ mod tests {
         assert!(!refused.message.contains('\u{1b}') && refused.message.len() < 300, "{refused:?}");
     }
 
+    fn find(text: Option<&str>, verb: Verb, calls: &[CallView]) -> Result<CallId, Failure> {
+        call(text, verb, calls, &[])
+    }
+
     #[test]
     fn an_omitted_call_is_the_only_one_that_the_verb_fits() {
         let calls = [call_view(0x11, CallState::Active), call_view(0x22, CallState::Incoming)];
-        assert_eq!(call(None, Verb::Accept, &calls).unwrap().call, calls[1].call);
-        assert_eq!(call(None, Verb::Reject, &calls).unwrap().call, calls[1].call);
-        assert_eq!(call(None, Verb::Hangup, &calls).unwrap().call, calls[0].call);
-        assert_eq!(code(call(None, Verb::Show, &calls)), "ambiguous_call");
-        assert_eq!(code(call(None, Verb::Accept, &calls[..1])), "no_such_call");
-        assert_eq!(call(None, Verb::Hangup, &calls[1..]).unwrap().call, calls[1].call);
-        assert_eq!(code(call(None, Verb::Hangup, &[])), "no_such_call");
+        assert_eq!(find(None, Verb::Accept, &calls).unwrap(), calls[1].call);
+        assert_eq!(find(None, Verb::Reject, &calls).unwrap(), calls[1].call);
+        assert_eq!(find(None, Verb::Hangup, &calls).unwrap(), calls[0].call);
+        assert_eq!(code(find(None, Verb::Show, &calls)), "ambiguous_call");
+        assert_eq!(code(find(None, Verb::Accept, &calls[..1])), "no_such_call");
+        assert_eq!(find(None, Verb::Hangup, &calls[1..]).unwrap(), calls[1].call);
+        assert_eq!(code(find(None, Verb::Hangup, &[])), "no_such_call");
         let two = [call_view(0x11, CallState::Incoming), call_view(0x22, CallState::Incoming)];
-        assert_eq!(code(call(None, Verb::Accept, &two)), "ambiguous_call");
-        assert_eq!(code(call(None, Verb::Hangup, &two)), "ambiguous_call");
+        assert_eq!(code(find(None, Verb::Accept, &two)), "ambiguous_call");
+        assert_eq!(code(find(None, Verb::Hangup, &two)), "ambiguous_call");
+    }
+
+    #[test]
+    fn with_several_calls_the_active_one_is_meant_where_it_can_be() {
+        let calls = [
+            call_view(0x11, CallState::OnHold),
+            call_view(0x22, CallState::Active),
+            call_view(0x33, CallState::Incoming),
+        ];
+        for verb in [Verb::Hangup, Verb::Invite, Verb::Hold] {
+            assert_eq!(find(None, verb, &calls).unwrap(), calls[1].call, "{verb:?}");
+        }
+        assert_eq!(find(None, Verb::Resume, &calls).unwrap(), calls[0].call);
+        assert_eq!(find(None, Verb::Hangup, &calls[..1]).unwrap(), calls[0].call);
+        for (verb, calls) in [(Verb::Hold, &calls[..1]), (Verb::Resume, &calls[1..]), (Verb::Invite, &calls[2..])] {
+            assert_eq!(code(find(None, verb, calls)), "no_such_call", "{verb:?}");
+        }
+        let held = [call_view(0x11, CallState::OnHold), call_view(0x22, CallState::OnHold)];
+        for verb in [Verb::Resume, Verb::Hangup] {
+            assert_eq!(code(find(None, verb, &held)), "ambiguous_call", "{verb:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_past_call_can_be_joined_and_nothing_else_can_be_done_with_it() {
+        let past = |byte| PastCall {
+            call: CallId::from_bytes([byte; 16]),
+            from: did_of(2),
+            participants: vec![],
+            since_ms: 7,
+        };
+        let (one, two) = ([past(0x11)], [past(0x11), past(0x12)]);
+        assert_eq!(call(None, Verb::Join, &[], &one).unwrap(), one[0].call);
+        assert_eq!(code(call(None, Verb::Join, &[], &two)), "ambiguous_call");
+        assert_eq!(call(Some("12"), Verb::Join, &[], &two).unwrap(), two[1].call);
+        for verb in [Verb::Accept, Verb::Hangup, Verb::Show, Verb::Resume] {
+            assert_eq!(code(call(Some("11"), verb, &[], &one)), "no_such_call", "{verb:?}");
+        }
+        // The core says why a call that goes on cannot be joined.
+        let active = [call_view(0x22, CallState::Active)];
+        assert_eq!(code(call(None, Verb::Join, &active, &[])), "no_such_call");
+        assert_eq!(call(Some("22"), Verb::Join, &active, &one).unwrap(), active[0].call);
     }
 
     #[test]
     fn a_prefix_must_be_unique_among_the_calls_that_the_verb_fits() {
         let calls = [call_view(0x11, CallState::Active), call_view(0x12, CallState::Incoming)];
-        assert_eq!(call(Some("11"), Verb::Show, &calls).unwrap().call, calls[0].call);
-        assert_eq!(call(Some("1"), Verb::Accept, &calls).unwrap().call, calls[1].call);
-        assert_eq!(code(call(Some("1"), Verb::Show, &calls)), "ambiguous_call");
+        assert_eq!(find(Some("11"), Verb::Show, &calls).unwrap(), calls[0].call);
+        assert_eq!(find(Some("1"), Verb::Accept, &calls).unwrap(), calls[1].call);
+        assert_eq!(code(find(Some("1"), Verb::Show, &calls)), "ambiguous_call");
+        assert_eq!(code(find(Some("1"), Verb::Resume, &calls)), "ambiguous_call");
         let full = calls[1].call.to_string().to_uppercase();
-        assert_eq!(call(Some(&full), Verb::Hangup, &calls).unwrap().call, calls[1].call);
+        assert_eq!(find(Some(&full), Verb::Hangup, &calls).unwrap(), calls[1].call);
     }
 
     #[test]
     fn an_empty_or_unknown_id_means_no_call_even_when_there_is_only_one() {
         let calls = [call_view(0x11, CallState::Active)];
         for text in ["", "  ", "2", "zz", "11111111-1111-1111-1111-1111111111111"] {
-            assert_eq!(code(call(Some(text), Verb::Hangup, &calls)), "no_such_call", "{text:?}");
+            assert_eq!(code(find(Some(text), Verb::Hangup, &calls)), "no_such_call", "{text:?}");
         }
     }
 }

@@ -4,14 +4,19 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::net::UnixListener,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use libp2p::Multiaddr;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+use tracing::debug;
 
-use super::{Answers, Daemon, DaemonError, Doors, Journal, MAX_TASKS, now};
+use super::{Answers, Daemon, DaemonError, Doors, Journal, MAX_TASKS, People, Reading, Rung, Watchdog, now, systemd};
 use crate::{
     audio::Audio,
     config::{self, Config, Paths},
@@ -22,6 +27,7 @@ use crate::{
     proto::{
         engine::{Engine, EngineConfig},
         id::{DeviceId, Did},
+        io::Request,
         node::Node,
         seal::Sealer,
     },
@@ -34,22 +40,30 @@ const COMMANDS: usize = 64;
 const AUDIO_EVENTS: usize = 128;
 /// Reports of all legs.
 const LEG_EVENTS: usize = 256;
+/// How long the network may take to find its first address before kept calls are joined again without it; it takes some ms.
+const LISTEN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Must be called inside the runtime.
-pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), DaemonError> {
+pub(super) async fn start(
+    paths: &Paths,
+    config: Config,
+    socket: Option<UnixListener>,
+) -> Result<(Daemon, Doors), DaemonError> {
     let net_addresses = [("listen", &config.network.listen), ("peers", &config.network.peers)];
     let [listen, peers] = net_addresses.map(|(key, texts)| addresses(key, texts));
     let (listen, peers) = (listen?, peers?);
     let identity = Identity::load_or_create(&paths.state_dir)?;
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let greeting = Greeting { did: identity.did.clone() };
-    let server = server::serve(&paths.socket, greeting, commands_in)?;
-    let store = Store::open(&paths.state_dir)?;
-    let contacts = store.contacts()?;
+    let server = server::serve(&paths.socket, socket, greeting, commands_in)?;
+    let mut store = Store::open(&paths.state_dir)?;
+    let (calls, do_not_disturb) = (store.kept_calls()?, store.do_not_disturb()?);
+    let people = People::new(store.contacts()?);
     let seen = store.seen(now().unix_ms)?;
     let journal = Journal::new(&store, identity.did.clone())?;
     let answers = Answers::load(&store, now().unix_ms)?;
 
+    let may_listen = !listen.is_empty();
     let net_config = NetConfig { keypair: identity.node_key, listen, peers, mdns: config.network.mdns };
     let (net, net_events) = net::start(net_config)?;
     let (audio_events_in, audio_events) = mpsc::channel(AUDIO_EVENTS);
@@ -57,8 +71,7 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
     let (leg_events_in, leg_events) = mpsc::channel(LEG_EVENTS);
 
     let engine_config = engine_config(&identity.did, identity.device, &config.call);
-    let known = contacts.iter().map(|contact| (contact.did.clone(), contact.policy)).collect();
-    let engine = Engine::new(engine_config, rand::random(), known, seen);
+    let engine = Engine::new(engine_config, rand::random(), people.policies(), seen);
     let sealer = Sealer::new(identity.signing, identity.did.clone(), identity.device, rand::random());
     let mut daemon = Daemon {
         did: identity.did,
@@ -66,7 +79,8 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
         net,
         audio,
         store,
-        contacts,
+        people,
+        rung: Rung::default(),
         journal,
         answers,
         legs: BTreeMap::new(),
@@ -75,11 +89,23 @@ pub(super) fn start(paths: &Paths, config: Config) -> Result<(Daemon, Doors), Da
         tasks: Arc::new(Semaphore::new(MAX_TASKS)),
         started: Instant::now(),
         timer_rests_until: Instant::now(),
+        clocks: Reading::now(),
+        watchdog: Watchdog::new(systemd::watchdog_patience(), Instant::now()),
         stopping: None,
         config,
     };
+    if may_listen && !calls.is_empty() {
+        // Who joins again says where it can be dialled, as soon as it knows.
+        let _unknown_yet = timeout(LISTEN_PATIENCE, daemon.net.listening()).await;
+    }
     daemon.contacts_changed(now());
     daemon.announce_addresses(now());
+    let rejoin = daemon.config.call.rejoin;
+    for request in [Request::SetDoNotDisturb(do_not_disturb), Request::Restore { calls, rejoin }] {
+        if let Err(error) = daemon.node.handle_request(request, now()) {
+            debug!(%error, "the core did not take what was kept");
+        }
+    }
     let doors = Doors { commands, audio: audio_events, legs: leg_events, net: net_events, server };
     Ok((daemon, doors))
 }

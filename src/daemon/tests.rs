@@ -1,5 +1,8 @@
 //! The daemon as its clients meet it: a real one in a directory of its own, on the loopback, without sound.
 
+mod calls;
+mod people;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,9 +16,9 @@ use crate::{
 };
 
 struct Home {
-    _dir: TempDir,
+    dir: TempDir,
     daemon: Daemon,
-    _doors: Doors,
+    doors: Doors,
 }
 
 fn paths(dir: &TempDir) -> Paths {
@@ -30,10 +33,13 @@ fn quiet() -> Config {
     config
 }
 
-fn home() -> Home {
-    let dir = tempfile::tempdir().unwrap();
-    let (daemon, doors) = start::start(&paths(&dir), quiet()).unwrap();
-    Home { _dir: dir, daemon, _doors: doors }
+async fn home() -> Home {
+    home_in(tempfile::tempdir().unwrap()).await
+}
+
+async fn home_in(dir: TempDir) -> Home {
+    let (daemon, doors) = start::start(&paths(&dir), quiet(), None).await.unwrap();
+    Home { dir, daemon, doors }
 }
 
 impl Home {
@@ -46,6 +52,35 @@ impl Home {
 
     async fn ask(&mut self, method: Value) -> Result<Value, Failure> {
         self.ask_with(method, None).await
+    }
+
+    /// What `ask` answers, which must be a success.
+    async fn done(&mut self, name: &str, params: Value) -> Value {
+        let request = method(name, params);
+        self.ask(request.clone()).await.unwrap_or_else(|failure| panic!("{request}: {failure}"))
+    }
+
+    /// The code word of what `ask` answers, which must be a failure.
+    async fn refusal(&mut self, name: &str, params: Value) -> String {
+        let request = method(name, params);
+        match self.ask(request.clone()).await {
+            Err(failure) => failure.code,
+            Ok(answer) => panic!("{request} was answered: {answer}"),
+        }
+    }
+
+    /// All events so far.
+    async fn events(&mut self) -> Vec<Value> {
+        let replay = self.watch(Some(0)).await.unwrap().replay;
+        replay.iter().map(|record| serde_json::to_value(&**record).unwrap()).collect()
+    }
+
+    /// Ends at once, as `kill -9` would, and starts in the same directory.
+    async fn killed_and_started(self) -> Self {
+        let Self { dir, daemon, doors } = self;
+        drop(daemon);
+        doors.server.shutdown().await;
+        home_in(dir).await
     }
 
     async fn watch(&mut self, since: Option<u64>) -> Result<Subscription, Failure> {
@@ -73,19 +108,21 @@ fn offer(who: &[&str]) -> Value {
 
 #[tokio::test]
 async fn a_double_click_makes_one_call() {
-    let mut home = home();
+    let mut home = home().await;
     let bob = did_of(2);
     let first = home.ask_with(offer(&[bob.as_str()]), Some("click")).await.unwrap();
     assert_eq!(home.ask_with(offer(&[bob.as_str()]), Some("click")).await.unwrap(), first);
     let calls = home.ask(method("call.list", json!({}))).await.unwrap();
     assert_eq!(calls["calls"].as_array().unwrap().len(), 1);
-    let other = home.ask_with(offer(&[bob.as_str()]), Some("another click")).await.unwrap_err();
-    assert_eq!(other.code, "in_a_call");
+    let mut home = home.killed_and_started().await;
+    assert_eq!(home.ask_with(offer(&[bob.as_str()]), Some("click")).await.unwrap(), first, "after a restart too");
+    let other = home.ask_with(offer(&[bob.as_str()]), Some("another click")).await.unwrap();
+    assert_ne!(other["call"], first["call"]);
 }
 
 #[tokio::test]
 async fn a_refused_request_has_its_stable_code_and_changes_nothing() {
-    let mut home = home();
+    let mut home = home().await;
     let (own, bob) = (home.daemon.did.to_string(), did_of(2).to_string());
     home.ask(method("contact.add", json!({ "did": bob, "name": "Bob" }))).await.unwrap();
     let before = home.state().await;
@@ -96,7 +133,20 @@ async fn a_refused_request_has_its_stable_code_and_changes_nothing() {
         (offer(&[]), "bad_invitees"),
         (method("call.accept", json!({})), "no_such_call"),
         (method("call.reject", json!({ "reason": "bored" })), "bad_reason"),
+        (method("call.reject", json!({ "text": "a\u{1b}b" })), "bad_text"),
+        (method("call.reject", json!({ "text": "x".repeat(161) })), "bad_text"),
         (method("call.hangup", json!({ "call": "0b1e" })), "no_such_call"),
+        (method("call.hold", json!({})), "no_such_call"),
+        (method("call.resume", json!({})), "no_such_call"),
+        (method("call.join", json!({})), "no_such_call"),
+        (method("call.join", json!({ "call": "0b1e" })), "no_such_call"),
+        (method("call.invite", json!({ "who": ["bob"] })), "no_such_call"),
+        (method("call.invite", json!({ "who": ["bop"] })), "unknown_contact"),
+        (method("media.volume", json!({ "who": "bob", "percent": 201 })), "bad_volume"),
+        (method("media.volume", json!({ "who": "bop", "percent": 50 })), "unknown_contact"),
+        (method("media.block", json!({ "who": own })), "own_did"),
+        (method("contact.block", json!({ "who": did_of(3) })), "unknown_contact"),
+        (method("events.mark", json!({ "seq": 1000 })), "bad_seq"),
         (method("call.show", json!({})), "no_such_call"),
         (method("contact.add", json!({ "did": own, "name": "me" })), "own_did"),
         (method("contact.add", json!({ "did": "x", "name": "x" })), "bad_did"),
@@ -116,7 +166,7 @@ async fn a_refused_request_has_its_stable_code_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_contact_can_be_called_by_name_and_is_shown_with_it() {
-    let mut home = home();
+    let mut home = home().await;
     let bob = did_of(2).to_string();
     home.ask(method("contact.add", json!({ "did": bob, "name": "Bob" }))).await.unwrap();
     let offered = home.ask(offer(&["bob"])).await.unwrap();
@@ -131,7 +181,7 @@ async fn a_contact_can_be_called_by_name_and_is_shown_with_it() {
 
 #[tokio::test]
 async fn a_watcher_gets_the_snapshot_then_what_it_missed_then_what_comes() {
-    let mut home = home();
+    let mut home = home().await;
     home.ask(method("media.mute", json!({}))).await.unwrap();
     home.ask(method("media.deafen", json!({}))).await.unwrap();
     let mut watch = home.watch(Some(1)).await.unwrap();
@@ -144,7 +194,7 @@ async fn a_watcher_gets_the_snapshot_then_what_it_missed_then_what_comes() {
 
 #[tokio::test]
 async fn while_the_daemon_stops_everybody_is_told_so() {
-    let mut home = home();
+    let mut home = home().await;
     home.ask(method("daemon.stop", json!({}))).await.unwrap();
     for request in [offer(&[did_of(2).as_str()]), method("daemon.status", json!({}))] {
         assert_eq!(home.ask(request).await.unwrap_err().code, "stopping");
@@ -155,8 +205,8 @@ async fn while_the_daemon_stops_everybody_is_told_so() {
 
 #[tokio::test]
 async fn a_second_daemon_on_the_same_socket_is_refused() {
-    let home = home();
-    let Err(error) = start::start(&paths(&home._dir), quiet()) else { panic!("two daemons on one socket") };
+    let home = home().await;
+    let Err(error) = start::start(&paths(&home.dir), quiet(), None).await else { panic!("two daemons on one socket") };
     assert!(matches!(error, DaemonError::Serve(_)), "{error}");
 }
 
@@ -165,13 +215,13 @@ async fn a_wrong_address_in_the_configuration_names_its_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = quiet();
     config.network.peers = vec!["192.0.2.7:4001".into()];
-    let Err(error) = start::start(&paths(&dir), config) else { panic!("started with a wrong address") };
+    let Err(error) = start::start(&paths(&dir), config, None).await else { panic!("started with a wrong address") };
     assert!(error.to_string().contains("[network] peers: \"192.0.2.7:4001\""), "{error}");
 }
 
 #[tokio::test]
 async fn a_turn_password_is_never_shown() {
-    let mut home = home();
+    let mut home = home().await;
     let server = crate::config::IceServer { credential: "hunter2".into(), ..Default::default() };
     home.daemon.config.network.ice_servers.push(server);
     let shown = home.ask(method("config.show", json!({}))).await.unwrap().to_string();
@@ -183,9 +233,9 @@ async fn the_daemon_ends_in_time_when_asked_and_takes_its_socket_away() {
     let dir = tempfile::tempdir().unwrap();
     let paths = paths(&dir);
     let socket = paths.socket.clone();
-    let running = tokio::spawn(run(paths, quiet()));
+    let running = tokio::spawn(run(paths, quiet(), None));
     let mut client = e2e::connect(&socket).await;
-    client.request(Method::CallOffer { who: vec![did_of(2).to_string()] }, None).await.unwrap();
+    client.request(Method::CallOffer { who: vec![did_of(2).to_string()], closed: false }, None).await.unwrap();
     client.request(Method::DaemonStop {}, None).await.unwrap();
     // Nobody acknowledges the Cancel, so the outbox has its whole second.
     tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap().unwrap();

@@ -4,16 +4,18 @@
 
 use serde_json::{Value, json};
 
+use super::people::People;
 use crate::{
     audio::{AudioStatus, LegAudioStats},
+    control::wire::ContactEntry,
     leg::LegStats,
     net::{NetCounters, NetStatus, PeerInfo},
     proto::{
         id::Did,
-        io::{CallState, CallView, ParticipantView},
+        io::{CallState, CallView, ParticipantView, PastCall},
         seal::Rejected,
     },
-    store::Contact,
+    store::{Contact, HistoryEntry},
 };
 
 /// All that `status` tells.
@@ -22,19 +24,28 @@ pub(super) struct Status<'a> {
     pub uptime_s: u64,
     pub net: &'a NetStatus,
     pub calls: &'a [CallView],
-    pub contacts: &'a [Contact],
+    pub people: &'a People,
     pub muted: bool,
     pub deafened: bool,
+    pub do_not_disturb: bool,
     pub stopping: bool,
     pub audio: &'a AudioStatus,
     pub seq: u64,
+    pub marked: u64,
+    pub missed: usize,
 }
 
 /// `daemon.status`, and the snapshot of `events.watch`.
 pub(super) fn status(from: &Status<'_>) -> Value {
-    let mut calls = from.calls.iter();
-    let active = calls.find(|view| view.state != CallState::Incoming);
-    let pending = from.calls.iter().filter(|view| view.state == CallState::Incoming);
+    let (mut active, mut pending, mut held) = (Value::Null, Vec::new(), Vec::new());
+    for view in from.calls {
+        let shown = call(view, from.people);
+        match view.state {
+            CallState::Active | CallState::Outgoing => active = shown,
+            CallState::Incoming => pending.push(shown),
+            CallState::OnHold => held.push(shown),
+        }
+    }
     json!({
         "did": from.did,
         "peer_id": from.net.peer_id.to_string(),
@@ -42,38 +53,102 @@ pub(super) fn status(from: &Status<'_>) -> Value {
         "uptime_s": from.uptime_s,
         "listen": from.net.listen,
         "peers": from.net.peers.len(),
-        "active_call": active.map(|view| call(view, from.contacts)),
-        "pending": pending.map(|view| call(view, from.contacts)).collect::<Vec<_>>(),
+        "active_call": active,
+        "held": held,
+        "pending": pending,
         "muted": from.muted,
         "deafened": from.deafened,
+        "do_not_disturb": from.do_not_disturb,
         "stopping": from.stopping,
         "audio": from.audio,
         "seq": from.seq,
+        "marked": from.marked,
+        "missed": from.missed,
     })
 }
 
+/// `call.list`
+pub(super) fn calls(calls: &[CallView], past: &[PastCall], people: &People) -> Value {
+    let calls: Vec<_> = calls.iter().map(|view| call(view, people)).collect();
+    let past: Vec<_> = past.iter().map(|view| past_call(view, people)).collect();
+    json!({ "calls": calls, "past": past })
+}
+
 /// `call.show`
-pub(super) fn call(view: &CallView, contacts: &[Contact]) -> Value {
-    let participants: Vec<_> = view.participants.iter().map(|other| participant(other, contacts)).collect();
+pub(super) fn call(view: &CallView, people: &People) -> Value {
+    let participants: Vec<_> = view.participants.iter().map(|other| participant(other, people)).collect();
     json!({
         "call": view.call,
         "state": view.state,
         "from": view.from,
-        "from_name": name(&view.from, contacts),
+        "from_name": people.name(&view.from),
+        "closed": view.closed,
         "participants": participants,
     })
 }
 
-fn participant(view: &ParticipantView, contacts: &[Contact]) -> Value {
+fn participant(view: &ParticipantView, people: &People) -> Value {
+    let gain = people.gain(&view.did);
     json!({
         "did": view.did,
-        "name": name(&view.did, contacts),
+        "name": people.name(&view.did),
         "state": view.state,
         "muted": view.muted,
         "deafened": view.deafened,
+        "on_hold": view.on_hold,
+        "decline": view.decline,
+        "volume_percent": gain.percent,
+        "audio_blocked": gain.blocked,
         "connected_ms": view.setup.first_audio,
         "setup": view.setup,
     })
+}
+
+fn past_call(view: &PastCall, people: &People) -> Value {
+    json!({
+        "call": view.call,
+        "state": "past",
+        "from": view.from,
+        "from_name": people.name(&view.from),
+        "participants": named(&view.participants, people),
+        "since_ms": view.since_ms,
+    })
+}
+
+/// `history.list`
+pub(super) fn history(entries: &[HistoryEntry], people: &People) -> Value {
+    let entry = |entry: &HistoryEntry| {
+        json!({
+            "call": entry.call,
+            "direction": entry.direction,
+            "from": entry.from,
+            "from_name": people.name(&entry.from),
+            "participants": named(&entry.participants, people),
+            "known": entry.known,
+            "started_ms": entry.started_ms,
+            "joined_ms": entry.joined_ms,
+            "ended_ms": entry.ended_ms,
+            "outcome": entry.outcome,
+        })
+    };
+    json!({ "history": entries.iter().map(entry).collect::<Vec<_>>() })
+}
+
+fn named(dids: &[Did], people: &People) -> Vec<Value> {
+    dids.iter().map(|did| json!({ "did": did, "name": people.name(did) })).collect()
+}
+
+/// `contact.export`
+pub(super) fn export(contacts: &[Contact]) -> Value {
+    let entry = |contact: &Contact| ContactEntry {
+        did: contact.did.to_string(),
+        name: contact.name.to_string(),
+        address: contact.address.as_ref().map(ToString::to_string),
+        policy: Some(contact.policy),
+        volume_percent: Some(contact.volume_percent),
+        audio_blocked: Some(contact.audio_blocked),
+    };
+    json!({ "contacts": contacts.iter().map(entry).collect::<Vec<_>>() })
 }
 
 /// One leg of `media.stats`. What is heard is null until the audio thread has figures: 0 dB would be the loudest sound there is.
@@ -82,12 +157,12 @@ pub(super) fn leg(
     of: &CallView,
     leg: &LegStats,
     audio: Option<&LegAudioStats>,
-    contacts: &[Contact],
+    people: &People,
 ) -> Value {
     json!({
         "call": of.call,
         "did": other.did,
-        "name": name(&other.did, contacts),
+        "name": people.name(&other.did),
         "state": other.state,
         "rtt_ms": leg.rtt_ms,
         "jitter_ms": audio.map(|audio| audio.jitter_ms),
@@ -123,10 +198,6 @@ pub(super) fn stats<'a>(
 /// One entry of `net.peers`.
 pub(super) fn peer(info: &PeerInfo) -> Value {
     json!({ "peer_id": info.peer_id.to_string(), "address": info.address, "rtt_ms": info.rtt_ms })
-}
-
-fn name<'a>(did: &Did, contacts: &'a [Contact]) -> Option<&'a str> {
-    contacts.iter().find(|contact| contact.did == *did).map(|contact| contact.name.as_str())
 }
 
 #[cfg(test)]
@@ -182,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_call_shows_names_beside_dids_and_no_internal_ids() {
-        let shown = call(&call_view(0x11, CallState::Active), &[contact(2, "Bob")]);
+        let shown = call(&call_view(0x11, CallState::Active), &People::new(vec![contact(2, "Bob")]));
         assert_eq!(shown["state"], "active");
         assert_eq!(shown["from_name"], "Bob");
         let other = &shown["participants"][0];
@@ -192,7 +263,10 @@ mod tests {
         );
         assert_eq!((&other["connected_ms"], &other["setup"]["signalled"]), (&66.into(), &3.into()));
         assert!(other.get("leg").is_none());
-        assert_eq!(call(&call_view(0x11, CallState::Active), &[])["participants"][0]["name"], Value::Null);
+        assert_eq!(
+            call(&call_view(0x11, CallState::Active), &People::default())["participants"][0]["name"],
+            Value::Null
+        );
     }
 
     #[test]
@@ -202,7 +276,12 @@ mod tests {
             listen: vec!["/ip4/127.0.0.1/tcp/4001".parse().unwrap()],
             peers: Vec::new(),
         };
-        let calls = [call_view(0x11, CallState::Incoming), call_view(0x22, CallState::Outgoing)];
+        let calls = [
+            call_view(0x11, CallState::Incoming),
+            call_view(0x22, CallState::Outgoing),
+            call_view(0x33, CallState::OnHold),
+        ];
+        let people = People::default();
         let audio = AudioStatus {
             backend: "null".into(),
             input: "silence".into(),
@@ -217,20 +296,28 @@ mod tests {
             uptime_s: 7,
             net: &net,
             calls: &calls,
-            contacts: &[],
+            people: &people,
             muted: true,
             deafened: false,
+            do_not_disturb: true,
             stopping: false,
             audio: &audio,
             seq: 9,
+            marked: 4,
+            missed: 2,
         };
         let shown = status(&from);
-        let promised = "did peer_id version uptime_s listen peers active_call pending muted deafened audio seq";
-        for field in promised.split(' ') {
+        let promised = "did peer_id version uptime_s listen peers active_call held pending muted deafened do_not_disturb \
+                        audio seq marked missed";
+        for field in promised.split_whitespace() {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");
         }
         assert_eq!(shown["active_call"]["state"], "outgoing");
-        assert_eq!(shown["pending"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            (&shown["pending"][0]["state"], &shown["held"][0]["state"]),
+            (&"incoming".into(), &"on_hold".into())
+        );
+        assert_eq!((&shown["pending"][1], &shown["held"][1]), (&Value::Null, &Value::Null));
         assert_eq!((&shown["peers"], &shown["listen"][0]), (&0.into(), &"/ip4/127.0.0.1/tcp/4001".into()));
         for field in ["backend", "input", "output"] {
             assert!(shown["audio"].get(field).is_some(), "audio.{field}");
@@ -241,7 +328,7 @@ mod tests {
     fn a_leg_has_every_promised_figure() {
         let view = call_view(0x11, CallState::Active);
         let audio = LegAudioStats { level_db: -21.5, ..LegAudioStats::default() };
-        let shown = leg(&view.participants[0], &view, &LegStats::default(), Some(&audio), &[]);
+        let shown = leg(&view.participants[0], &view, &LegStats::default(), Some(&audio), &People::default());
         let promised = "did state rtt_ms jitter_ms loss_pct concealed_pct jitter_buffer_ms playout_delay_ms sent_kbps \
                         recv_kbps level_db connected_ms setup";
         for field in promised.split_whitespace() {
@@ -249,7 +336,7 @@ mod tests {
         }
         assert_eq!(keys(&shown["setup"]).len(), 4);
         assert_eq!(shown["level_db"], -21.5);
-        let unheard = leg(&view.participants[0], &view, &LegStats::default(), None, &[]);
+        let unheard = leg(&view.participants[0], &view, &LegStats::default(), None, &People::default());
         assert_eq!((unheard.get("level_db"), keys(&unheard)), (Some(&Value::Null), keys(&shown)));
         assert_eq!(shown["connected_ms"], 66);
     }

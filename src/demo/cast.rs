@@ -127,7 +127,7 @@ impl Cast {
     pub async fn call(&mut self) -> Result<Duration, DemoError> {
         let offered = Instant::now();
         let who = self.members.iter().skip(1).map(|member| member.did.clone()).collect();
-        self.request(0, Method::CallOffer { who }).await?;
+        self.request(0, Method::CallOffer { who, closed: false }).await?;
         let others = self.members.len() - 1;
         for member in &mut self.members {
             let name = member.name;

@@ -13,6 +13,7 @@ use libp2p::{
 };
 
 use super::address::{Dialable, MAX_ADDRESSES};
+use crate::proto::id::Did;
 
 /// Most targets altogether; further ones are refused, except that a new call or LAN peer replaces the oldest of its kind.
 const MAX_TARGETS: usize = 512;
@@ -31,12 +32,13 @@ const STABLE: Duration = Duration::from_secs(5);
 const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Why a target is dialled. A target may have several reasons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reason {
     /// Configured, or a contact's address: never given up.
     Kept,
-    /// In a call with us.
-    Call,
+    /// In a call with us, as this person says. What one person announces stays apart from what others do: nobody can spoil the
+    /// addresses of somebody else's node.
+    Call(Box<Did>),
     /// Found on the local network.
     Found,
 }
@@ -81,18 +83,20 @@ impl Dialler {
         if to.peer == Some(self.local) {
             return false;
         }
-        let known = self.targets.iter_mut().find(|target| match to.peer {
+        let mut own = self.targets.iter_mut().filter(|target| target.announcer() == reason.announcer());
+        let known = own.find(|target| match to.peer {
             Some(peer) => target.peer == Some(peer),
             None => target.addresses.contains(&to.address),
         });
         if let Some(target) = known {
+            let kept = reason == Reason::Kept;
             let new = target.add(to.address, reason);
-            if new && reason == Reason::Kept {
+            if new && kept {
                 target.start_afresh(now);
             }
             return true;
         }
-        if !self.make_room(reason) {
+        if !self.make_room(&reason) {
             return false;
         }
         let state = if connected { State::Connected { since: now } } else { State::Waiting { until: now } };
@@ -117,10 +121,10 @@ impl Dialler {
     }
 
     /// The peer is no longer wanted for this reason.
-    pub fn drop_peer(&mut self, peer: &PeerId, reason: Reason) {
+    pub fn drop_peer(&mut self, peer: &PeerId, reason: &Reason) {
         self.targets.retain_mut(|target| {
             if target.peer == Some(*peer) {
-                target.reasons.retain(|other| *other != reason);
+                target.reasons.retain(|other| other != reason);
             }
             !target.reasons.is_empty()
         });
@@ -218,27 +222,31 @@ impl Dialler {
 
     /// What was an address without a name may turn out to be a peer that is wanted already.
     fn merge(&mut self, peer: PeerId) {
-        let Some(first) = self.targets.iter().position(|target| target.peer == Some(peer)) else { return };
-        let mut at = first + 1;
+        let mut at = 0;
         while at < self.targets.len() {
-            if self.targets[at].peer == Some(peer) {
-                let other = self.targets.remove(at);
-                for address in other.addresses {
-                    for reason in &other.reasons {
-                        self.targets[first].add(address.clone(), *reason);
-                    }
-                }
-            } else {
+            let (before, rest) = self.targets.split_at_mut(at);
+            let of_peer = |target: &&mut Target| target.peer == Some(peer) && target.announcer() == rest[0].announcer();
+            let Some(first) = before.iter_mut().find(of_peer).filter(|_| rest[0].peer == Some(peer)) else {
                 at += 1;
+                continue;
+            };
+            for address in &rest[0].addresses {
+                for reason in &rest[0].reasons {
+                    first.add(address.clone(), reason.clone());
+                }
             }
+            self.targets.remove(at);
         }
     }
 
-    fn make_room(&mut self, reason: Reason) -> bool {
-        let only = |target: &Target| target.reasons == [reason];
+    fn make_room(&mut self, reason: &Reason) -> bool {
+        let only = |target: &Target| match reason {
+            Reason::Call(_) => target.announcer().is_some(),
+            Reason::Kept | Reason::Found => target.reasons == [reason.clone()],
+        };
         let limit = match reason {
             Reason::Kept => return self.targets.len() < MAX_TARGETS,
-            Reason::Call => super::MAX_PARTNERS,
+            Reason::Call(_) => super::MAX_PARTNERS,
             Reason::Found => MAX_FOUND,
         };
         if self.targets.iter().filter(|target| only(target)).count() >= limit
@@ -250,7 +258,22 @@ impl Dialler {
     }
 }
 
+impl Reason {
+    /// Who says so, where one person's word must not touch another's.
+    fn announcer(&self) -> Option<&Did> {
+        match self {
+            Self::Call(did) => Some(did),
+            Self::Kept | Self::Found => None,
+        }
+    }
+}
+
 impl Target {
+    /// All reasons of a target have the same.
+    fn announcer(&self) -> Option<&Did> {
+        self.reasons.iter().find_map(Reason::announcer)
+    }
+
     /// Returns whether the address is new.
     fn add(&mut self, address: Multiaddr, reason: Reason) -> bool {
         if !self.reasons.contains(&reason) {
@@ -311,6 +334,10 @@ mod tests {
         Dialable { address, peer, literal: true }
     }
 
+    fn did(seed: u8) -> Did {
+        Did::from_key(ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key())
+    }
+
     fn setup() -> (Dialler, Instant) {
         (Dialler::new(PeerId::random()), Instant::now())
     }
@@ -334,7 +361,7 @@ mod tests {
     #[test]
     fn a_call_partner_is_given_up_after_some_tries() {
         let (mut dialler, mut now) = setup();
-        dialler.want(to(1, Some(PeerId::random())), Reason::Call, false, now);
+        dialler.want(to(1, Some(PeerId::random())), Reason::Call(Box::new(did(1))), false, now);
         for _ in 0..MAX_TRIES {
             let id = dialler.due(now).unwrap().connection_id();
             dialler.failed(id, now);
@@ -428,20 +455,37 @@ mod tests {
         let (mut dialler, now) = setup();
         let peer = PeerId::random();
         dialler.want(to(1, None), Reason::Kept, false, now);
-        dialler.want(to(2, Some(peer)), Reason::Call, false, now);
         dialler.want(to(3, Some(peer)), Reason::Found, false, now);
         assert_eq!(dialler.targets.len(), 2);
         let id = dialler.due(now).unwrap().connection_id();
         dialler.connected(id, peer, now);
         assert_eq!(dialler.targets.len(), 1);
-        assert_eq!(dialler.targets[0].addresses.len(), 3);
-        dialler.drop_peer(&peer, Reason::Call);
-        dialler.drop_peer(&peer, Reason::Found);
+        assert_eq!(dialler.targets[0].addresses.len(), 2);
+        dialler.drop_peer(&peer, &Reason::Found);
         assert_eq!(dialler.targets.len(), 1, "it is kept still");
-        for port in 1..4 {
+        for port in [1, 3] {
             dialler.drop_address(&to(port, None).address);
         }
         assert!(dialler.targets.is_empty());
+    }
+
+    #[test]
+    fn what_one_person_announces_does_not_spoil_the_addresses_that_another_did() {
+        let (mut dialler, now) = setup();
+        let peer = PeerId::random();
+        dialler.want(to(1, Some(peer)), Reason::Call(Box::new(did(1))), false, now);
+        for port in 2..40 {
+            dialler.want(to(port, Some(peer)), Reason::Call(Box::new(did(2))), false, now);
+        }
+        assert_eq!(dialler.targets[0].addresses, [to(1, None).address]);
+        let id = dialler.due(now).expect("the first target").connection_id();
+        assert_eq!(dialler.targets[0].state, State::Dialling(id));
+        dialler.connected(id, peer, now);
+        assert_eq!(dialler.targets.len(), 2, "connected or not, they stay apart");
+        assert_eq!(dialler.targets[0].addresses, [to(1, None).address]);
+        assert!(dialler.due(now).is_none(), "and one connection is enough");
+        dialler.drop_peer(&peer, &Reason::Call(Box::new(did(2))));
+        assert_eq!(dialler.targets.len(), 1);
     }
 
     #[test]

@@ -26,7 +26,6 @@ pub(super) struct Outlet {
     /// Bounded by the own subscriptions, [`MAX_PUBLISHED`] and [`MAX_OTHERS`].
     subscribed: BTreeSet<String>,
     listen_changed: bool,
-    peers_changed: bool,
 }
 
 impl Outlet {
@@ -39,7 +38,6 @@ impl Outlet {
             uses: 0,
             subscribed: BTreeSet::new(),
             listen_changed: false,
-            peers_changed: false,
         }
     }
 
@@ -79,14 +77,9 @@ impl Outlet {
         self.flush();
     }
 
-    pub fn peers_changed(&mut self) {
-        self.peers_changed = true;
-        self.flush();
-    }
-
     /// Whether something waits for room.
     pub fn waiting(&self) -> bool {
-        self.listen_changed || self.peers_changed || !self.subscribed.is_empty()
+        self.listen_changed || !self.subscribed.is_empty()
     }
 
     /// A sender of its own to wait for room with.
@@ -100,8 +93,6 @@ impl Outlet {
             let Ok(room) = self.events.try_reserve() else { return };
             if std::mem::take(&mut self.listen_changed) {
                 room.send(NetEvent::ListenChanged);
-            } else if std::mem::take(&mut self.peers_changed) {
-                room.send(NetEvent::PeersChanged);
             } else if let Some(topic) = self.subscribed.pop_first() {
                 room.send(NetEvent::Subscribed { topic });
             }
@@ -128,7 +119,7 @@ mod tests {
         outlet.subscribed("telecon/a");
         outlet.subscribed("telecon/b");
         outlet.subscribed("telecon/a");
-        outlet.peers_changed();
+        outlet.listen_changed();
         assert_eq!((counters.snapshot().delivered, counters.snapshot().events_full), (2, 3));
         let mut told = Vec::new();
         while let Ok(event) = events.try_recv() {
@@ -136,7 +127,7 @@ mod tests {
             told.push(event);
         }
         let topic = |topic: &str| NetEvent::Subscribed { topic: topic.into() };
-        assert_eq!(told[2..], [NetEvent::PeersChanged, topic("telecon/a"), topic("telecon/b")]);
+        assert_eq!(told[2..], [NetEvent::ListenChanged, topic("telecon/a"), topic("telecon/b")]);
         assert!(!outlet.waiting());
     }
 

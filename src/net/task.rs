@@ -22,7 +22,7 @@ use libp2p::{
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::{
-    ConnectError, MAX_PARTNERS, NetStatus, PeerInfo,
+    ConnectError, MAX_OF_ONE, MAX_PARTNERS, NetStatus, PeerInfo,
     address::{self, Dialable},
     behaviour::{Behaviour, BehaviourEvent},
     budget::Budget,
@@ -32,7 +32,7 @@ use super::{
     links::CHOICE,
     outlet::Outlet,
 };
-use crate::proto::signal::MAX_SEALED_BYTES;
+use crate::proto::{id::Did, signal::MAX_SEALED_BYTES};
 
 /// `connect` calls that wait for an answer; further ones are told so.
 const MAX_CONNECTS: usize = 32;
@@ -47,7 +47,7 @@ pub(super) enum Command {
     Publish { topic: String, bytes: Vec<u8> },
     Keep(Vec<Dialable>),
     Forget(Vec<Multiaddr>),
-    Dial { peer: PeerId, addresses: Vec<Multiaddr> },
+    Dial { did: Did, peer: PeerId, addresses: Vec<Multiaddr> },
     Connect { to: Dialable, reply: oneshot::Sender<Result<PeerId, ConnectError>> },
     Shutdown(oneshot::Sender<()>),
 }
@@ -69,8 +69,9 @@ pub(super) struct Task {
     pub asked_loopback: HashSet<Multiaddr>,
     /// What gossipsub is subscribed to; bounded by the shared set.
     pub joined: HashSet<String>,
-    /// Explicit gossip peers, oldest first; [`MAX_PARTNERS`] at most, then the oldest that is not connected is dropped.
-    pub partners: Vec<PeerId>,
+    /// Explicit gossip peers and who announced them, oldest first; [`MAX_PARTNERS`] at most and [`MAX_OF_ONE`] of one person, then
+    /// the oldest that is not connected is dropped.
+    pub partners: Vec<(Did, PeerId)>,
     /// Bounded by [`MAX_CONNECTS`].
     pub connects: HashMap<ConnectionId, (Multiaddr, oneshot::Sender<Result<PeerId, ConnectError>>)>,
     /// When parallel connections are looked at again.
@@ -112,7 +113,7 @@ impl Task {
             Command::Publish { topic, bytes } => self.publish(&topic, bytes),
             Command::Keep(addresses) => addresses.into_iter().for_each(|to| self.want(to, Reason::Kept)),
             Command::Forget(addresses) => addresses.iter().for_each(|address| self.dialler.drop_address(address)),
-            Command::Dial { peer, addresses } => self.add_partner(peer, addresses),
+            Command::Dial { did, peer, addresses } => self.add_partner(did, peer, addresses),
             Command::Connect { to, reply } => self.connect(to, reply),
             Command::Shutdown(done) => drop(done),
         }
@@ -166,7 +167,7 @@ impl Task {
 
     fn want(&mut self, to: Dialable, reason: Reason) {
         let connected = to.peer.is_some_and(|peer| self.swarm.behaviour().links.gate.is_connected(&peer));
-        if let (Reason::Kept, Some(peer)) = (reason, to.peer) {
+        if let (Reason::Kept, Some(peer)) = (&reason, to.peer) {
             self.swarm.behaviour_mut().links.gate.know(peer);
         }
         if !self.dialler.want(to, reason, connected, Instant::now()) {
@@ -174,35 +175,47 @@ impl Task {
         }
     }
 
-    fn add_partner(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+    fn add_partner(&mut self, did: Did, peer: PeerId, addresses: Vec<Multiaddr>) {
         if peer == *self.swarm.local_peer_id() {
             return;
         }
-        if !self.partners.contains(&peer) && self.partners.len() >= MAX_PARTNERS && !self.drop_partner() {
+        let partner = (did, peer);
+        if !self.partners.contains(&partner) && !self.room_for_partner(&partner.0) {
             return self.dial_once(peer, addresses);
         }
         for address in addresses {
-            self.want(Dialable { address, peer: Some(peer), literal: true }, Reason::Call);
+            self.want(Dialable { address, peer: Some(peer), literal: true }, Reason::Call(Box::new(partner.0.clone())));
         }
         // Our own attempt has the addresses; gossipsub, which has none, finds the peer being dialled already.
         self.dial_due();
-        self.partners.retain(|other| *other != peer);
-        self.partners.push(peer);
+        self.partners.retain(|other| *other != partner);
+        self.partners.push(partner);
         let links = &mut self.swarm.behaviour_mut().links;
         links.gate.know(peer);
         links.gossip.add_explicit_peer(&peer);
     }
 
-    /// Makes room for a new partner. Somebody may announce any number of nodes: they take the place of one that is not
-    /// connected, never of one that is. Returns false when all are connected.
-    fn drop_partner(&mut self) -> bool {
+    /// Makes room for a new partner, if it can be had. Who announces many nodes pushes out own ones only.
+    fn room_for_partner(&mut self, did: &Did) -> bool {
+        if self.partners.iter().filter(|(other, _)| other == did).count() >= MAX_OF_ONE {
+            return self.drop_partner(|other| other == did);
+        }
+        self.partners.len() < MAX_PARTNERS || self.drop_partner(|_| true)
+    }
+
+    /// Drops the oldest of these partners that is not connected; never one that is. Returns false when all are connected.
+    fn drop_partner(&mut self, of: impl Fn(&Did) -> bool) -> bool {
         let links = &mut self.swarm.behaviour_mut().links;
-        let Some(at) = self.partners.iter().position(|partner| !links.gate.is_connected(partner)) else { return false };
-        let oldest = self.partners.remove(at);
-        links.gossip.remove_explicit_peer(&oldest);
-        self.dialler.drop_peer(&oldest, Reason::Call);
-        if !self.dialler.keeps(&oldest) {
-            links.gate.forget(&oldest);
+        let mut partners = self.partners.iter();
+        let Some(at) = partners.position(|(did, peer)| of(did) && !links.gate.is_connected(peer)) else { return false };
+        let (did, peer) = self.partners.remove(at);
+        self.dialler.drop_peer(&peer, &Reason::Call(Box::new(did)));
+        if self.partners.iter().any(|(_, other)| *other == peer) {
+            return true;
+        }
+        links.gossip.remove_explicit_peer(&peer);
+        if !self.dialler.keeps(&peer) {
+            links.gate.forget(&peer);
         }
         true
     }
@@ -277,7 +290,7 @@ impl Task {
                 if !self.swarm.behaviour().links.gate.is_connected(&peer_id) {
                     self.dialler.disconnected(&peer_id, Instant::now());
                 }
-                self.tell_peers();
+                self.publish_status();
             }
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 tracing::debug!(%error, "could not connect");
@@ -330,7 +343,7 @@ impl Task {
         if self.settle_at.is_none() && self.swarm.behaviour().links.gate.undecided() {
             self.settle_at = Some(Instant::now() + CHOICE);
         }
-        self.tell_peers();
+        self.publish_status();
     }
 
     fn settle(&mut self) {
@@ -392,7 +405,7 @@ impl Task {
             }
             mdns::Event::Expired(records) => {
                 for (peer, _) in records {
-                    self.dialler.drop_peer(&peer, Reason::Found);
+                    self.dialler.drop_peer(&peer, &Reason::Found);
                 }
             }
         }
@@ -401,11 +414,6 @@ impl Task {
             tracing::warn!("somebody floods the local network with mDNS records; mDNS is off until the next start");
             *mdns = None.into();
         }
-    }
-
-    fn tell_peers(&mut self) {
-        self.publish_status();
-        self.outlet.peers_changed();
     }
 
     fn tell_listen(&mut self) {

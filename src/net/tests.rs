@@ -369,6 +369,10 @@ fn silent_address() -> (std::net::UdpSocket, Multiaddr) {
     (socket, address)
 }
 
+fn did(seed: u8) -> Did {
+    Did::from_key(ed25519_dalek::SigningKey::from_bytes(&[seed; 32]).verifying_key())
+}
+
 fn contact(peer: PeerId, address: &Multiaddr) -> Contact {
     Contact { peer_id: peer.to_string(), addresses: vec![address.to_string()] }
 }
@@ -385,7 +389,7 @@ async fn a_living_address_is_dialled_while_a_dead_one_of_the_same_peer_is_still_
         // It began after the kept address was dialled, so it is given up after that.
         result = b.net.connect(dead) => panic!("the dead address was waited for: {result:?}"),
         () = async {
-            b.net.dial(contact(a.id(), &living));
+            b.net.dial(did(1), contact(a.id(), &living));
             b.connected_to(a.id()).await;
         } => {}
     }
@@ -396,11 +400,11 @@ async fn any_number_of_announced_nodes_does_not_push_out_a_partner_that_is_conne
     let key = Keypair::generate_ed25519();
     let (a, b) = (Node::with_key(key.clone(), &[TCP], &[]), Node::start(&[], &[]));
     let to_a = a.address().await;
-    b.net.dial(contact(a.id(), &to_a));
+    b.net.dial(did(1), contact(a.id(), &to_a));
     b.connected_to(a.id()).await;
     let (_silent, dead) = silent_address();
-    for _ in 0..MAX_PARTNERS + 8 {
-        b.net.dial(contact(PeerId::random(), &dead));
+    for at in 0..MAX_PARTNERS + 8 {
+        b.net.dial(did(at as u8), contact(PeerId::random(), &dead));
     }
     // The answer comes after all that was asked for before.
     let own: Multiaddr = format!("/ip4/127.0.0.1/tcp/1/p2p/{}", b.id()).parse().unwrap();
@@ -409,6 +413,26 @@ async fn any_number_of_announced_nodes_does_not_push_out_a_partner_that_is_conne
     b.status("alone", |status| status.peers.is_empty()).await;
     // Only who is still a partner is dialled again.
     let a = Node::with_key(key, &[&without_peer_id(&to_a).to_string()], &[]);
+    b.connected_to(a.id()).await;
+}
+
+#[tokio::test]
+async fn one_person_who_announces_many_nodes_pushes_out_none_of_another_person() {
+    let key = Keypair::generate_ed25519();
+    let (_silent, dead) = silent_address();
+    // Nobody listens there for now, so that the first attempt fails at once.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let to_a: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
+    let b = Node::start(&[], &[]);
+    b.net.dial(did(1), contact(PeerId::from(key.public()), &to_a));
+    for _ in 0..2 * MAX_PARTNERS {
+        b.net.dial(did(2), contact(PeerId::random(), &dead));
+    }
+    // The answer comes after all that was asked for before.
+    let own: Multiaddr = format!("/ip4/127.0.0.1/tcp/1/p2p/{}", b.id()).parse().unwrap();
+    assert_eq!(b.net.connect(own).await, Err(ConnectError::Oneself));
+    // Only who is still a partner is dialled again.
+    let a = Node::with_key(key, &[&to_a.to_string()], &[]);
     b.connected_to(a.id()).await;
 }
 
@@ -508,8 +532,8 @@ async fn a_participant_is_dialled_and_hears_gossip_directly() {
     let b = Node::start(&[QUIC], &[]);
     b.net.subscribe("telecon/b".into());
     let contact = Contact { peer_id: a.id().to_string(), addresses: vec![a.address().await.to_string()] };
-    b.net.dial(Contact { peer_id: "nonsense".into(), addresses: vec!["\u{1b}[31m".into()] });
-    b.net.dial(contact);
+    b.net.dial(did(1), Contact { peer_id: "nonsense".into(), addresses: vec!["\u{1b}[31m".into()] });
+    b.net.dial(did(1), contact);
     b.connected_to(a.id()).await;
     publish_until_received(&b, &mut a, "telecon/a", b"direct").await;
 }

@@ -479,6 +479,22 @@ pub enum Event {
     },
     /// The user speaks while the microphone is off.
     TalkedWhileMuted,
+    /// A contact was added, changed or removed.
+    ContactsChanged,
+    /// How a person is heard here was changed.
+    VolumeChanged {
+        /// Who.
+        did: Did,
+        /// 100 is as it comes.
+        percent: u16,
+        /// Not heard at all.
+        blocked: bool,
+    },
+    /// The user has seen all events up to this one.
+    EventsMarked {
+        /// Its number.
+        up_to: u64,
+    },
 }
 
 /// When the stages of a leg were reached, in ms since both sides had accepted (as known here).

@@ -307,17 +307,26 @@ impl Leg {
         if ice.candidates.is_empty() {
             return;
         }
-        match &self.current {
+        // Before its answer the initiator cannot know whose candidates they are.
+        let described = |current: &&Current| self.role == Role::Answerer || current.answered;
+        match self.current.as_ref().filter(described) {
             Some(current) if ice.attempt == self.attempt => {
                 cx.actions.push(Action::Command(current.id, LegCommand::Candidates(ice)));
             }
-            Some(_) | None => {
-                let kept: usize = self.early.iter().map(|ice| ice.candidates.len()).sum();
-                let ahead = self.role == Role::Answerer && ice.attempt > self.attempt;
-                if ahead && kept + ice.candidates.len() <= MAX_EARLY_CANDIDATES {
-                    self.early.push(ice);
-                }
-            }
+            Some(_) | None => self.keep_early(ice),
+        }
+    }
+
+    fn keep_early(&mut self, ice: Ice) {
+        let attempt = self.attempt;
+        let may_come = |of: u32| match self.role {
+            Role::Initiator => of == attempt,
+            Role::Answerer => of > attempt,
+        };
+        self.early.retain(|kept| may_come(kept.attempt));
+        let kept: usize = self.early.iter().map(|ice| ice.candidates.len()).sum();
+        if may_come(ice.attempt) && kept + ice.candidates.len() <= MAX_EARLY_CANDIDATES {
+            self.early.push(ice);
         }
     }
 

@@ -215,7 +215,10 @@ impl World {
             | Event::CallInterrupted { .. }
             | Event::ParticipantDeclined { .. }
             | Event::DoNotDisturbChanged { .. }
-            | Event::TalkedWhileMuted => {}
+            | Event::TalkedWhileMuted
+            | Event::ContactsChanged
+            | Event::VolumeChanged { .. }
+            | Event::EventsMarked { .. } => {}
         }
         Ok(())
     }

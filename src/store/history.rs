@@ -116,7 +116,10 @@ pub(super) fn note(db: &Transaction<'_>, event: &Event, own: &Did, time_ms: u64)
         | Event::ParticipantMedia { .. }
         | Event::MediaChanged { .. }
         | Event::DoNotDisturbChanged { .. }
-        | Event::TalkedWhileMuted => Ok(()),
+        | Event::TalkedWhileMuted
+        | Event::ContactsChanged
+        | Event::VolumeChanged { .. }
+        | Event::EventsMarked { .. } => Ok(()),
     }
 }
 

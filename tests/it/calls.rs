@@ -88,12 +88,31 @@ fn a_daemon_that_is_stopped_leaves_the_call_and_the_others_know() {
 }
 
 #[test]
+fn a_daemon_that_is_not_to_go_back_offers_to_and_the_user_can() {
+    let mut daemons = call_of(3, &format!("{SILENT}rejoin = false\n"));
+    let (ada_did, eve_did) = (daemons[0].did.clone(), daemons[2].did.clone());
+    let call = daemons[2].json(&["calls"])["calls"][0]["call"].clone();
+    daemons[2].kill();
+    daemons[2].restart();
+    let [ada, _, eve] = &mut daemons[..] else { unreachable!("three were started") };
+    let calls = eve.json(&["calls"]);
+    assert_eq!((&calls["calls"], &calls["past"][0]["call"]), (&Value::Array(Vec::new()), &call), "{calls}");
+    assert_eq!(eve.json(&["history"])["history"][0]["outcome"], "interrupted");
+    eve.json(&["join"]);
+    eve.until_shown(&ada_did, "joined");
+    ada.until_shown(&eve_did, "joined");
+    assert_eq!(eve.json(&["history"])["history"][0]["outcome"], Value::Null, "it goes on in its row");
+}
+
+#[test]
 fn a_daemon_that_was_killed_can_be_called_again_at_once() {
-    let mut daemons = call_of(2, SILENT);
+    let mut daemons = call_of(2, &format!("{SILENT}rejoin = false\n"));
     daemons[1].kill();
     let [ada, ben] = &mut daemons[..] else { unreachable!("two were started") };
     ada.run(&["hangup"]);
     ben.restart();
+    // A stranger would ring only once.
+    ben.json(&["contacts", "add", &ada.did, "ada"]);
     ben.connect(ada);
     ada.json(&["call", &ben.did]);
     ada.until_shown(&ben.did, "joined");
@@ -244,7 +263,7 @@ async fn forged_offers_ring_nobody_answer_nothing_and_are_counted() {
     let first_answer = loop {
         match next(&mut mallory.events).await {
             NetEvent::Message { topic, .. } => break topic,
-            NetEvent::Subscribed { .. } | NetEvent::ListenChanged | NetEvent::PeersChanged => {}
+            NetEvent::Subscribed { .. } | NetEvent::ListenChanged => {}
         }
     };
     assert_eq!(first_answer, answered);

@@ -1,4 +1,4 @@
-//! `make install` puts a binary and a valid systemd user unit in place, and `make uninstall` takes both away.
+//! `make install` puts a binary and valid systemd user units in place, and `make uninstall` takes them away.
 
 use std::{
     path::Path,
@@ -23,7 +23,7 @@ fn assert_done(output: &Output) {
 }
 
 #[test]
-fn the_installed_unit_is_valid_and_starts_the_installed_binary() {
+fn the_installed_units_are_valid_and_start_the_installed_binary() {
     let prefix = tempfile::tempdir().unwrap();
     assert_done(&make(prefix.path(), &["install"]));
 
@@ -32,23 +32,26 @@ fn the_installed_unit_is_valid_and_starts_the_installed_binary() {
     let text = std::fs::read_to_string(&unit).unwrap();
     assert!(text.contains(&format!("\nExecStart={} daemon\n", binary.display())), "{text}");
     assert!(binary.exists());
+    let socket = unit.with_extension("socket");
+    let text = std::fs::read_to_string(&socket).unwrap();
+    assert!(text.contains("\nListenStream=%t/telecon/control.sock\n"), "{text}");
 
     let verified = Command::new("systemd-analyze")
         .args(["--user", "verify"])
-        .arg(&unit)
+        .args([&unit, &socket])
         // It refuses to work without a runtime directory, which a build machine may lack.
         .env("XDG_RUNTIME_DIR", prefix.path())
         .output();
     match verified {
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && !said.contains("telecon.service"), "systemd-analyze: {said}");
+            assert!(output.status.success() && !said.contains("telecon."), "systemd-analyze: {said}");
         }
         Err(error) => println!("skipped: systemd-analyze cannot be run here ({error})"),
     }
 
     assert_done(&make(prefix.path(), &["uninstall"]));
-    assert!(!binary.exists() && !unit.exists());
+    assert!(!binary.exists() && !unit.exists() && !socket.exists());
 }
 
 #[test]

@@ -124,6 +124,46 @@ fn an_incoming_call_rings_audibly_though_no_client_is_there() {
     assert!(loudest(&during) > 0.02, "nobody can hear it ring: {}", loudest(&during));
 }
 
+/// As from one wireless network to another: the way for signals stays, that of media is gone and there is a new one.
+#[test]
+fn a_call_goes_on_over_another_network_when_its_own_is_gone() {
+    let namespaces = Namespace::linked();
+    Namespace::link(&namespaces, "first", "10.78.0");
+    let mut number = 0;
+    let [mut ada, mut ben] = namespaces.each_ref().map(|namespace| {
+        number += 1;
+        let network = format!(
+            "[network]\nlisten = [\"/ip4/10.77.0.{number}/udp/0/quic-v1\"]\nmdns = false\nice_interfaces = [\"first\", \"second\"]\n"
+        );
+        Daemon::start_with(Start {
+            config: format!("{network}[audio]\nbackend = \"null\"\n[call]\nauto_accept = \"all\"\n"),
+            whole_network: true,
+            through: namespace.enter(),
+            ..Start::default()
+        })
+    });
+    talk(&mut ada, &mut ben);
+    let packets = |stats: &Value, which: &str| leg_number(stats, which).unwrap_or(0.0);
+    for daemon in [&mut ada, &mut ben] {
+        daemon.until(&["stats"], |stats| packets(stats, "packets_received") > 150.0);
+    }
+    Namespace::link(&namespaces, "second", "10.79.0");
+    namespaces[0].unlink("first");
+    let cut = Instant::now();
+    for daemon in [&mut ada, &mut ben] {
+        let before = daemon.json(&["stats"]);
+        // The figures are a second old at most, so that some packets may still be counted that came before.
+        let enough = packets(&before, "packets_received") + 150.0;
+        let sent = std::cell::Cell::new(packets(&before, "packets_sent"));
+        daemon.until(&["stats"], |stats| {
+            let now = packets(stats, "packets_sent");
+            assert!(now >= sent.replace(now), "it is another connection, which counts anew");
+            packets(stats, "packets_received") > enough
+        });
+        println!("three seconds of media {:.1} s after the network was gone", cut.elapsed().as_secs_f64());
+    }
+}
+
 fn read_wav(path: &Path) -> Vec<f32> {
     let mut reader = hound::WavReader::open(path).unwrap();
     assert_eq!((reader.spec().sample_rate, reader.spec().channels), (48_000, 1));

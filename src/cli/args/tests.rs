@@ -17,11 +17,11 @@ fn the_parser_is_sound() {
 fn every_verb_of_the_first_release_is_there() {
     assert_eq!(
         verb("telecon call bob carol --wait"),
-        Verb::Call { who: vec!["bob".into(), "carol".into()], wait: true }
+        Verb::Call { who: vec!["bob".into(), "carol".into()], closed: false, wait: true }
     );
-    assert_eq!(verb("telecon decline 0b1e"), Verb::Reject { call: Some("0b1e".into()) });
+    assert_eq!(verb("telecon decline 0b1e"), Verb::Reject { call: Some("0b1e".into()), reason: None, text: None });
     assert_eq!(verb("telecon hangup"), Verb::Hangup { call: None });
-    assert_eq!(verb("telecon accept 0b1e"), Verb::Accept { call: Some("0b1e".into()) });
+    assert_eq!(verb("telecon accept 0b1e"), Verb::Accept { call: Some("0b1e".into()), leave: false });
     assert_eq!(verb("telecon watch --since 7"), Verb::Watch { since: Some(7) });
     assert_eq!(verb("telecon daemon --config a.toml"), Verb::Daemon { config: Some("a.toml".into()) });
     assert_eq!(verb("telecon demo"), Verb::Demo { participants: 3, seconds: 10 });

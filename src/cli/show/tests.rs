@@ -97,16 +97,128 @@ fn stats_have_a_row_a_leg_and_what_was_dropped() {
 }
 
 #[test]
+fn calls_that_can_be_joined_stand_below_those_that_go_on() {
+    let past = json!({
+        "call": "c2", "state": "past", "from": "did:key:zMe", "from_name": null, "since_ms": 5,
+        "participants": [{ "did": "did:key:zBob", "name": "bob" }],
+    });
+    let mut held = call();
+    held["state"] = "on_hold".into();
+    let shown = calls(&json!({ "calls": [held], "past": [past] }));
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[1].contains("on hold") && lines[2].ends_with("can be joined  you   bob"), "{shown}");
+}
+
+#[test]
+fn how_somebody_is_heard_and_why_somebody_declined_is_shown_where_it_matters() {
+    let shown = with(&json!({ "state": "active", "participants": [
+        { "did": "a", "state": "joined", "volume_percent": 100, "audio_blocked": false, "decline": null },
+        { "did": "b", "state": "joined", "volume_percent": 30, "audio_blocked": false },
+        { "did": "c", "state": "on_hold", "volume_percent": 30, "audio_blocked": true },
+        { "did": "d", "state": "declined", "decline": { "reason": "not_now", "text": "in an hour?" } },
+    ] }));
+    assert_eq!(shown, "a (joined), b (joined, 30 %), c (on hold, not heard), d (declined: not now, \"in an hour?\")");
+}
+
+#[test]
+fn status_tells_what_waits_for_the_user_only_when_something_does() {
+    let shown = status(&json!({
+        "held": [call()], "missed": 2, "do_not_disturb": true, "muted": false, "deafened": false,
+    }));
+    assert!(shown.contains("on hold    0b1e0f3a, with bob (joined, muted), did:key:zEve (reconnecting)\n"), "{shown}");
+    assert!(shown.contains("missed     2; telecon history --seen shows and forgets them\n"), "{shown}");
+    assert!(shown.ends_with("switches   microphone on, speaker on, do not disturb\n"), "{shown}");
+    let quiet = status(&json!({ "held": [], "missed": 0, "do_not_disturb": false }));
+    assert!(!quiet.contains("missed") && !quiet.contains("on hold") && !quiet.contains("disturb"), "{quiet}");
+}
+
+#[test]
+fn the_history_is_a_line_a_call() {
+    let bob = json!({ "did": "did:key:zBob", "name": "bob" });
+    let eve = json!({ "did": "did:key:zEve", "name": null });
+    let shown = history(&json!({ "history": [
+        { "call": "0b1e0f3a-5d", "direction": "out", "from": "did:key:zMe", "participants": [bob, eve], "known": true,
+          "started_ms": 1_795_176_215_224_u64, "joined_ms": 1_795_176_220_000_u64, "ended_ms": 1_795_176_400_000_u64,
+          "outcome": "hung_up" },
+        { "call": "c2c2c2c2-5d", "direction": "in", "from": "did:key:zEve", "participants": [eve, bob], "known": false,
+          "started_ms": 951_782_400_000_u64, "joined_ms": null, "ended_ms": 951_782_445_000_u64, "outcome": "missed" },
+    ] }));
+    assert_eq!(
+        shown,
+        "BEGAN              CALL      WHO                                          WHAT     LASTED\n\
+         2026-11-20 12:03Z  0b1e0f3a  to bob, did:key:zEve                         hung up  3 min\n\
+         2000-02-29 00:00Z  c2c2c2c2  from did:key:zEve (not a contact), with bob  missed\n"
+    );
+    assert_eq!(history(&json!({ "history": [] })), "no calls yet\n");
+}
+
+#[test]
+fn days_become_dates_over_leap_years_and_centuries() {
+    for (days, date) in [
+        (0, (1970, 1, 1)),
+        (58, (1970, 2, 28)),
+        (59, (1970, 3, 1)),
+        (789, (1972, 2, 29)),
+        (11_016, (2000, 2, 29)),
+        (47_540, (2100, 2, 28)),
+        (47_541, (2100, 3, 1)),
+    ] {
+        assert_eq!(civil(days), date, "{days}");
+    }
+}
+
+#[test]
+fn every_event_of_the_daemon_is_a_sentence() {
+    let names = Names::of(&json!({ "contacts": [{ "did": "did:key:zBob", "name": "bob" }] }));
+    let bob = "did:key:zBob";
+    for (event_of, sentence) in [
+        (json!({ "event": "call_held", "call": "c" }), "c is on hold"),
+        (json!({ "event": "call_resumed", "call": "c" }), "c goes on"),
+        (json!({ "event": "call_invited", "call": "c", "invitees": [bob] }), "c you invited bob"),
+        (
+            json!({ "event": "call_silenced", "call": "c", "from": bob, "participants": [bob], "known": true }),
+            "c did not ring, do not disturb is on: bob, with bob",
+        ),
+        (
+            json!({ "event": "call_interrupted", "call": "c", "from": bob }),
+            "c was interrupted when the daemon ended; go back with telecon join",
+        ),
+        (
+            json!({ "event": "participant_declined", "call": "c", "did": bob, "reason": "busy", "text": null }),
+            "c bob declined: busy",
+        ),
+        (
+            json!({ "event": "participant_media", "call": "c", "did": bob, "muted": false, "deafened": false, "on_hold": true }),
+            "c bob microphone on, speaker on, has put the call on hold",
+        ),
+        (json!({ "event": "do_not_disturb_changed", "on": true }), "do not disturb on"),
+        (json!({ "event": "talked_while_muted" }), "you are talking, and your microphone is off"),
+        (json!({ "event": "volume_changed", "did": bob, "percent": 30, "blocked": false }), "bob is heard at 30 %"),
+        (json!({ "event": "volume_changed", "did": bob, "percent": 30, "blocked": true }), "bob is not heard"),
+        (json!({ "event": "contacts_changed" }), "the contacts changed"),
+        (json!({ "event": "events_marked", "up_to": 7 }), "seen up to 7"),
+    ] {
+        let shown = event(&event_of, &names);
+        assert!(shown.ends_with(&format!("  {sentence}\n")), "{shown}");
+    }
+}
+
+#[test]
 fn what_a_stranger_wrote_is_escaped_everywhere() {
     let evil = "\u{1b}[2J\u{202e}\n";
     let names = Names::of(&json!({ "contacts": [{ "did": "d", "name": evil }] }));
-    let event_of = |kind: &str| json!({ "seq": 1, "time_ms": 0, "event": kind, "did": "d", "from": "d", "call": evil, "state": evil, "reason": evil, "x": evil });
-    let mut shown: Vec<String> = ["call_rang", "call_ended", "participant_changed", "unheard_of"]
-        .iter()
-        .flat_map(|kind| [event(&event_of(kind), &names), step(&event_of(kind), &names)])
-        .collect();
-    let call = json!({ "call": evil, "state": evil, "from": evil, "participants": [{ "name": evil, "state": evil }] });
-    shown.push(calls(&json!({ "calls": [call.clone()] })));
+    let event_of = |kind: &str| json!({ "seq": 1, "time_ms": 0, "event": kind, "did": "d", "from": "d", "call": evil, "state": evil, "reason": evil, "text": evil, "x": evil });
+    let mut shown: Vec<String> =
+        ["call_rang", "call_ended", "participant_changed", "participant_declined", "unheard_of"]
+            .iter()
+            .flat_map(|kind| [event(&event_of(kind), &names), step(&event_of(kind), &names)])
+            .collect();
+    let call = json!({ "call": evil, "state": evil, "from": evil, "participants": [{ "name": evil, "state": evil, "decline": { "reason": evil, "text": evil } }] });
+    shown.push(calls(&json!({ "calls": [call.clone()], "past": [call.clone()] })));
+    shown.push(history(&json!({ "history": [call.clone()] })));
+    shown.push(imported(&json!({ "added": evil, "renamed": [{ "from": evil, "to": evil }] })));
+    shown.push(policy(&json!({ "name": evil, "policy": "ask" })));
+    shown.push(volume(&json!({ "did": evil, "volume_percent": evil })));
     shown.push(status(&json!({ "active_call": call, "pending": [call], "did": evil, "audio": { "problem": evil } })));
     shown.push(stats(&json!({ "legs": [{ "name": evil }], "rejected": { evil: 1 } })));
     shown.push(devices(&json!({ "devices": [{ "name": evil, "direction": "input", "default": true }] })));

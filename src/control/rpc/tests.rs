@@ -19,7 +19,10 @@ fn request(method: &str, params: &str) -> String {
 #[test]
 fn a_request_is_read_with_its_parameters() {
     let line = r#"{"jsonrpc":"2.0","id":"a","method":"call.offer","params":{"who":["bob"],"request_key":"k"}}"#;
-    let ask = Ask::Call { method: Method::CallOffer { who: vec!["bob".into()] }, request_key: Some("k".into()) };
+    let ask = Ask::Call {
+        method: Method::CallOffer { who: vec!["bob".into()], closed: false },
+        request_key: Some("k".into()),
+    };
     assert_eq!(parse(line), Ok(Request { id: Some("a".into()), ask }));
 }
 

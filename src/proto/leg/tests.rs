@@ -1,5 +1,7 @@
 //! Decisions of one leg, without a network: what is asked of its connection, and what of the peer.
 
+use std::sync::LazyLock;
+
 use super::*;
 use crate::proto::id::LegId;
 
@@ -16,8 +18,8 @@ struct Bench {
 impl Bench {
     fn new(role: Role) -> Self {
         #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
-        let now = Instant::now();
-        Self { leg: Leg::new(role, now), now, last_leg: 0 }
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Self { leg: Leg::new(role, *START), now: *START, last_leg: 0 }
     }
 
     /// A connection that came up as attempt 1, and has been up for long.
@@ -69,6 +71,11 @@ impl Bench {
         self.act(|leg, cx| leg.handle_sdp(sdp, cx))
     }
 
+    fn candidates(&mut self, attempt: u32) -> Vec<String> {
+        let ice = Ice { attempt, candidates: vec!["candidate".into()] };
+        self.act(|leg, cx| leg.handle_ice(ice, cx))
+    }
+
     /// Lets the time come that the leg waits for.
     fn wait(&mut self) -> Vec<String> {
         self.now = self.now.max(self.leg.deadline().expect("it waits for something"));
@@ -85,7 +92,9 @@ fn a_lost_path_restarts_ice_at_once_and_keeps_the_connection() {
     let mut bench = Bench::up(Role::Initiator);
     assert_eq!(bench.report(LegEvent::Disconnected), ["restart 1"]);
     assert_eq!(bench.report(description()), ["send description 2"]);
-    assert_eq!(bench.sdp(2, SdpKind::Answer, THEIRS), ["remote 2 to 1"]);
+    assert!(bench.candidates(1).is_empty() && bench.candidates(2).is_empty());
+    assert_eq!(bench.sdp(2, SdpKind::Answer, THEIRS), ["remote 2 to 1", "candidates 2 to 1"]);
+    assert_eq!(bench.candidates(2), ["candidates 2 to 1"]);
     assert!(bench.report(LegEvent::Recovered).is_empty());
     assert!(bench.leg.is_up() && bench.leg.down_since().is_none() && bench.leg.deadline().is_none());
 }
@@ -94,8 +103,7 @@ fn a_lost_path_restarts_ice_at_once_and_keeps_the_connection() {
 fn the_answerer_asks_and_gives_what_is_offered_to_the_same_connection() {
     let mut bench = Bench::up(Role::Answerer);
     assert_eq!(bench.report(LegEvent::Disconnected), ["ask after 1"]);
-    let early = Ice { attempt: 2, candidates: vec!["candidate".into()] };
-    assert!(bench.act(|leg, cx| leg.handle_ice(early, cx)).is_empty());
+    assert!(bench.candidates(2).is_empty());
     assert_eq!(bench.sdp(2, SdpKind::Offer, THEIRS), ["remote 2 to 1", "candidates 2 to 1"]);
     assert_eq!(bench.report(description()), ["send description 2"]);
     assert!(bench.report(LegEvent::Recovered).is_empty() && bench.leg.is_up());
@@ -150,6 +158,7 @@ fn a_new_path_to_a_connection_that_is_closed_is_refused_and_one_to_another_certi
 fn an_answer_of_another_certificate_to_a_restart_means_that_the_far_connection_is_gone() {
     let mut bench = Bench::up(Role::Initiator);
     bench.report(LegEvent::Disconnected);
+    assert!(bench.candidates(2).is_empty(), "whose they are is not known yet");
     assert_eq!(bench.sdp(2, SdpKind::Answer, [3; 32]), ["close 1"]);
     assert_eq!(bench.report(LegEvent::Closed), ["open 2"]);
 }

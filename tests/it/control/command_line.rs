@@ -8,7 +8,10 @@ use std::{
 use serde_json::{Value, json};
 use telecon::{
     control::wire::Method,
-    proto::io::{EndReason, Event, ParticipantState},
+    proto::{
+        io::{EndReason, Event, ParticipantState},
+        signal::DeclineReason,
+    },
 };
 use tokio::process::Command;
 
@@ -63,6 +66,16 @@ async fn without_a_daemon_every_request_says_how_to_start_it_and_exits_with_69()
         "contacts list",
         "contacts add did:key:z bob",
         "contacts remove bob",
+        "contacts allow bob",
+        "contacts export",
+        "join",
+        "invite 0b1e bob",
+        "hold",
+        "resume",
+        "volume bob 50",
+        "dnd on",
+        "history",
+        "history --seen",
         "watch",
         "status --json",
     ] {
@@ -91,7 +104,20 @@ async fn devices_and_configuration_need_no_daemon() {
 #[tokio::test]
 async fn wrong_arguments_exit_with_64() {
     let home = tempfile::tempdir().expect("a directory");
-    for arguments in ["", "cal", "call", "status x", "watch --since x", "contacts add did:key:z"] {
+    for arguments in [
+        "",
+        "cal",
+        "call",
+        "status x",
+        "watch --since x",
+        "contacts add did:key:z",
+        "reject --reason bored",
+        "volume bob 201",
+        "volume bob loud",
+        "dnd",
+        "history --limit 501",
+        "invite 0b1e",
+    ] {
         let output = run(home.path(), arguments).await;
         assert_eq!((code(&output), stdout(&output).as_str()), (64, ""), "{arguments}");
         assert!(!output.stderr.is_empty());
@@ -188,10 +214,28 @@ async fn every_verb_asks_for_what_it_says() {
     let verbs = [
         ("id", Method::IdentityShow {}),
         ("connect /ip4/x", Method::NetConnect { address: "/ip4/x".into() }),
-        ("call bob carol", Method::CallOffer { who: vec!["bob".into(), "carol".into()] }),
-        ("accept", Method::CallAccept { call: None }),
-        ("accept 0b1e", Method::CallAccept { call: call() }),
-        ("reject 0b1e", Method::CallReject { call: call(), reason: None }),
+        ("call bob carol", Method::CallOffer { who: vec!["bob".into(), "carol".into()], closed: false }),
+        ("accept", Method::CallAccept { call: None, leave: false }),
+        ("call bob --closed", Method::CallOffer { who: vec!["bob".into()], closed: true }),
+        ("accept 0b1e --leave", Method::CallAccept { call: call(), leave: true }),
+        ("reject 0b1e", Method::CallReject { call: call(), reason: None, text: None }),
+        (
+            "reject --reason not_now --text later",
+            Method::CallReject { call: None, reason: Some("not_now".into()), text: Some("later".into()) },
+        ),
+        ("join", Method::CallJoin { call: None, leave: false }),
+        ("join 0b1e --leave", Method::CallJoin { call: call(), leave: true }),
+        ("invite 0b1e bob carol", Method::CallInvite { call: call(), who: vec!["bob".into(), "carol".into()] }),
+        ("hold", Method::CallHold { call: None }),
+        ("resume 0b1e", Method::CallResume { call: call() }),
+        ("dnd on", Method::CallDoNotDisturb { on: true }),
+        ("dnd off", Method::CallDoNotDisturb { on: false }),
+        ("history", Method::HistoryList { limit: Some(50), before_ms: None }),
+        ("history --limit 5 --before 99", Method::HistoryList { limit: Some(5), before_ms: Some(99) }),
+        ("volume bob 150", Method::MediaVolume { who: "bob".into(), percent: 150 }),
+        ("volume bob 30%", Method::MediaVolume { who: "bob".into(), percent: 30 }),
+        ("volume bob off", Method::MediaBlock { who: "bob".into() }),
+        ("volume bob on", Method::MediaUnblock { who: "bob".into() }),
         ("hangup 0b1e", Method::CallHangup { call: call() }),
         ("calls", Method::CallList {}),
         ("status", Method::DaemonStatus {}),
@@ -205,6 +249,10 @@ async fn every_verb_asks_for_what_it_says() {
         ("contacts add did:key:z bob", contact(None)),
         ("contacts add did:key:z bob --address /ip4/x", contact(Some("/ip4/x".into()))),
         ("contacts remove bob", Method::ContactRemove { who: "bob".into() }),
+        ("contacts allow bob", Method::ContactAllow { who: "bob".into() }),
+        ("contacts ask bob", Method::ContactAsk { who: "bob".into() }),
+        ("contacts block bob", Method::ContactBlock { who: "bob".into() }),
+        ("contacts export --json", Method::ContactExport {}),
     ];
     for (verb, _) in &verbs {
         let output = run(fake.dir.path(), verb).await;
@@ -215,7 +263,7 @@ async fn every_verb_asks_for_what_it_says() {
 
 #[tokio::test]
 async fn a_refusal_is_one_sentence_on_stderr_with_its_exit_code() {
-    for (word, expected) in [("unknown_contact", 65), ("in_a_call", 75), ("unreachable", 13), ("bad_params", 64)] {
+    for (word, expected) in [("unknown_contact", 65), ("too_many_calls", 75), ("unreachable", 13), ("bad_params", 64)] {
         let fake = Fake::answering(move |_, _| failure(word, "no contact is called \"bop\"; did you mean bob?"));
         for verb in ["call bop", "call bop --json"] {
             let output = run(fake.dir.path(), verb).await;
@@ -252,6 +300,70 @@ async fn a_reader_that_has_gone_ends_the_program_quietly() {
         let output = soon(child.wait_with_output()).await.expect("it ends");
         assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{verb}");
     }
+}
+
+#[tokio::test]
+async fn a_call_that_is_waited_for_ends_its_waiting_with_its_reader() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let fake = course(Vec::new());
+    let mut command = telecon(fake.dir.path(), "call bob --wait");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert_eq!(soon(lines.next_line()).await.expect("UTF-8"), Some(call(7).to_string()));
+    drop(lines);
+    let output = soon(child.wait_with_output()).await.expect("it ends, and no event comes");
+    assert_eq!((code(&output), stderr(&output).as_str()), (0, ""));
+}
+
+#[tokio::test]
+async fn contacts_are_exported_a_line_each_and_imported_in_one_request() {
+    let bob = json!({ "did": "did:key:zBob", "name": "bob", "policy": "block" });
+    let carol = json!({ "did": "did:key:zCarol", "name": "carol" });
+    let contacts = json!({ "contacts": [bob, carol] });
+    let answers = contacts.clone();
+    let fake = Fake::answering(move |method, _| match method {
+        Method::ContactExport {} => Some(Ok(answers.clone())),
+        _ => Some(Ok(json!({ "added": 1, "changed": 1, "unchanged": 0, "renamed": [{ "from": "bo", "to": "bob" }] }))),
+    });
+    let exported = run(fake.dir.path(), "contacts export").await;
+    assert_eq!((code(&exported), stdout(&exported)), (0, format!("{bob}\n{carol}\n")));
+    let file = fake.dir.path().join("contacts.jsonl");
+    std::fs::write(&file, &exported.stdout).expect("own directory");
+    let imported = run(fake.dir.path(), &format!("contacts import {} --rename", file.display())).await;
+    assert_eq!((code(&imported), stderr(&imported).as_str()), (0, ""));
+    assert_eq!(stdout(&imported), "1 added, 1 changed, 0 unchanged\nbo is now bob\n");
+    match fake.asked().last() {
+        Some(Method::ContactImport { contacts: asked, rename: true }) => {
+            assert_eq!(json!({ "contacts": asked }), contacts);
+        }
+        other => panic!("{other:?}"),
+    }
+    for (text, sentence) in [
+        ("{}\n".to_owned(), format!("telecon: {}:1: missing field `did`; ", file.display())),
+        (
+            format!("{bob}\n").repeat(2_000),
+            format!("telecon: {} has more than the 64 KiB of one import", file.display()),
+        ),
+    ] {
+        std::fs::write(&file, text).expect("own directory");
+        let refused = run(fake.dir.path(), &format!("contacts import {}", file.display())).await;
+        assert_eq!(code(&refused), 65);
+        assert!(stderr(&refused).starts_with(&sentence), "{}", stderr(&refused));
+    }
+    assert_eq!(fake.asked().len(), 2, "nothing of it reached the daemon");
+}
+
+#[tokio::test]
+async fn the_history_is_marked_as_seen_up_to_what_was_known_before_it_was_read() {
+    let fake = Fake::answering(|method, _| match method {
+        Method::DaemonStatus {} => Some(Ok(json!({ "seq": 41 }))),
+        _ => Some(Ok(json!({ "history": [] }))),
+    });
+    let output = run(fake.dir.path(), "history --seen").await;
+    assert_eq!((code(&output), stdout(&output).as_str()), (0, "no calls yet\n"));
+    let asked = fake.asked();
+    assert_eq!(asked[1], Method::HistoryList { limit: Some(50), before_ms: None });
+    assert_eq!((&asked[0], &asked[2]), (&Method::DaemonStatus {}, &Method::EventsMark { seq: 41 }));
 }
 
 #[tokio::test]
@@ -330,6 +442,23 @@ async fn a_call_that_is_waited_for_in_vain_says_why_and_has_its_exit_code() {
         let output = run(fake.dir.path(), "call bob --wait").await;
         let said = (format!("{}\n", call(7)), format!("telecon: {sentence}\n"));
         assert_eq!((code(&output), (stdout(&output), stderr(&output))), (expected, said));
+    }
+}
+
+#[tokio::test]
+async fn a_no_is_told_with_its_reason_and_its_words() {
+    for (reason, text, ended, expected, said) in [
+        (DeclineReason::NotNow, Some("in an hour?"), EndReason::Declined, 10, "bob declined: not now, \"in an hour?\""),
+        (DeclineReason::DoNotDisturb, None, EndReason::Declined, 10, "bob declined: do not disturb"),
+        (DeclineReason::Declined, None, EndReason::Declined, 10, "bob declined"),
+        (DeclineReason::Busy, None, EndReason::Busy, 12, "bob declined: busy"),
+    ] {
+        let text = text.map(|text| text.parse().expect("a note"));
+        let declined = Event::ParticipantDeclined { call: call(7), did: did(2), reason, text };
+        let over = Event::CallEnded { call: call(7), reason: ended };
+        let fake = course(vec![declined, changed(ParticipantState::Declined), over]);
+        let output = run(fake.dir.path(), "call bob --wait").await;
+        assert_eq!((code(&output), stdout(&output)), (expected, format!("{}\n{said}\n", call(7))));
     }
 }
 

@@ -125,7 +125,7 @@ impl Fake {
     ) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let (commands, mut receiver) = mpsc::channel(8);
-        let server = server::serve(&dir.path().join("control.sock"), Greeting { did: did(1) }, commands);
+        let server = server::serve(&dir.path().join("control.sock"), None, Greeting { did: did(1) }, commands);
         let server = Some(server.expect("a fresh directory"));
         let (journal, asked) = (Journal::new(capacity), Arc::new(Mutex::new(Vec::new())));
         let fake = Self { dir, server, journal: journal.clone(), asked: asked.clone() };

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::fake::{Fake, did};
 
 fn serve(socket: &Path) -> Result<Server, ServeError> {
-    server::serve(socket, Greeting { did: did(1) }, mpsc::channel(1).0)
+    server::serve(socket, None, Greeting { did: did(1) }, mpsc::channel(1).0)
 }
 
 /// Once nobody holds the former socket any more: a child that another test has just forked may, until it executes its program.

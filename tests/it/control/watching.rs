@@ -6,6 +6,8 @@ use telecon::{
     control::wire::Method,
 };
 
+use tokio::io::Interest;
+
 use super::fake::{Fake, Raw, large_event, small_event, soon};
 
 fn done(_: &Method, _: &super::fake::Journal) -> super::fake::Answer {
@@ -148,12 +150,8 @@ async fn ends_with_lagged(mut raw: Raw) {
     assert_eq!(raw.read().await, None);
 }
 
-#[tokio::test]
-async fn a_watcher_that_does_not_read_is_told_lagged_and_dropped_at_a_mebibyte() {
-    let fake = Fake::new();
-    let mut raw = watch(&fake, 0).await;
-    raw.line().await;
-    let mut other = Client::connect(&fake.socket()).await.expect("connects");
+/// Makes events until nobody watches any more.
+async fn overrun(fake: &Fake) {
     let mut emitted = 0;
     while fake.journal.watchers() > 0 {
         fake.journal.emit(large_event());
@@ -167,7 +165,31 @@ async fn a_watcher_that_does_not_read_is_told_lagged_and_dropped_at_a_mebibyte()
         .await;
     }
     assert!(emitted > 500, "dropped after {emitted} events of 2 kB");
+}
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_is_told_lagged_and_dropped_at_a_mebibyte() {
+    let fake = Fake::new();
+    let mut raw = watch(&fake, 0).await;
+    raw.line().await;
+    let mut other = Client::connect(&fake.socket()).await.expect("connects");
+    overrun(&fake).await;
     soon(other.request(Method::DaemonStatus {}, None)).await.expect("others are served");
+    ends_with_lagged(raw).await;
+}
+
+#[tokio::test]
+async fn a_watcher_that_reads_only_when_all_is_over_still_finds_that_it_lagged() {
+    let fake = Fake::new();
+    let mut raw = watch(&fake, 0).await;
+    raw.line().await;
+    overrun(&fake).await;
+    soon(async {
+        while !raw.stream.get_ref().ready(Interest::READABLE).await.expect("open here").is_read_closed() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     ends_with_lagged(raw).await;
 }
 

@@ -23,14 +23,27 @@ impl Namespace {
     pub fn linked() -> [Self; 2] {
         let first = Self::new();
         let second = Self::hold(first.command().arg("unshare"));
-        let peer = second.holder.id().to_string();
-        first.run(&["ip", "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", &peer]);
-        for (namespace, address) in [(&first, "10.77.0.1/24"), (&second, "10.77.0.2/24")] {
-            namespace.run(&["ip", "address", "add", address, "dev", "cable"]);
-            namespace.run(&["ip", "link", "set", "cable", "up"]);
+        let both = [first, second];
+        Self::link(&both, "cable", "10.77.0");
+        for namespace in &both {
             namespace.run(&["ip", "route", "add", "default", "dev", "cable"]);
         }
-        [first, second]
+        both
+    }
+
+    /// Links two by one more cable of that name; their addresses end in 1 and 2.
+    pub fn link([first, second]: &[Self; 2], name: &str, network: &str) {
+        let peer = second.holder.id().to_string();
+        first.run(&["ip", "link", "add", name, "type", "veth", "peer", "name", name, "netns", &peer]);
+        for (namespace, number) in [(first, 1), (second, 2)] {
+            namespace.run(&["ip", "address", "add", &format!("{network}.{number}/24"), "dev", name]);
+            namespace.run(&["ip", "link", "set", name, "up"]);
+        }
+    }
+
+    /// Pulls a cable out.
+    pub fn unlink(&self, name: &str) {
+        self.run(&["ip", "link", "delete", name]);
     }
 
     fn hold(unshare: &mut Command) -> Self {

@@ -1,0 +1,86 @@
+//! Events as sentences, for `telecon watch` and for a call that is followed.
+
+use serde_json::Value;
+
+use super::{Names, line, list, loudness, media_words, on_off, reason, short_id, spoken, word};
+
+/// One event of `telecon watch`: time (UTC), seq, what happened.
+pub fn event(event: &Value, names: &Names) -> String {
+    let time = event["time_ms"].as_u64().map_or("-".into(), |ms| {
+        let s = ms / 1000 % 86_400;
+        format!("{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
+    });
+    line(&format!("{time} {:>5}  {}", word(&event["seq"]), happened(event, names)))
+}
+
+/// One event of a call that is followed.
+pub fn step(event: &Value, names: &Names) -> String {
+    let did = names.name(&event["did"]);
+    match event["event"].as_str() {
+        // Why came just before it.
+        Some("participant_changed") if event["state"] == "declined" => String::new(),
+        Some("participant_changed") => line(&format!("{did} {}", spoken(&event["state"]))),
+        Some("participant_declined") => line(&format!("{did} {}", declined(event))),
+        // The id was printed, and how it ended is the error that follows.
+        Some("call_offered" | "call_ended") => String::new(),
+        Some(_) | None => line(&happened(event, names)),
+    }
+}
+
+/// How a followed call ended without anybody being there.
+pub fn over(event: &Value) -> String {
+    match event["reason"].as_str() {
+        Some("declined") => "the call was declined".into(),
+        Some("busy") => "busy: in another call".into(),
+        Some("no_answer") => "nobody answered".into(),
+        Some("unreachable") => "unreachable: no device answered; is the other daemon running and connected?".into(),
+        Some("gone" | "empty") => "the call was accepted, but no audio connection came about".into(),
+        Some("hung_up") => "the call was hung up before anybody was there".into(),
+        Some("stopped") => "the daemon stopped".into(),
+        Some("answered_elsewhere") => "the call moved to another device".into(),
+        Some(_) | None => format!("the call is over: {}", spoken(&event["reason"])),
+    }
+}
+
+fn happened(event: &Value, names: &Names) -> String {
+    let call = short_id(&event["call"]);
+    let (did, from) = (names.name(&event["did"]), names.name(&event["from"]));
+    let all = |key: &str| list(event, key).iter().map(|did| names.name(did)).collect::<Vec<_>>().join(", ");
+    let stranger = if event["known"] == false { " (not a contact)" } else { "" };
+    match event["event"].as_str() {
+        Some("call_offered") => format!("{call} calling {}", all("invitees")),
+        Some("call_rang") => format!("{call} rings: {from}{stranger}, with {}", all("participants")),
+        Some("call_silenced") => {
+            format!("{call} did not ring, do not disturb is on: {from}{stranger}, with {}", all("participants"))
+        }
+        Some("call_joined") => format!("{call} you are in"),
+        Some("call_invited") => format!("{call} you invited {}", all("invitees")),
+        Some("call_held") => format!("{call} is on hold"),
+        Some("call_resumed") => format!("{call} goes on"),
+        Some("call_interrupted") => format!("{call} was interrupted when the daemon ended; go back with telecon join"),
+        Some("call_ended") => format!("{call} ended: {}", spoken(&event["reason"])),
+        Some("participant_changed") => format!("{call} {did} {}", spoken(&event["state"])),
+        Some("participant_declined") => format!("{call} {did} {}", declined(event)),
+        Some("participant_media") => {
+            let hold = if event["on_hold"] == true { ", has put the call on hold" } else { "" };
+            format!("{call} {did} {}{hold}", media_words(event))
+        }
+        Some("media_changed") => media_words(event),
+        Some("do_not_disturb_changed") => format!("do not disturb {}", on_off(&event["on"])),
+        Some("talked_while_muted") => "you are talking, and your microphone is off".into(),
+        Some("contacts_changed") => "the contacts changed".into(),
+        Some("volume_changed") => format!("{did} is {}", loudness(&event["percent"], &event["blocked"])),
+        Some("events_marked") => format!("seen up to {}", word(&event["up_to"])),
+        Some(other) => format!("{other} {event}"),
+        None => event.to_string(),
+    }
+}
+
+/// A no of the invitee that the sentence is about.
+fn declined(event: &Value) -> String {
+    match (event["reason"].as_str(), event["text"].as_str()) {
+        (Some("declined"), None) => "declined".into(),
+        (Some("declined"), Some(text)) => format!("declined: \"{text}\""),
+        _ => format!("declined: {}", reason(event)),
+    }
+}

@@ -1,0 +1,112 @@
+//! What clients ask about calls: ids, names and words become requests to the core.
+
+use serde_json::json;
+
+use super::{Answer, not_done};
+use crate::{
+    control::wire::Failure,
+    daemon::{
+        Daemon,
+        resolve::{self, Verb, shown},
+        views,
+    },
+    proto::{
+        id::CallId,
+        io::{Former, Now, Reply, Request, RequestError},
+        signal::{Decline, DeclineReason, Settings},
+    },
+};
+
+impl Daemon {
+    pub(super) fn offer(&mut self, who: &[String], closed: bool, now: Now) -> Answer {
+        let invitees = resolve::invitees(who, &self.did, self.people.contacts())?;
+        let settings = Settings { closed };
+        match self.ask(Request::Offer { invitees: invitees.clone(), settings }, now)? {
+            Reply::Offered(call) => Ok(json!({ "call": call, "invitees": invitees })),
+            Reply::Done => Ok(json!({ "invitees": invitees })),
+        }
+    }
+
+    pub(super) fn accept(&mut self, call: Option<&str>, leave: bool, now: Now) -> Answer {
+        self.with_ringing(call, Verb::Accept, |call| Request::Accept(call, former(leave)), now)
+    }
+
+    pub(super) fn reject(&mut self, call: Option<&str>, reason: Option<&str>, text: Option<&str>, now: Now) -> Answer {
+        let reason = match reason {
+            None | Some("declined") => DeclineReason::Declined,
+            Some("busy") => DeclineReason::Busy,
+            Some("do_not_disturb") => DeclineReason::DoNotDisturb,
+            Some("not_now") => DeclineReason::NotNow,
+            Some(other) => {
+                let message = format!("{} is no reason; say declined, busy, do_not_disturb or not_now", shown(other));
+                return Err(Failure::new("bad_reason", message));
+            }
+        };
+        let text = text.map(str::parse).transpose();
+        let text = text.map_err(|error| Failure::new("bad_text", format!("the text cannot be sent: {error}")))?;
+        self.with_ringing(call, Verb::Reject, |call| Request::Reject(call, Decline { reason, text }), now)
+    }
+
+    pub(super) fn join(&mut self, call: Option<&str>, leave: bool, now: Now) -> Answer {
+        self.with_call(call, Verb::Join, |call| Request::Join(call, former(leave)), now)
+    }
+
+    pub(super) fn invite(&mut self, call: Option<&str>, who: &[String], now: Now) -> Answer {
+        let invitees = resolve::invitees(who, &self.did, self.people.contacts())?;
+        let call = self.find(call, Verb::Invite)?;
+        self.ask(Request::Invite { call, invitees: invitees.clone() }, now)?;
+        Ok(json!({ "call": call, "invitees": invitees }))
+    }
+
+    /// The switch works without the disk; only that it outlives the daemon needs one, and the store tells when it fails.
+    pub(super) fn do_not_disturb(&mut self, on: bool, now: Now) -> Answer {
+        self.ask(Request::SetDoNotDisturb(on), now)?;
+        drop(self.store.set_do_not_disturb(on));
+        Ok(json!({ "do_not_disturb": on }))
+    }
+
+    pub(super) fn show(&self, call: Option<&str>) -> Answer {
+        let call = self.find(call, Verb::Show)?;
+        let calls = self.node.calls();
+        let view = calls.iter().find(|view| view.call == call).ok_or_else(|| not_done(&RequestError::NoSuchCall))?;
+        Ok(views::call(view, &self.people))
+    }
+
+    /// Asks for something that needs nothing but the call.
+    pub(super) fn with_call(
+        &mut self,
+        call: Option<&str>,
+        verb: Verb,
+        request: impl FnOnce(CallId) -> Request,
+        now: Now,
+    ) -> Answer {
+        let call = self.find(call, verb)?;
+        self.ask(request(call), now)?;
+        Ok(json!({ "call": call }))
+    }
+
+    /// As [`Self::with_call`]; who comes too late for a call that rang is told what became of it.
+    fn with_ringing(
+        &mut self,
+        call: Option<&str>,
+        verb: Verb,
+        request: impl FnOnce(CallId) -> Request,
+        now: Now,
+    ) -> Answer {
+        self.with_call(call, verb, request, now).map_err(|failure| match failure.code.as_str() {
+            "no_such_call" | "not_ringing" => match self.rung.story(call) {
+                Some(story) => Failure::new("not_ringing", story),
+                None => failure,
+            },
+            _ => failure,
+        })
+    }
+
+    fn find(&self, call: Option<&str>, verb: Verb) -> Result<CallId, Failure> {
+        resolve::call(call, verb, &self.node.calls(), &self.node.past_calls())
+    }
+}
+
+fn former(leave: bool) -> Former {
+    if leave { Former::Leave } else { Former::Hold }
+}
