@@ -182,8 +182,8 @@ pub enum Presence {
     /// In the call.
     In(Box<Peer>),
     /// Was in. `lost`: its stay may go on, though there was no network to it for too long, it took its invitation of this
-    /// device back, or it was blocked.
-    Out { instance: Instance, lost: bool },
+    /// device back, or was blocked; what it told last of microphone and ears still holds if it comes back.
+    Out { instance: Instance, lost: Option<MediaState> },
 }
 
 /// A participant that is in the call.
@@ -264,6 +264,11 @@ impl Member {
     pub fn peer_mut(&mut self) -> Option<&mut Peer> {
         let Presence::In(peer) = &mut self.presence else { return None };
         Some(peer)
+    }
+
+    /// The leg to it, while there is one.
+    pub fn leg(&self) -> Option<&Leg> {
+        self.peer()?.leg.as_ref()
     }
 
     /// The state to show.

@@ -8,6 +8,7 @@ use crate::proto::{
     call::{Call, Phase, Presence},
     id::{CallId, Did},
     io::{EndReason, Event, Former, JOINABLE, KeptCall, Now, Output, PastCall, Reply, RequestError, Standing},
+    mutant::mutant,
     signal::{Body, Contact},
 };
 
@@ -30,10 +31,12 @@ impl Engine {
                 let left = until.saturating_duration_since(now.mono);
                 Standing::Ringing(now.unix_ms.saturating_add(ms(left)))
             }
+            Phase::Joined { .. } if mutant!(NotWrittenDown) => return,
             Phase::Joined { .. } => Standing::In { on_hold: call.on_hold },
             Phase::Incoming { silent: true, .. } | Phase::Ended { .. } => return,
         };
         let kept = kept(call, standing);
+        self.past.remove(&id);
         self.output(Output::Keep(Box::new(kept)));
     }
 

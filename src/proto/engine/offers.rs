@@ -15,6 +15,7 @@ use crate::{
         call::{Call, Phase},
         id::{CallId, Did, Instance, MessageId},
         io::{EndReason, Event, Now, Output, Policy},
+        mutant::mutant,
         outbox::Persistence,
         signal::{Answered, Body, CancelReason, DeclineReason, MAX_PARTICIPANTS, Offer, Sealing},
     },
@@ -51,7 +52,7 @@ impl Engine {
         if self.stopping || !may_ring {
             return;
         }
-        let seen = self.seen.contains(&from, id);
+        let seen = self.seen.contains(&from, id) && !mutant!(NoSeenSet);
         // What only seems to ring for one caller may ring for another.
         let pretended = |known: &Call| matches!(known.phase, Phase::Incoming { silent: true, .. });
         if let Some(known) = self.calls.get(&call)
@@ -67,7 +68,8 @@ impl Engine {
             return self.acknowledge(call, &from, Sealing::Envelope, id);
         }
         let glare = self.glare(&offer).filter(|_| !self.is_blocked(&from));
-        if glare.is_some_and(|own| own < call) {
+        let wins = |own: CallId| (own < call) != mutant!(GlareHigherWins) || mutant!(GlareBothWin);
+        if glare.is_some_and(wins) {
             // Ours wins: the other side finds that out by itself and comes over.
             self.remember_cancel(from.clone(), call, now);
             return self.acknowledge(call, &from, Sealing::Envelope, id);
@@ -137,17 +139,18 @@ impl Engine {
         if self.is_blocked(from) {
             return Welcome::Pretend;
         }
-        let unasked = self.config.auto_accept == AutoAccept::All && !self.do_not_disturb;
+        let quiet = self.do_not_disturb && !mutant!(QuietRings);
+        let unasked = self.config.auto_accept == AutoAccept::All && !quiet;
         if !unasked && !self.is_known(from) && !self.first_in_window(from, now) {
             return Welcome::Pretend;
         }
-        if self.do_not_disturb { Welcome::Silence } else { Welcome::Ring }
+        if quiet { Welcome::Silence } else { Welcome::Ring }
     }
 
     /// A stranger rings once in [`STRANGER_WINDOW`].
     fn first_in_window(&mut self, stranger: &Did, now: Instant) -> bool {
         self.strangers.retain(|(_, rang)| now < *rang + STRANGER_WINDOW);
-        if self.strangers.iter().any(|(did, _)| did == stranger) {
+        if self.strangers.iter().any(|(did, _)| did == stranger) && !mutant!(StrangersRingOn) {
             return false;
         }
         if self.strangers.len() >= MAX_STRANGERS {
@@ -202,6 +205,7 @@ impl Engine {
                 self.output(Output::Event(Event::CallRang { call, from, participants, known }));
                 self.keep(call, now);
             }
+            Welcome::Pretend if mutant!(BlockedIsTold) => drop(self.reject(call, &DeclineReason::Declined.into(), now)),
             Welcome::Pretend => self.fall_silent(call),
             Welcome::Silence => {
                 self.output(Output::Event(Event::CallSilenced { call, from: from.clone(), participants, known }));
@@ -252,7 +256,7 @@ impl Engine {
             }
             return;
         };
-        if !known.is_inviter(from) {
+        if !known.is_inviter(from) || mutant!(CancelIgnored) {
             return;
         }
         let still_invited = known.uninvite(from);
@@ -262,7 +266,12 @@ impl Engine {
         match phase {
             // It rings on for whoever else invites.
             Phase::Incoming { .. } if still_invited => self.keep(call, now),
-            Phase::Joined { .. } if still_invited || others => self.mark_out(call, from, None, now),
+            // A Cancel names no stay: it may be late, and its sender here again.
+            Phase::Joined { .. } if still_invited || others => {
+                if self.peer_mut(call, from).is_some() {
+                    self.count_as_left(call, from, now.mono);
+                }
+            }
             Phase::Incoming { .. } | Phase::Joined { .. } => match reason {
                 CancelReason::RangOut if !joined => self.end_call(call, EndReason::Missed, now),
                 CancelReason::Cancelled | CancelReason::RangOut => self.end_call(call, EndReason::Cancelled, now),
@@ -286,6 +295,9 @@ impl Engine {
     }
 
     fn remember_cancel(&mut self, from: Did, call: CallId, now: Now) {
+        if mutant!(EarlyCancelForgotten) {
+            return;
+        }
         self.early_cancels.retain(|cancel| !(cancel.call == call && cancel.from == from));
         if self.early_cancels.len() >= MAX_EARLY_CANCELS {
             // Strangers push out each other's, and none of a contact's.
@@ -301,7 +313,7 @@ impl Engine {
 
     /// Another device of this DID took the call, or refused it.
     pub(super) fn handle_answered(&mut self, from: &Did, call: CallId, answered: Answered, now: Now) {
-        if from != &self.config.did || answered.device == self.config.device {
+        if from != &self.config.did || answered.device == self.config.device || mutant!(DevicesApart) {
             return;
         }
         let Some(known) = self.calls.get_mut(&call) else {
@@ -326,7 +338,7 @@ impl Engine {
 
     /// Another device of this DID shows its stay. The higher one stays in the call, the other goes without a word.
     pub(super) fn handle_own_presence(&mut self, call: CallId, id: Option<MessageId>, other: Instance, now: Now) {
-        if other.device == self.config.device {
+        if other.device == self.config.device || mutant!(DevicesApart) {
             return;
         }
         let Some(known) = self.calls.get_mut(&call) else { return };

@@ -12,6 +12,7 @@ use crate::proto::{
     call::{Call, HelloWindow, Member, Phase, Presence},
     id::{CallId, Did, Instance},
     io::{EndReason, Event, Former, Now, Output, Policy, Reply, Request, RequestError},
+    mutant::mutant,
     outbox::Persistence,
     signal::{
         self, Answered, Body, CallKey, Contact, Decline, DeclineReason, MAX_CHAIN, MAX_PARTICIPANTS, Offer, Outgoing,
@@ -228,12 +229,13 @@ impl Engine {
         self.keep(id, now);
     }
 
-    fn reject(&mut self, id: CallId, decline: &Decline, now: Now) -> Result<(), RequestError> {
+    pub(super) fn reject(&mut self, id: CallId, decline: &Decline, now: Now) -> Result<(), RequestError> {
         let call = self.alive(id)?;
         if !call.rings() {
             return Err(RequestError::NotRinging);
         }
-        let inviters: Vec<Did> = call.also_from.iter().chain([&call.from]).cloned().collect();
+        let inviters = call.also_from.iter().chain([&call.from]).filter(|did| !self.is_blocked(did));
+        let inviters: Vec<Did> = inviters.cloned().collect();
         self.end_call(id, EndReason::Rejected, now);
         for inviter in inviters {
             let no = Body::Decline(decline.clone());
@@ -292,7 +294,8 @@ impl Engine {
         for id in calls {
             for did in self.present(id) {
                 if self.is_blocked(&did) {
-                    self.mark_out(id, &did, None, now);
+                    // Taken back, it is met again.
+                    self.count_as_left(id, &did, now.mono);
                 }
             }
             let Some(call) = self.calls.get_mut(&id).filter(|call| call.rings()) else { continue };
@@ -342,7 +345,6 @@ impl Engine {
     pub(super) fn add_call(&mut self, ticket: Ticket, from: Did, invited: BTreeSet<Did>, ring_until: Instant) {
         let id = ticket.call;
         self.effects.push_back(Effect::OpenCall(ticket.clone()));
-        self.past.remove(&id);
         let former = self.calls.remove(&id);
         // A Leave of the former stay still has to arrive; a Decline has nothing to say any more.
         self.outbox
@@ -380,7 +382,8 @@ impl Engine {
     /// Begins the own stay in the call, numbered above every other of the own DID that is known.
     pub(super) fn join(&mut self, id: CallId, now: Now) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        call.stay = now.unix_ms.max(call.stay.saturating_add(1));
+        let above = if mutant!(StayNotAbove) { 0 } else { call.stay.saturating_add(1) };
+        call.stay = now.unix_ms.max(above);
         let instance = Instance { number: call.stay, device: self.config.device };
         call.phase = Phase::Joined { instance };
         call.hello.open(now.mono);
@@ -409,7 +412,7 @@ impl Engine {
                 && outgoing.to.as_ref() == Some(to)
                 && matches!(outgoing.signal.body, Body::Join(_))
         });
-        if under_way || self.is_blocked(to) {
+        if under_way || self.is_blocked(to) || mutant!(NoJoin) {
             return;
         }
         let Some(instance) = self.calls.get(&id).and_then(Call::instance) else { return };
