@@ -146,13 +146,12 @@ impl Engine {
         contacts: Vec<(Did, Policy)>,
         seen: Vec<(Did, MessageId)>,
     ) -> Self {
-        let dids: Vec<Did> = contacts.iter().map(|(did, _)| did.clone()).collect();
         let inbox = Topic::Inbox(config.did.clone());
         let acquainted = acquainted(&contacts);
         let mut engine = Self {
             config,
             rng: StdRng::from_seed(seed),
-            seen: Seen::new(&dids, seen),
+            seen: Seen::new(&acquainted, seen),
             contacts: contacts.into_iter().collect(),
             calls: BTreeMap::new(),
             past: BTreeMap::new(),

@@ -68,7 +68,7 @@ impl Engine {
             return self.acknowledge(call, &from, Sealing::Envelope, id);
         }
         let glare = self.glare(&offer).filter(|_| !self.is_blocked(&from));
-        let wins = |own: CallId| (own < call) != mutant!(GlareHigherWins) || mutant!(GlareBothWin);
+        let wins = |own: CallId| ((own < call) ^ mutant!(GlareHigherWins)) || mutant!(GlareBothWin);
         if glare.is_some_and(wins) {
             // Ours wins: the other side finds that out by itself and comes over.
             self.remember_cancel(from.clone(), call, now);
