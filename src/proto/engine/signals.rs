@@ -259,9 +259,12 @@ impl Engine {
             return;
         }
         let present = member.peer().map(|peer| peer.instance);
-        let Some(instance) = instance.or(present) else { return };
+        let Some(mut instance) = instance.or(present) else { return };
+        if mutant!(LeaveForGood) {
+            instance.number = u64::MAX;
+        }
         member.left = member.left.max(Some(instance));
-        if present.is_some_and(|present| present > instance) && !mutant!(LeaveOfAnyStay) {
+        if present.is_some_and(|present| present > instance) {
             return;
         }
         self.stop_leg(call, from, now.mono);
