@@ -37,7 +37,7 @@ impl Engine {
             Request::Deafen(deafened) => Ok(self.set_media(self.muted, deafened, now.mono)),
             Request::SetDoNotDisturb(on) => Ok(self.set_do_not_disturb(on)),
             Request::SetContacts(contacts) => Ok(self.set_contacts(contacts, now)),
-            Request::SetContact(contact) => Ok(self.set_contact(contact)),
+            Request::SetAddresses(contact) => Ok(self.set_addresses(contact)),
             Request::Restore { calls, rejoin } => Ok(self.restore(calls, rejoin, now)),
             Request::Shutdown => Ok(self.shut_down(now)),
         };
@@ -310,7 +310,7 @@ impl Engine {
         Reply::Done
     }
 
-    fn set_contact(&mut self, contact: Contact) -> Reply {
+    fn set_addresses(&mut self, contact: Contact) -> Reply {
         self.contact = Some(contact);
         Reply::Done
     }
