@@ -18,6 +18,9 @@ UNIT_DIR ?= $(if $(filter $(HOME)/.local,$(PREFIX)),$(or $(XDG_DATA_HOME),$(HOME
 BINARY ?=
 # What `make demo` hands to `telecon demo`, such as DEMO="--participants 5".
 DEMO ?=
+# How many seeds `make simulate` runs, and from which on.
+SEEDS ?= 2000
+FIRST ?= 0
 # What `make bench` hands to scripts/bench, such as BENCH="idle call", or BENCH="--write docs/performance.md".
 BENCH ?=
 
@@ -40,6 +43,13 @@ test: ## formatting, lints and all tests
 	$(CARGO) test --locked -- --skip sound:: --skip pulse::
 	# What is timed by ear has the machine to itself.
 	$(CARGO) test --locked --test it -- sound:: pulse:: --test-threads=1
+
+.PHONY: simulate
+simulate: ## whole calls in virtual time from SEEDS seeds, FIRST and on; with an optimised core
+	@scripts/setup test
+	TELECON_SEEDS='$(SEEDS)' TELECON_FIRST_SEED='$(FIRST)' $(CARGO) --config 'profile.dev.package.telecon.opt-level=3' \
+		--config 'profile.dev.package.telecon.debug-assertions=false' \
+		test --locked --lib -- --nocapture sim::random_worlds
 
 .PHONY: soak
 soak: ## everything that must be right each time, many times (about half an hour, on a machine that does nothing else)

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod id;
 pub mod io;
 mod leg;
+pub(crate) mod mutant;
 pub mod node;
 mod outbox;
 pub mod seal;

@@ -23,6 +23,7 @@ use super::{
     call::{Call, Phase, Presence},
     id::{CallId, DeviceId, Did, Instance, LegId, MessageId},
     io::{AudioPlan, CallView, EndReason, Event, Input, KeptCall, Now, Output, PastCall, Policy},
+    mutant::mutant,
     outbox::{Outbox, Persistence},
     seen::Seen,
     signal::{Body, Contact, MediaState, Outgoing, Sealing, Signal, Ticket, Topic},
@@ -145,13 +146,12 @@ impl Engine {
         contacts: Vec<(Did, Policy)>,
         seen: Vec<(Did, MessageId)>,
     ) -> Self {
-        let dids: Vec<Did> = contacts.iter().map(|(did, _)| did.clone()).collect();
         let inbox = Topic::Inbox(config.did.clone());
         let acquainted = acquainted(&contacts);
         let mut engine = Self {
             config,
             rng: StdRng::from_seed(seed),
-            seen: Seen::new(&dids, seen),
+            seen: Seen::new(&acquainted, seen),
             contacts: contacts.into_iter().collect(),
             calls: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -260,7 +260,9 @@ impl Engine {
     fn settle_call(&mut self, id: CallId, now: Now) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         match call.phase {
-            Phase::Incoming { until, .. } if until <= now.mono => self.end_call(id, EndReason::Missed, now),
+            Phase::Incoming { until, .. } if until <= now.mono && !mutant!(RingsOn) => {
+                self.end_call(id, EndReason::Missed, now)
+            }
             Phase::Incoming { .. } => {}
             Phase::Joined { .. } => {
                 self.expire_invitations(id, now.mono);
@@ -320,10 +322,13 @@ impl Engine {
             return None;
         }
         match (call.met, offered_here) {
-            (true, _) if self.config.grace.is_zero() => None,
+            (true, _) if self.config.grace.is_zero() || mutant!(NoGrace) => None,
             (true, _) => Some(alone_since + self.config.grace),
             (false, true) => Some(alone_since),
-            (false, false) => Some(alone_since + MEET_PATIENCE),
+            (false, false) => {
+                let asked = call.members.values().filter(|member| member.invited_here && member.is_invited());
+                asked.map(|member| member.invited_until).chain([alone_since + MEET_PATIENCE]).max()
+            }
         }
     }
 
@@ -361,12 +366,13 @@ impl Engine {
     }
 
     fn plan_audio(&self) -> AudioPlan {
-        let active = self.calls.values().find(|call| call.is_active());
+        let counts = |call: &&Call| call.is_active() || (mutant!(HoldKeepsMicrophone) && call.instance().is_some());
+        let active = self.calls.values().find(counts);
         let legs = active.into_iter().flat_map(|call| call.members.values());
         let legs = legs.filter_map(|member| member.peer()?.leg.as_ref()?.id()).collect();
         AudioPlan {
             legs,
-            microphone: active.is_some_and(Call::has_leg_up),
+            microphone: active.is_some_and(|call| call.has_leg_up() || mutant!(MicrophoneEarly)),
             playback: active.is_some_and(Call::has_company),
             muted: self.muted,
             deafened: self.deafened,

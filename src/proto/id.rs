@@ -2,7 +2,7 @@
 //!
 //! Only parsing and printing; no randomness is drawn here.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{cmp::Ordering, fmt, str::FromStr, sync::Arc};
 
 use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
@@ -17,9 +17,12 @@ const MAX_DID_CHARS: usize = 64;
 /// A person: a canonical `did:key` of an Ed25519 public key (W3C CCG did:key, §"Ed25519").
 ///
 /// Ordered bytewise over its text: in each pair the lower DID initiates the WebRTC connection.
+/// It is one word to copy: rosters, topics and messages are full of DIDs.
 #[derive(Clone)]
-pub struct Did {
-    text: Arc<str>,
+pub struct Did(Arc<Named>);
+
+struct Named {
+    text: Box<str>,
     key: VerifyingKey,
 }
 
@@ -47,7 +50,7 @@ impl Did {
         bytes[..2].copy_from_slice(&ED25519_PUB);
         bytes[2..].copy_from_slice(key.as_bytes());
         let text = format!("{PREFIX}{}", multibase::encode(multibase::Base::Base58Btc, bytes));
-        Self { text: text.into(), key }
+        Self(Arc::new(Named { text: text.into(), key }))
     }
 
     /// The DID of an Ed25519 public key's 32 bytes.
@@ -61,12 +64,12 @@ impl Did {
 
     /// The DID's text, `did:key:z6Mk…`.
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// The Ed25519 public key that the DID names.
     pub fn key(&self) -> &VerifyingKey {
-        &self.key
+        &self.0.key
     }
 }
 
@@ -87,38 +90,38 @@ impl FromStr for Did {
 
 impl PartialEq for Did {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        Arc::ptr_eq(&self.0, &other.0) || self.0.text == other.0.text
     }
 }
 impl Eq for Did {}
 impl PartialOrd for Did {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 impl Ord for Did {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.text.cmp(&other.text)
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.text.cmp(&other.0.text) }
     }
 }
 impl std::hash::Hash for Did {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.text.hash(state);
+        self.0.text.hash(state);
     }
 }
 impl fmt::Display for Did {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 impl fmt::Debug for Did {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 impl Serialize for Did {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(&self.0.text)
     }
 }
 impl<'de> Deserialize<'de> for Did {
@@ -128,7 +131,7 @@ impl<'de> Deserialize<'de> for Did {
 }
 
 /// A call: a UUIDv8 (RFC 9562, §5.8) made of what the call is, so that nobody can squat on somebody's id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CallId([u8; 16]);
 
 impl CallId {
@@ -159,6 +162,17 @@ impl CallId {
     }
 }
 
+impl PartialOrd for CallId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for CallId {
+    /// Bytewise, as numbers: every step of the engine looks calls up.
+    fn cmp(&self, other: &Self) -> Ordering {
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
 impl fmt::Display for CallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, byte) in self.0.iter().enumerate() {

@@ -49,6 +49,11 @@ impl Chance {
         &from[self.below(from.len() as u64) as usize]
     }
 
+    /// A source of its own, for whoever cannot hold this one meanwhile.
+    pub fn split(&mut self) -> Self {
+        Self(self.next())
+    }
+
     pub fn bytes(&mut self) -> [u8; 32] {
         let mut bytes = [0; 32];
         for chunk in bytes.chunks_mut(8) {
@@ -90,6 +95,15 @@ impl Ord for Entry {
     }
 }
 
+/// How a node's clocks differ from the world's.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Clock {
+    /// Its wall clock is ahead by this.
+    pub skew_ms: i64,
+    /// Its monotonic clock stood still for so long, while the machine was suspended.
+    pub slept_us: u64,
+}
+
 /// The clock, the queue and the dice of one world.
 #[derive(Debug)]
 pub struct Agenda {
@@ -106,15 +120,15 @@ impl Agenda {
         Self { base: Instant::now(), now_us: 0, sequence: 0, queue: BinaryHeap::new(), chance: Chance::new(seed) }
     }
 
-    /// What a node is told whose wall clock is off by `skew_ms`, and that has slept for `slept_us` in all.
-    pub fn now(&self, skew_ms: i64, slept_us: u64) -> Now {
-        let unix_ms = (EPOCH_UNIX_MS + self.now_us / 1000).saturating_add_signed(skew_ms);
-        Now { mono: self.base + Duration::from_micros(self.now_us - slept_us), unix_ms }
+    /// What a node is told whose clocks are like this.
+    pub fn now(&self, clock: Clock) -> Now {
+        let unix_ms = (EPOCH_UNIX_MS + self.now_us / 1000).saturating_add_signed(clock.skew_ms);
+        Now { mono: self.base + Duration::from_micros(self.now_us - clock.slept_us), unix_ms }
     }
 
-    /// The virtual time of an instant that a node named, in µs, rounded up so that it is never early.
-    pub fn at_us(&self, instant: Instant) -> u64 {
-        instant.saturating_duration_since(self.base).as_nanos().div_ceil(1000) as u64
+    /// The virtual time of an instant that such a node named, in µs, rounded up so that it is never early.
+    pub fn at_us(&self, instant: Instant, clock: Clock) -> u64 {
+        instant.saturating_duration_since(self.base).as_nanos().div_ceil(1000) as u64 + clock.slept_us
     }
 
     pub fn after_us(&mut self, delay_us: u64, what: Happening) {

@@ -1,8 +1,8 @@
 //! One mutation, then drain fully: carries a node's outputs out, as the daemon's loop does, and keeps the books.
 
 use crate::proto::{
-    io::{CallState, EndReason, Event, LegCommand, Output, ParticipantState, Reply, Request, RequestError},
-    signal::{Body, Contact, MAX_SEALED_BYTES, Topic},
+    io::{CallView, LegCommand, Output, PastCall, Policy, Reply, Request, RequestError},
+    signal::{Body, Contact, Decline, MAX_SEALED_BYTES, Topic},
 };
 
 use super::{
@@ -34,7 +34,7 @@ impl World {
             return Err(format!("n{ix} has outputs after it was drained"));
         }
         let wake_us = self.nodes[ix].node.poll_timeout();
-        let wake_us = wake_us.map(|at| self.agenda.at_us(at) + self.nodes[ix].slept_us);
+        let wake_us = wake_us.map(|at| self.agenda.at_us(at, self.nodes[ix].clock));
         if wake_us != self.nodes[ix].wake_us {
             self.nodes[ix].wake_us = wake_us;
             if let Some(at_us) = wake_us {
@@ -84,14 +84,11 @@ impl World {
                 self.carry_audio(ix);
             }
             Output::Remember(did, id) => {
-                if self.nodes[ix].seen.contains(&(did.clone(), id)) {
-                    return Err("an envelope that is already in the seen-set".into());
-                }
-                self.nodes[ix].seen.push((did, id));
+                self.nodes[ix].store.remember(did, id)?;
                 self.nodes[ix].remembered += 1;
             }
-            Output::Keep(kept) => drop(self.nodes[ix].kept.insert(kept.ticket.call, *kept)),
-            Output::Discard(call) => drop(self.nodes[ix].kept.remove(&call)),
+            Output::Keep(kept) => self.nodes[ix].store.keep(*kept)?,
+            Output::Discard(call) => self.nodes[ix].store.discard(call),
             Output::Event(event) => self.event(ix, &event)?,
         }
         Ok(())
@@ -153,86 +150,17 @@ impl World {
         self.trace.line(self.agenda.now_us, || format!("n{ix} {text}"));
     }
 
-    /// Keeps the books: consent, counts, and what must not be told.
-    fn event(&mut self, ix: NodeIx, event: &Event) -> Result<(), String> {
-        if self.trace.is_on() {
-            self.events.push((ix, event.clone()));
-        }
-        match event {
-            Event::CallOffered { invitees, .. } => {
-                self.coverage.mark(if invitees.len() > 1 { Mark::GroupOffer } else { Mark::Offer });
-            }
-            Event::CallRang { call, known, from, .. } => {
-                let times = self.nodes[ix].rang.entry(*call).or_default();
-                *times += 1;
-                if *times > 1 {
-                    return Err(format!("{call} rang again"));
-                }
-                let Some(rest) = self.nodes[ix].remembered.checked_sub(1) else {
-                    return Err("it rang before the seen-set was written".into());
-                };
-                self.nodes[ix].remembered = rest;
-                self.coverage.mark(if *known { Mark::Ring } else { Mark::StrangerRing });
-                let caller = self.dids.iter().position(|did| did == from);
-                let called_back = |view: &crate::proto::io::CallView| {
-                    view.state == CallState::Outgoing && view.participants.iter().any(|other| other.did == *from)
-                };
-                if caller.is_some() && self.nodes[ix].node.calls().iter().any(called_back) {
-                    self.coverage.mark(Mark::CrossingOffer);
-                }
-            }
-            Event::CallJoined { call } => {
-                if !self.nodes[ix].consent.contains(call) {
-                    if std::mem::take(&mut self.nodes[ix].superseded) {
-                        self.coverage.mark(Mark::Glare);
-                    } else if oracle::consents_by_configuration(self, ix, *call) {
-                        self.coverage.mark(Mark::AutoAccept);
-                    } else {
-                        return Err("joined without consent".into());
-                    }
-                    self.nodes[ix].consent.insert(*call);
-                }
-            }
-            Event::CallEnded { call, reason } => {
-                self.nodes[ix].superseded = *reason == EndReason::Superseded && self.nodes[ix].consent.contains(call);
-                self.nodes[ix].consent.remove(call);
-                self.nodes[ix].ended.insert(*call, *reason);
-                if let Some(mark) = mark_of(*reason) {
-                    self.coverage.mark(mark);
-                }
-            }
-            Event::ParticipantChanged { state, .. } => {
-                if *state == ParticipantState::Reconnecting {
-                    self.coverage.mark(Mark::Reconnecting);
-                }
-            }
-            Event::ParticipantMedia { .. } => self.coverage.mark(Mark::MediaState),
-            Event::MediaChanged { .. }
-            | Event::CallInvited { .. }
-            | Event::CallHeld { .. }
-            | Event::CallResumed { .. }
-            | Event::CallSilenced { .. }
-            | Event::CallInterrupted { .. }
-            | Event::ParticipantDeclined { .. }
-            | Event::DoNotDisturbChanged { .. }
-            | Event::TalkedWhileMuted
-            | Event::ContactsChanged
-            | Event::VolumeChanged { .. }
-            | Event::EventsMarked { .. } => {}
-        }
-        Ok(())
-    }
-
     pub fn press(&mut self, ix: NodeIx) -> Result<(), String> {
         let Some(press_ms) = self.setup.press_ms.filter(|_| self.wild) else { return Ok(()) };
         let delay_us = self.agenda.chance.between(1, 2_000 * press_ms);
         self.agenda.after_us(delay_us, Happening::Press { node: ix });
-        if self.nodes[ix].down {
+        if self.nodes[ix].down || self.network.is_asleep(ix) {
             return Ok(());
         }
-        let views = self.nodes[ix].node.calls();
-        let sight = Sight { own: &self.dids[ix], dids: &self.dids, views: &views, calls: &self.calls };
-        let Some(request) = users::press(&sight, &mut self.agenda.chance) else { return Ok(()) };
+        let (views, past) = (self.nodes[ix].node.calls(), self.nodes[ix].node.past_calls());
+        let mut chance = self.agenda.chance.split();
+        let sight = self.sight(ix, &views, &past);
+        let Some(request) = users::press(&sight, &mut chance) else { return Ok(()) };
         if self.agenda.chance.percent(10) {
             // Twice: the second press meets whatever the first one made.
             let _ = self.ask(ix, request.clone())?;
@@ -240,30 +168,40 @@ impl World {
         self.ask(ix, request).map(drop)
     }
 
+    /// What the user of the node sees.
+    fn sight<'a>(&'a self, ix: NodeIx, views: &'a [CallView], past: &'a [PastCall]) -> Sight<'a> {
+        let (people, calls, contacts) = (&self.people, &self.calls, &self.nodes[ix].contacts);
+        Sight { own: &self.dids[ix], people, contacts, views, past, calls }
+    }
+
     /// A user's request; the outer error is a violation, the inner one the engine's answer.
     pub fn ask(&mut self, ix: NodeIx, request: Request) -> Result<Result<Reply, RequestError>, String> {
-        let views = self.nodes[ix].node.calls();
-        let sight = Sight { own: &self.dids[ix], dids: &self.dids, views: &views, calls: &self.calls };
-        let verdict = sight.verdict(&request);
-        if let Request::Accept(call, _) = &request {
-            self.nodes[ix].consent.insert(*call);
+        let (views, past) = (self.nodes[ix].node.calls(), self.nodes[ix].node.past_calls());
+        let verdict = self.sight(ix, &views, &past).verdict(&request);
+        let wanted = match &request {
+            Request::Accept(call, _) | Request::Join(call, _) => Some(*call),
+            Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Invite { .. } => None,
+            Request::Hold(_) | Request::Resume(_) | Request::Mute(_) | Request::Deafen(_) => None,
+            Request::SetDoNotDisturb(_) | Request::SetContacts(_) | Request::SetContact(_) => None,
+            Request::Restore { .. } | Request::Shutdown => None,
+        };
+        let consented = wanted.is_some_and(|call| !self.nodes[ix].consent.insert(call));
+        if let Request::SetContacts(contacts) = &request {
+            let blocked = contacts.iter().filter(|(_, policy)| *policy == Policy::Block).map(|(did, _)| did.clone());
+            self.ledger.borrow_mut().police.blocks(&self.dids[ix], self.nodes[ix].device, blocked.collect());
+            self.nodes[ix].contacts.clone_from(contacts);
         }
-        let now = self.agenda.now(self.nodes[ix].skew_ms, self.nodes[ix].slept_us);
+        let now = self.agenda.now(self.nodes[ix].clock);
         let result = self.nodes[ix].node.handle_request(request.clone(), now);
         self.coverage.steps += 1;
         self.trace.line(self.agenda.now_us, || format!("n{ix} user: {request:?} -> {result:?}"));
         match (&result, verdict) {
             (Ok(_), Verdict::Refused) => return Err(format!("n{ix} did {request:?}")),
-            (Err(error), Verdict::Done) if *error != RequestError::Blocked => {
-                return Err(format!("n{ix} refused {request:?}: {error}"));
-            }
-            (Err(error), _) => {
-                let second = *error == RequestError::TooManyCalls;
-                self.coverage.mark(if second { Mark::SecondCall } else { Mark::WrongRequest });
-                if let Request::Accept(call, _) = &request
-                    && !views.iter().any(|view| view.call == *call && view.state != CallState::Incoming)
-                {
-                    self.nodes[ix].consent.remove(call);
+            (Err(error), Verdict::Done) => return Err(format!("n{ix} refused {request:?}: {error}")),
+            (Err(error), Verdict::Refused | Verdict::Either) => {
+                self.coverage.mark(mark_of(error));
+                if let Some(call) = wanted.filter(|_| !consented) {
+                    self.nodes[ix].consent.remove(&call);
                 }
                 let due = self.nodes[ix].wake_us.is_some_and(|at_us| at_us <= self.agenda.now_us);
                 let unchanged = self.nodes[ix].node.calls() == views;
@@ -276,11 +214,20 @@ impl World {
                 self.nodes[ix].consent.insert(*call);
                 self.calls.push(*call);
             }
-            (Ok(Reply::Done), _) => {
-                if matches!(request, Request::Accept(..)) {
-                    self.coverage.mark(Mark::Accept);
+            (Ok(Reply::Done), _) => match request {
+                Request::Accept(..) => self.coverage.mark(Mark::Accept),
+                Request::Join(call, _) if past.iter().any(|past| past.call == call) => {
+                    self.coverage.mark(Mark::JoinedAgain);
                 }
-            }
+                Request::Reject(_, Decline { text: Some(_), .. }) => self.coverage.mark(Mark::DeclineWithText),
+                Request::SetContacts(contacts) if contacts.iter().any(|(_, policy)| *policy == Policy::Block) => {
+                    self.coverage.mark(Mark::Blocked);
+                }
+                Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Join(..) => {}
+                Request::Invite { .. } | Request::Hold(_) | Request::Resume(_) | Request::Mute(_) => {}
+                Request::Deafen(_) | Request::SetDoNotDisturb(_) | Request::SetContacts(_) => {}
+                Request::SetContact(_) | Request::Restore { .. } | Request::Shutdown => {}
+            },
         }
         self.drain(ix)?;
         oracle::check(self, ix).map_err(|what| format!("n{ix}: {what}"))?;
@@ -288,17 +235,17 @@ impl World {
     }
 }
 
-fn mark_of(reason: EndReason) -> Option<Mark> {
-    Some(match reason {
-        EndReason::HungUp => Mark::Leave,
-        EndReason::Rejected => Mark::Decline,
-        EndReason::Cancelled => Mark::Cancel,
-        EndReason::Missed => Mark::RingTimeout,
-        EndReason::Declined | EndReason::Busy => Mark::Declined,
-        EndReason::NoAnswer => Mark::NoAnswer,
-        EndReason::Unreachable => Mark::Unreachable,
-        EndReason::Gone => Mark::Gone,
-        EndReason::Empty => Mark::Empty,
-        EndReason::AnsweredElsewhere | EndReason::Superseded | EndReason::Stopped | EndReason::Silenced => return None,
-    })
+fn mark_of(error: &RequestError) -> Mark {
+    match error {
+        RequestError::TooManyCalls => Mark::TooManyCalls,
+        RequestError::Closed => Mark::ClosedCall,
+        RequestError::TooFar | RequestError::InvitedYou => Mark::TooFar,
+        RequestError::Blocked => Mark::BlockedInvitee,
+        RequestError::NoSuchCall
+        | RequestError::NotRinging
+        | RequestError::NotJoinable
+        | RequestError::NotInCall
+        | RequestError::BadInvitees
+        | RequestError::Stopping => Mark::WrongRequest,
+    }
 }

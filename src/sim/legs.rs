@@ -66,6 +66,7 @@ pub struct SimLeg {
     pub owner: NodeIx,
     pub id: LegId,
     pub call: CallId,
+    /// The first node of the person at the other end, whichever of its devices that is.
     pub peer: NodeIx,
     role: Role,
     remote: Option<usize>,
@@ -90,6 +91,8 @@ pub struct SimLeg {
 #[derive(Debug, Default)]
 pub struct Legs {
     all: Vec<SimLeg>,
+    /// The first node of each node's person.
+    persons: Vec<NodeIx>,
     /// Legs of each node that are not gone.
     by_id: Vec<BTreeMap<LegId, usize>>,
     /// The highest leg id of each node's present life.
@@ -100,8 +103,10 @@ pub struct Legs {
 }
 
 impl Legs {
-    pub fn new(nodes: usize, faults: Faults) -> Self {
-        Self { by_id: vec![BTreeMap::new(); nodes], last_id: vec![0; nodes], faults, ..Self::default() }
+    pub fn new(dids: &[Did], faults: Faults) -> Self {
+        let nodes = dids.len();
+        let persons = dids.iter().map(|did| dids.iter().position(|other| other == did).unwrap_or_default()).collect();
+        Self { persons, by_id: vec![BTreeMap::new(); nodes], last_id: vec![0; nodes], faults, ..Self::default() }
     }
 
     pub fn of(&self, node: NodeIx) -> impl Iterator<Item = &SimLeg> {
@@ -139,8 +144,13 @@ impl Legs {
             LegCommand::Open { .. } => Ok(()),
             LegCommand::Remote(sdp) => self.describe_remote(token, sdp, sky),
             LegCommand::Candidates(ice) => {
-                for candidate in &ice.candidates {
+                for candidate in ice.candidates.iter().filter(|text| !Self::is_garbage(text)) {
                     let named = candidate.strip_prefix("candidate:").and_then(end_and_generation);
+                    let leg = &self.all[token];
+                    if leg.generation > 0 && leg.remote != named.map(|(of, _)| of) {
+                        // Of a new connection that answers an ICE restart: its user fragment is foreign here.
+                        continue;
+                    }
                     let of = self.belongs(token, named.map(|(of, _)| of))?;
                     self.all[token].candidates_of = named.map(|(_, generation)| (of, generation));
                 }
@@ -183,7 +193,7 @@ impl Legs {
         if id.0 <= self.last_id[node] {
             return Err(format!("{id:?} was used before"));
         }
-        if (role == Role::Initiator) != (dids[node] < *peer) || node == peer_ix {
+        if (role == Role::Initiator) != (dids[node] < *peer) || self.persons[node] == peer_ix {
             return Err(format!("{role:?} towards n{peer_ix}"));
         }
         self.last_id[node] = id.0;
@@ -223,8 +233,8 @@ impl Legs {
     /// The leg `of`, if it is the other end of an attempt that `token` may belong to.
     fn belongs(&self, token: usize, of: Option<usize>) -> Result<usize, String> {
         let leg = &self.all[token];
-        let of =
-            of.filter(|of| self.all.get(*of).is_some_and(|other| other.owner == leg.peer && other.peer == leg.owner));
+        let fits = |other: &SimLeg| self.persons[other.owner] == leg.peer && other.peer == self.persons[leg.owner];
+        let of = of.filter(|of| self.all.get(*of).is_some_and(fits));
         let of = of.ok_or_else(|| format!("{:?} was given what is not of its peer", leg.id))?;
         if leg.remote.or(leg.candidates_of.map(|(of, _)| of)).is_some_and(|known| known != of)
             || self.all[of].call != leg.call
@@ -234,7 +244,15 @@ impl Legs {
         Ok(of)
     }
 
+    /// What no peer of ours sends: WebRTC fails at it sooner or later, as it does when nothing comes.
+    fn is_garbage(text: &str) -> bool {
+        text == "garbage"
+    }
+
     fn describe_remote(&mut self, token: usize, sdp: &Sdp, sky: &mut Sky<'_>) -> Result<(), String> {
+        if Self::is_garbage(&sdp.sdp) {
+            return Ok(());
+        }
         let named = end_and_generation(&sdp.sdp);
         let of = self.belongs(token, named.map(|(of, _)| of))?;
         let generation = named.map_or(0, |(_, generation)| generation);
@@ -305,9 +323,19 @@ impl Legs {
     /// Whether packets of the far end arrive here.
     fn flows(&self, token: usize, network: &Network) -> bool {
         let leg = &self.all[token];
-        !leg.cut
-            && leg.remote.is_some_and(|remote| self.is_whole(remote) && !self.all[remote].hung && !self.all[remote].cut)
-            && network.reachable(leg.owner, leg.peer)
+        let heard = |remote: usize| self.is_whole(remote) && !self.all[remote].hung && !self.all[remote].cut;
+        !leg.cut && leg.remote.is_some_and(heard) && self.reaches(token, network)
+    }
+
+    /// Whether the network leads to the other end.
+    fn reaches(&self, token: usize, network: &Network) -> bool {
+        let leg = &self.all[token];
+        leg.remote.is_some_and(|remote| network.reachable(leg.owner, self.all[remote].owner))
+    }
+
+    /// The node at the other end, once that is known.
+    pub fn far_end(&self, leg: &SimLeg) -> Option<NodeIx> {
+        leg.remote.map(|remote| self.all[remote].owner)
     }
 
     /// The far end of `token` will notice that nothing comes any more.
@@ -341,7 +369,7 @@ impl Legs {
             Step::FindPath if leg.generation > 0 && leg.told != Told::Nothing => {
                 return self.find_another_path(token, flows, sky);
             }
-            Step::FindPath if network.reachable(leg.owner, leg.peer) => {
+            Step::FindPath if self.reaches(token, network) => {
                 later(Step::ComeUp, 5_000 + sky.agenda.chance.below(50_000), sky);
                 LegEvent::IceConnected
             }
@@ -350,7 +378,7 @@ impl Legs {
                 return None;
             }
             // A hung far end looks up from here, until nothing comes.
-            Step::ComeUp if !leg.hung && network.reachable(leg.owner, leg.peer) => return self.come_up(token, sky),
+            Step::ComeUp if !leg.hung && self.reaches(token, network) => return self.come_up(token, sky),
             Step::Hear if flows && leg.told == Told::Up && !leg.heard => {
                 self.all[token].heard = true;
                 sky.coverage.mark(Mark::FirstAudio);
@@ -409,7 +437,8 @@ impl Legs {
             return None;
         }
         leg.told = Told::Up;
-        let key = (leg.call, leg.owner.min(leg.peer), leg.owner.max(leg.peer));
+        let (own, peer) = (self.persons[leg.owner], leg.peer);
+        let key = (leg.call, own.min(peer), own.max(peer));
         let times = self.came_up.entry(key).or_default();
         *times += 1;
         sky.coverage.mark(if *times == 3 { Mark::LegRepaired } else { Mark::LegUp });
@@ -463,5 +492,7 @@ fn end_and_generation(text: &str) -> Option<(usize, u32)> {
 }
 
 fn fingerprint(token: usize) -> [u8; 32] {
-    [(token % 251) as u8; 32]
+    let mut fingerprint = [7; 32];
+    fingerprint[..8].copy_from_slice(&(token as u64).to_be_bytes());
+    fingerprint
 }

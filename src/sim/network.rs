@@ -75,6 +75,8 @@ pub struct Network {
     links: Vec<u32>,
     /// Nodes of different groups do not reach each other.
     group: Vec<u8>,
+    /// Suspended machines, as bits; nobody reaches them.
+    asleep: u32,
     topics: BTreeMap<Topic, usize>,
     names: Vec<Topic>,
     /// Topic and time of the subscription, of each node.
@@ -88,6 +90,7 @@ impl Network {
             weather,
             links: vec![0; nodes],
             group: vec![0; nodes],
+            asleep: 0,
             topics: BTreeMap::new(),
             names: Vec::new(),
             subscribed: vec![Vec::new(); nodes],
@@ -127,7 +130,7 @@ impl Network {
 
     /// Both are in the same part of the network: packets pass (also a leg's).
     pub fn reachable(&self, a: NodeIx, b: NodeIx) -> bool {
-        self.group[a] == self.group[b]
+        self.group[a] == self.group[b] && self.asleep & (1 << a | 1 << b) == 0
     }
 
     pub fn linked(&self, a: NodeIx, b: NodeIx) -> bool {
@@ -212,8 +215,24 @@ impl Network {
         }
     }
 
+    /// The machine is suspended: its links stay, but nothing passes.
+    pub fn fall_asleep(&mut self, node: NodeIx) {
+        self.asleep |= 1 << node;
+    }
+
+    /// It goes on: it and its neighbours find each other again.
+    pub fn wake_up(&mut self, node: NodeIx, agenda: &mut Agenda) {
+        self.asleep &= !(1 << node);
+        self.revive(node, agenda);
+    }
+
+    pub fn is_asleep(&self, node: NodeIx) -> bool {
+        self.asleep & (1 << node) != 0
+    }
+
     /// The node was killed: nothing of it is subscribed any more.
     pub fn kill(&mut self, node: NodeIx) {
+        self.asleep &= !(1 << node);
         self.subscribed[node].clear();
     }
 

@@ -2,13 +2,10 @@
 //!
 //! It compares what a node says of itself (views, audio plan) with what the world knows (legs, consent, subscriptions).
 
-use crate::{
-    config::AutoAccept,
-    proto::{
-        id::{CallId, Did},
-        io::{CallState, CallView, ParticipantState, ParticipantView},
-        signal::{MAX_PARTICIPANTS, Sealing, Topic},
-    },
+use crate::proto::{
+    id::{CallId, Did},
+    io::{CallState, CallView, ParticipantState, ParticipantView, Standing},
+    signal::{MAX_PARTICIPANTS, Sealing, Topic},
 };
 
 use super::{
@@ -17,21 +14,18 @@ use super::{
     world::{NodeIx, World},
 };
 
-/// libp2p allows 100 topics a peer by default; a call of everybody here needs far fewer.
-const MAX_SUBSCRIPTIONS: usize = 100;
+/// Of at most 32 calls that ring, go on or are just over, each has a topic of its own and one for each participant.
+const MAX_SUBSCRIPTIONS: usize = 32 * 13;
 const MAX_CALLS: usize = 64;
 
 /// The configuration says yes for the user.
 pub fn consents_by_configuration(world: &World, ix: NodeIx, call: CallId) -> bool {
-    match world.setup.auto_accept {
-        AutoAccept::None => false,
-        AutoAccept::All => true,
-        AutoAccept::Contacts => {
-            let views = world.nodes[ix].node.calls();
-            let view = views.iter().find(|view| view.call == call);
-            view.is_some_and(|view| view.participants.iter().all(|other| world.nodes[ix].contacts.contains(&other.did)))
-        }
-    }
+    let views = world.nodes[ix].node.calls();
+    let view = views.iter().find(|view| view.call == call);
+    view.is_some_and(|view| {
+        let others = view.participants.iter().map(|other| &other.did);
+        world.nodes[ix].accepts_unasked(world.setup.auto_accept, others)
+    })
 }
 
 fn is_engaged(view: &CallView) -> bool {
@@ -80,6 +74,7 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     demand(world.network.subscription_count(ix) <= MAX_SUBSCRIPTIONS, "too many topics")?;
     demand(world.network.is_subscribed(ix, &Topic::Inbox(world.dids[ix].clone())), "the own inbox is not subscribed")?;
     demand(!node.node.idle() || views.is_empty(), "idle with a call")?;
+    check_store(world, ix, &views)?;
     for view in &views {
         demand(view.participants.iter().all(|p| p.did != world.dids[ix]), "oneself among the others")?;
         for participant in view.participants.iter().filter(|p| is_connected(p)) {
@@ -91,9 +86,37 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     world.legs.of(ix).filter(|leg| !leg.closing).try_for_each(|leg| check_leg(world, leg, &engaged))
 }
 
-/// A leg is to somebody who is in a call that this node is in.
+/// What is written down is what is: a daemon that is killed now comes back to exactly this.
+fn check_store(world: &World, ix: NodeIx, views: &[CallView]) -> Result<(), String> {
+    let node = &world.nodes[ix];
+    if node.restoring {
+        return Ok(());
+    }
+    for view in views {
+        let kept = node.store.standing(view.call);
+        let fits = match (view.state, kept) {
+            (CallState::Incoming, Some(Standing::Ringing(_))) => true,
+            (CallState::Active | CallState::Outgoing, Some(Standing::In { on_hold })) => !on_hold,
+            (CallState::OnHold, Some(Standing::In { on_hold })) => on_hold,
+            (_, Some(_) | None) => false,
+        };
+        demand(fits, &format!("{:?} is written down as {kept:?}", view.state))?;
+    }
+    let shown = |call: &CallId| views.iter().any(|view| view.call == *call);
+    let past: Vec<CallId> = node.node.past_calls().iter().map(|past| past.call).collect();
+    for (call, kept) in node.store.calls.iter().filter(|(call, _)| !shown(call)) {
+        let fits = matches!(kept.standing, Standing::Past(_)) && past.contains(call);
+        demand(fits, &format!("{call} is written down as {:?} and is not so", kept.standing))?;
+    }
+    demand(past.iter().all(|call| node.store.calls.contains_key(call)), "a past call that is not written down")
+}
+
+/// A leg is to somebody who is in a call that this node is in, and not blocked.
 fn check_leg(world: &World, leg: &SimLeg, engaged: &[&CallView]) -> Result<(), String> {
     let to = &world.dids[leg.peer];
+    let node = &world.nodes[leg.owner];
+    demand(!node.blocks(to), "a leg to somebody who is blocked")?;
+    demand(!node.refused_by.contains(&(leg.call, to.clone())), "a leg to somebody who declined")?;
     let view = engaged.iter().find(|view| view.call == leg.call);
     let participant = view.and_then(|view| view.participants.iter().find(|participant| participant.did == *to));
     let participant = participant.filter(|participant| is_in(participant));
@@ -111,11 +134,16 @@ pub fn settled(world: &mut World) -> Result<(), String> {
     for (a, calls) in views.iter().enumerate() {
         check(world, a).map_err(|what| format!("n{a}: {what}"))?;
         demand(!calls.is_empty() || world.legs.of(a).next().is_none(), &format!("n{a} has no call and yet a leg"))?;
+        if world.is_insider(a) {
+            continue;
+        }
         for view in calls {
             let settled = matches!(view.state, CallState::Active | CallState::OnHold);
             demand(settled, &format!("n{a} is still {:?} in {}", view.state, view.call))?;
+            let insider = view.participants.iter().any(|other| world.is_insiders(&other.did));
             let company = view.participants.iter().any(is_connected);
-            demand(company || world.setup.grace.is_zero(), &format!("n{a} is alone in {}", view.call))?;
+            demand(company || insider || world.setup.grace.is_zero(), &format!("n{a} is alone in {}", view.call))?;
+            one_device(world, &views, a, view.call)?;
             for other in &view.participants {
                 pairs += usize::from(settled_pair(world, &views, (a, view), other)?);
             }
@@ -127,6 +155,20 @@ pub fn settled(world: &mut World) -> Result<(), String> {
     Ok(())
 }
 
+fn is_in_call(views: &[CallView], call: CallId) -> bool {
+    views.iter().any(|view| view.call == call && is_engaged(view))
+}
+
+/// At most one device of a DID is in the call, of those that can hear each other.
+fn one_device(world: &World, views: &[Vec<CallView>], a: NodeIx, call: CallId) -> Result<(), String> {
+    let own = |b: &NodeIx| *b != a && world.dids[*b] == world.dids[a] && is_in_call(&views[*b], call);
+    let topic = Topic::Member(call, world.dids[a].clone());
+    match (0..views.len()).filter(own).find(|b| world.network.carries(&topic, a, *b)) {
+        Some(b) => Err(format!("n{a} and n{b} are one person and both in {call}")),
+        None => Ok(()),
+    }
+}
+
 /// Both ends agree on whether `other` is in, and if so they hear each other.
 fn settled_pair(
     world: &World,
@@ -134,12 +176,20 @@ fn settled_pair(
     (a, view): (NodeIx, &CallView),
     other: &ParticipantView,
 ) -> Result<bool, String> {
-    let Some(b) = world.dids.iter().position(|did| *did == other.did) else { return Err("a stranger".into()) };
-    let in_call = views[b].iter().any(|theirs| theirs.call == view.call && is_engaged(theirs));
-    let told = format!("n{a} shows n{b} as {:?} in {}", other.state, view.call);
-    if !in_call {
+    let devices = || (0..world.dids.len()).filter(|b| world.dids[*b] == other.did);
+    let Some(first) = devices().next() else { return Err("a stranger".into()) };
+    let mut in_call = devices().filter(|b| is_in_call(&views[*b], view.call));
+    let told = format!("n{a} shows n{first} as {:?} in {}", other.state, view.call);
+    let blocked = world.nodes[a].blocks(&other.did) || devices().any(|b| world.nodes[b].blocks(&world.dids[a]));
+    let refused = |a: NodeIx, b: NodeIx| world.nodes[a].refused_by.contains(&(view.call, world.dids[b].clone()));
+    let not_wanted = blocked || devices().any(|b| refused(a, b) || refused(b, a));
+    let Some(b) = in_call.next() else {
         let over = !is_in(other) && !matches!(other.state, ParticipantState::Invited | ParticipantState::Ringing);
-        return demand(over, &format!("{told}, who is not in it")).map(|()| false);
+        return demand(over || world.is_insiders(&other.did), &format!("{told}, who is not in it")).map(|()| false);
+    };
+    if not_wanted || world.is_insiders(&other.did) || in_call.next().is_some() {
+        // They need not meet; or there are two of it that cannot hear each other.
+        return Ok(false);
     }
     if !world.network.carries(&Topic::Call(view.call), a, b) && !is_in(other) {
         // No path of subscribers leads there: they cannot know.
@@ -150,6 +200,14 @@ fn settled_pair(
     demand(leg.is_some_and(|leg| world.legs.connected(leg)), &format!("{told}, but they are not connected"))?;
     let open = world.nodes[a].plan.microphone || view.state == CallState::OnHold;
     demand(open, &format!("n{a} has its microphone closed"))?;
+    if !world.network.carries(&Topic::Member(view.call, world.dids[a].clone()), b, a) {
+        // Nothing that the other says only to this one comes through.
+        return Ok(true);
+    }
+    let holds = views[b].iter().any(|theirs| theirs.call == view.call && theirs.state == CallState::OnHold);
+    demand((other.state == ParticipantState::OnHold) == holds, &format!("{told}, who put it on hold: {holds}"))?;
+    let (muted, deafened) = (world.nodes[b].node.muted(), world.nodes[b].node.deafened());
+    demand((other.muted, other.deafened) == (muted, deafened), &format!("{told} with another microphone or ears"))?;
     Ok(true)
 }
 
@@ -157,9 +215,16 @@ fn settled_pair(
 pub fn quiet(world: &World, spoken: usize) -> Result<(), String> {
     let ledger = world.ledger.borrow();
     for sealed in ledger.sealed[spoken..].iter().filter(|sealed| sealed.outgoing.sealing == Sealing::Pairwise) {
-        let place = |did: &Did| world.dids.iter().position(|known| known == did);
+        // Which device of a person it is does not show.
+        let place = |did: &Did| {
+            let mut places = (0..world.dids.len()).filter(|node| world.dids[*node] == *did);
+            places.next().filter(|_| places.next().is_none())
+        };
         let (from, to) = (place(&sealed.from), sealed.outgoing.to.as_ref().and_then(place));
-        let (Some(from), Some(to)) = (from, to) else { return Err("a message to or from nobody".into()) };
+        let (Some(from), Some(to)) = (from, to) else { continue };
+        if world.is_insider(from) || world.is_insider(to) {
+            continue;
+        }
         // Acks need the way back.
         let topic = |node: NodeIx| Topic::Member(sealed.outgoing.signal.call, world.dids[node].clone());
         if world.network.carries(&topic(to), from, to) && world.network.carries(&topic(from), to, from) {
@@ -171,7 +236,7 @@ pub fn quiet(world: &World, spoken: usize) -> Result<(), String> {
 
 /// All nodes: long after everybody hung up.
 pub fn silent(world: &World) -> Result<(), String> {
-    for (ix, node) in world.nodes.iter().enumerate() {
+    for (ix, node) in world.nodes.iter().enumerate().filter(|(ix, _)| !world.is_insider(*ix)) {
         let say = |what: &str| format!("n{ix} after everything: {what}");
         demand(node.node.calls().is_empty(), &say("a call"))?;
         demand(world.legs.of(ix).next().is_none(), &say("a leg"))?;

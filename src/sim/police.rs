@@ -3,14 +3,14 @@
 //! Only worlds with the stand-in seal have it; the real seal hides what travels.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use crate::proto::{
     id::{CallId, DeviceId, Did, Instance, MessageId},
     io::Now,
-    signal::{Body, Incoming, Outgoing, SdpKind, Sealing, Topic},
+    signal::{Body, CancelReason, Incoming, Outgoing, SdpKind, Sealing, Topic},
 };
 
 use super::coverage::{Coverage, Mark};
@@ -18,7 +18,7 @@ use super::coverage::{Coverage, Mark};
 /// Hellos are sent in the first 5 s after joining and after a Hello or Join of a higher DID; a timer may be a little late.
 const HELLO_WINDOW: Duration = Duration::from_millis(5_050);
 /// Transmissions of one message: the dense beginning and one for each neighbour that subscribes …
-const MAX_BURST: u64 = 60;
+const MAX_BURST: u64 = 120;
 /// … then one every 3 s.
 const MIN_PAUSE: Duration = Duration::from_secs(2);
 
@@ -32,6 +32,10 @@ struct Suspect {
     /// Transmissions of each message to each recipient, and when the first was.
     sent: BTreeMap<(MessageId, Option<Did>), (u64, Instant)>,
     acked: BTreeMap<MessageId, u64>,
+    /// Whom its user blocks.
+    blocked: BTreeSet<Did>,
+    /// Calls that went on on another device of its DID, so that this one has nothing to say.
+    elsewhere: BTreeSet<CallId>,
 }
 
 #[derive(Debug, Default)]
@@ -42,14 +46,34 @@ pub struct Police {
 }
 
 impl Police {
-    /// A node was killed: it remembers nothing, and so do we.
+    fn suspect(&mut self, did: &Did, device: DeviceId) -> &mut Suspect {
+        self.suspects.entry((did.clone(), device)).or_default()
+    }
+
+    /// A node was killed: it remembers nothing but its contacts, and so do we.
     pub fn restarted(&mut self, did: &Did, device: DeviceId) {
-        self.suspects.remove(&(did.clone(), device));
+        let suspect = self.suspect(did, device);
+        *suspect = Suspect { blocked: std::mem::take(&mut suspect.blocked), ..Suspect::default() };
+    }
+
+    /// From now on its user blocks exactly these.
+    pub fn blocks(&mut self, did: &Did, device: DeviceId, blocked: BTreeSet<Did>) {
+        self.suspect(did, device).blocked = blocked;
+    }
+
+    /// The call ended there, since another device has it.
+    pub fn went_elsewhere(&mut self, did: &Did, device: DeviceId, call: CallId) {
+        self.suspect(did, device).elsewhere.insert(call);
+    }
+
+    /// The device is in the call (again).
+    pub fn speaks_again(&mut self, did: &Did, device: DeviceId, call: CallId) {
+        self.suspect(did, device).elsewhere.remove(&call);
     }
 
     pub fn heard(&mut self, did: &Did, device: DeviceId, incoming: &Incoming, now: Now) {
         if matches!(incoming.signal.body, Body::Hello(_) | Body::Join(_)) && incoming.from > *did {
-            let suspect = self.suspects.entry((did.clone(), device)).or_default();
+            let suspect = self.suspect(did, device);
             suspect.higher.insert(incoming.signal.call, now.mono);
         }
     }
@@ -63,10 +87,11 @@ impl Police {
         now: Now,
         coverage: &mut Coverage,
     ) {
-        let suspect = self.suspects.entry((did.clone(), device)).or_default();
+        let suspect = self.suspect(did, device);
         let offence = out_of_place(did, outgoing)
             .or_else(|| suspect.hello_out_of_window(outgoing, instance, now))
-            .or_else(|| suspect.too_often(outgoing, now, coverage));
+            .or_else(|| suspect.too_often(outgoing, now, coverage))
+            .or_else(|| suspect.indiscreet(outgoing));
         if let (Some(offence), None) = (offence, &self.offence) {
             self.offence = Some(format!("{offence}: {:?} on {:?}", outgoing.signal, outgoing.topic));
         }
@@ -91,6 +116,24 @@ impl Suspect {
         };
         let opened = self.higher.get(&call).map_or(joined, |higher| joined.max(*higher));
         (now.mono > opened + HELLO_WINDOW).then_some("a Hello outside its windows")
+    }
+
+    /// What nobody is to learn from this device.
+    fn indiscreet(&self, outgoing: &Outgoing) -> Option<&'static str> {
+        let blocked = outgoing.to.as_ref().is_some_and(|to| self.blocked.contains(to));
+        let first = self.sent.get(&(outgoing.signal.id, outgoing.to.clone())).is_some_and(|(times, _)| *times == 1);
+        match outgoing.signal.body {
+            Body::Decline(_) | Body::Join(_) if blocked && first => Some("that tells a blocked caller"),
+            Body::Leave(_) if self.elsewhere.contains(&outgoing.signal.call) => {
+                Some("as if its DID had left, which is there on another device")
+            }
+            Body::Cancel(CancelReason::SupersededBy(winner)) if winner >= outgoing.signal.call => {
+                Some("for a call that does not win")
+            }
+            Body::Offer(_) | Body::Cancel(_) | Body::Answered(_) | Body::Ringing | Body::Decline(_) => None,
+            Body::Join(_) | Body::Hello(_) | Body::Leave(_) | Body::Sdp(_) | Body::Ice(_) => None,
+            Body::Restart(_) | Body::State(_) | Body::Ack(_) | Body::Unknown(_) => None,
+        }
     }
 
     fn too_often(&mut self, outgoing: &Outgoing, now: Now, coverage: &mut Coverage) -> Option<&'static str> {

@@ -42,6 +42,43 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Notes what was sealed; its bytes.
+    fn enter(&mut self, sealed: Sealed) -> Vec<u8> {
+        let token = self.sealed.len();
+        self.sealed.push(sealed);
+        Self::bytes(token)
+    }
+
+    /// The bytes of what was sealed with that token.
+    pub fn bytes(token: usize) -> Vec<u8> {
+        let token = token as u64;
+        [token.to_le_bytes(), mix(token ^ CHECK).to_le_bytes()].concat()
+    }
+
+    /// What somebody seals who obeys no rule but has the keys: as `from`, in the latest stays that both are known with.
+    pub fn forge(&mut self, from: &Did, outgoing: Outgoing, with_chain: bool, unix_ms: u64) -> Vec<u8> {
+        let call = outgoing.signal.call;
+        let mut latest = self.sealed.iter().rev().filter(|sealed| sealed.outgoing.signal.call == call);
+        let own = latest.clone().find(|sealed| sealed.from == *from && sealed.instance.is_some());
+        let to = outgoing.to.as_ref();
+        let theirs = latest.find(|sealed| Some(&sealed.from) == to && sealed.instance.is_some());
+        let to_instance = theirs.and_then(|sealed| sealed.instance);
+        let said = presence(&outgoing.signal.body).map(|presence| presence.instance);
+        let instance = said.or(own.and_then(|sealed| sealed.instance));
+        let creator = self.sealed.iter().find_map(|sealed| match &sealed.outgoing.signal.body {
+            Body::Offer(offer) if offer.ticket.call == call => Some(offer.ticket.clone()),
+            _ => None,
+        });
+        let mut chain = own.map(|sealed| sealed.chain.clone()).unwrap_or_default();
+        if let (true, Some(ticket), Body::Offer(_), Some(to)) = (with_chain, creator, &outgoing.signal.body, to) {
+            if ticket.creator != *from {
+                chain.push(grant(&ticket.creator, from, call));
+            }
+            chain.push(grant(from, to, call));
+        }
+        self.enter(Sealed { from: from.clone(), outgoing, instance, to_instance, chain, unix_ms })
+    }
+
     /// What the bytes say, if the stand-in made them.
     pub fn read(&self, bytes: &[u8]) -> Option<&Sealed> {
         token_of(bytes).and_then(|token| self.sealed.get(token))
@@ -234,13 +271,8 @@ impl Seal for FreeSeal {
         let mut ledger = self.ledger.borrow_mut();
         let ledger = &mut *ledger;
         ledger.police.sent(&self.did, self.device, outgoing, instance, now, &mut ledger.coverage);
-        let token = ledger.sealed.len() as u64;
         let (from, outgoing, unix_ms) = (self.did.clone(), outgoing.clone(), now.unix_ms);
-        ledger.sealed.push(Sealed { from, outgoing, instance, to_instance, chain, unix_ms });
-        let mut bytes = Vec::with_capacity(16);
-        bytes.extend_from_slice(&token.to_le_bytes());
-        bytes.extend_from_slice(&mix(token ^ CHECK).to_le_bytes());
-        Some(bytes)
+        Some(ledger.enter(Sealed { from, outgoing, instance, to_instance, chain, unix_ms }))
     }
 
     fn open(&mut self, topic: &Topic, bytes: &[u8], now: Now) -> Result<Incoming, Rejected> {

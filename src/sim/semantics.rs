@@ -16,6 +16,7 @@ use crate::{
 };
 
 use super::{
+    seal::Sealed,
     setup::Setup,
     stage::Stage,
     world::{Fate, NodeIx},
@@ -29,9 +30,9 @@ fn view(stage: &Stage, node: NodeIx, call: CallId, other: NodeIx) -> Participant
 
 fn set_policy(stage: &mut Stage, node: NodeIx, of: NodeIx, policy: Policy) {
     let did = stage.world.dids[of].clone();
-    let contacts = stage.world.nodes[node].contacts.clone();
-    let contacts = contacts.into_iter().map(|known| if known == did { (known, policy) } else { (known, Policy::Ask) });
-    assert_eq!(stage.ask(node, Request::SetContacts(contacts.collect())), Ok(Reply::Done));
+    let mut contacts = stage.world.nodes[node].contacts.clone();
+    contacts.iter_mut().filter(|(known, _)| *known == did).for_each(|(_, known)| *known = policy);
+    assert_eq!(stage.ask(node, Request::SetContacts(contacts)), Ok(Reply::Done));
 }
 
 fn invite(stage: &mut Stage, node: NodeIx, call: CallId, whom: &[NodeIx]) -> Result<Reply, RequestError> {
@@ -145,7 +146,6 @@ fn who_said_no_can_be_asked_again() {
     stage.until(1, "the inviter knows", |stage| stage.shown(0, call, 2) == Some(ParticipantState::Declined));
     assert_eq!(view(&stage, 0, call, 2).decline, Some(decline));
     assert_eq!(invite(&mut stage, 0, call, &[2]), Ok(Reply::Done));
-    stage.world.nodes[2].rang.clear();
     stage.until(1, "it rings again", |stage| stage.rings(2));
     stage.accept(2, call);
     stage.until(3, "all hear each other", |stage| stage.all_hear_each_other(&[0, 1, 2], call));
@@ -175,13 +175,12 @@ fn who_left_a_call_can_join_it_again_for_an_hour() {
     stage.until(1, "the others know", |stage| stage.shown(0, call, 1) == Some(ParticipantState::Left));
     stage.pass(Duration::from_secs(3_000));
     assert_eq!(stage.world.nodes[1].node.past_calls().len(), 1);
-    stage.world.nodes[1].consent.insert(call);
     assert_eq!(stage.ask(1, Request::Join(call, Former::Hold)), Ok(Reply::Done));
     stage.until(3, "all hear each other again", |stage| stage.all_hear_each_other(&[0, 1, 2], call));
     assert_eq!(stage.ask(1, Request::Hangup(call)), Ok(Reply::Done));
     stage.pass(Duration::from_secs(3_601));
     assert_eq!(stage.ask(1, Request::Join(call, Former::Hold)), Err(RequestError::NotJoinable));
-    assert!(stage.world.nodes[1].node.past_calls().is_empty() && stage.world.nodes[1].kept.is_empty());
+    assert!(stage.world.nodes[1].node.past_calls().is_empty() && stage.world.nodes[1].store.calls.is_empty());
 }
 
 #[test]
@@ -193,7 +192,6 @@ fn a_missed_call_can_be_joined_and_a_refused_one_cannot() {
     assert_eq!(stage.ask(2, Request::Reject(call, DeclineReason::Declined.into())), Ok(Reply::Done));
     stage.pass(Duration::from_secs(20));
     assert_eq!(stage.ended(1, call), Some(EndReason::Missed));
-    stage.world.nodes[1].consent.insert(call);
     assert_eq!(stage.ask(2, Request::Join(call, Former::Hold)), Err(RequestError::NotJoinable));
     assert_eq!(stage.ask(1, Request::Join(call, Former::Hold)), Ok(Reply::Done));
     stage.until(3, "three hear each other", |stage| stage.all_hear_each_other(&[0, 1, 3], call));
@@ -206,7 +204,6 @@ fn who_joins_a_call_that_is_over_everywhere_is_told_so() {
     assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
     stage.until(15, "nobody is in it", |stage| stage.state(1, call).is_none());
     stage.pass(Duration::from_secs(120));
-    stage.world.nodes[0].consent.insert(call);
     assert_eq!(stage.ask(0, Request::Join(call, Former::Hold)), Ok(Reply::Done));
     stage.until(31, "it gives up", |stage| stage.state(0, call).is_none());
     assert_eq!(stage.ended(0, call), Some(EndReason::Gone));
@@ -283,12 +280,11 @@ fn a_caller_that_is_killed_while_it_rings_takes_nobody_by_surprise() {
 fn a_machine_that_slept_is_back_in_its_call_when_it_wakes() {
     let mut stage = Stage::of(3);
     let call = stage.call(0, &[1, 2]);
-    let before = stage.world.nodes[1].kept[&call].stay;
-    stage.world.fall_asleep(1);
+    let before = stage.world.nodes[1].store.calls[&call].stay;
+    stage.world.suspend(1, Duration::from_secs(90));
     stage.pass(Duration::from_secs(90));
-    assert!(stage.world.awake(1).is_ok());
     stage.until(5, "all hear each other again", |stage| stage.all_hear_each_other(&[0, 1, 2], call));
-    assert!(stage.world.nodes[1].kept[&call].stay > before, "a stay of its own");
+    assert!(stage.world.nodes[1].store.calls[&call].stay > before, "a stay of its own");
     stage.settles();
 }
 
@@ -310,7 +306,6 @@ fn an_allowed_contact_is_answered_without_a_key_press_and_a_call_with_others_is_
     stage.until(1, "it rings", |stage| stage.rings(1) && stage.rings(2));
     assert_eq!(stage.ask(0, Request::Hangup(group)), Ok(Reply::Done));
     stage.until(1, "nothing rings", |stage| !stage.rings(1) && !stage.rings(2));
-    stage.world.nodes[1].superseded = true; // the simulator's word for: joined without a press
     let call = stage.offer(0, &[1]);
     stage.until(2, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
 }
@@ -426,4 +421,107 @@ fn every_turn_of_a_call_is_told() {
         });
         assert!(told, "{request:?}");
     }
+}
+
+#[test]
+fn who_was_blocked_for_a_while_is_met_again() {
+    // The simulator's find: it counted as left for good.
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1, 2]);
+    set_policy(&mut stage, 1, 2, Policy::Block);
+    stage.pass(Duration::from_secs(60));
+    assert_eq!(stage.shown(1, call, 2), Some(ParticipantState::Left));
+    set_policy(&mut stage, 1, 2, Policy::Ask);
+    stage.until(40, "all hear each other again", |stage| stage.all_hear_each_other(&[0, 1, 2], call));
+}
+
+#[test]
+fn of_two_devices_that_accept_at_once_one_is_in_the_call() {
+    // The last two nodes are one person's.
+    let mut stage = Stage::with(Setup { owners: vec![0, 1, 1], ..Setup::calm(3) });
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "both ring", |stage| stage.rings(1) && stage.rings(2));
+    stage.accept(1, call);
+    stage.accept(2, call);
+    let inside =
+        |stage: &Stage| [1, 2].into_iter().filter(|node| stage.state(*node, call).is_some()).collect::<Vec<_>>();
+    stage.until(2, "one gives way", |stage| inside(stage).len() == 1);
+    let stays = inside(&stage)[0];
+    assert_eq!(stage.ended(3 - stays, call), Some(EndReason::AnsweredElsewhere));
+    let connected = |stage: &Stage| {
+        stage
+            .world
+            .legs
+            .of(0)
+            .any(|leg| stage.world.legs.connected(leg) && stage.world.legs.far_end(leg) == Some(stays))
+    };
+    stage.until(3, "the caller hears it", connected);
+    stage.settles();
+}
+
+#[test]
+fn who_leaves_and_comes_back_at_once_takes_no_invitation_back_any_more() {
+    let mut stage = Stage::of(3);
+    // So that the first never knows whether the second has its Join, and hears of it late.
+    let slow = |delay_ms| {
+        move |from: NodeIx, sealed: &Sealed| match sealed.outgoing.signal.body {
+            Body::Ack(_) if from == 1 => Fate::Drop,
+            _ if from == 1 => Fate::DelayMs(delay_ms),
+            _ => Fate::Pass,
+        }
+    };
+    stage.censor(slow(1));
+    let call = stage.call(0, &[1, 2]);
+    stage.censor(slow(4_000));
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.ask(0, Request::Join(call, Former::Hold)), Ok(Reply::Done));
+    let back = stage.world.ledger.borrow().sealed.len();
+    stage.pass(Duration::from_secs(20));
+    let ledger = stage.world.ledger.borrow();
+    let cancels = |body: &Body| matches!(body, Body::Cancel(_));
+    assert!(!ledger.sealed[back..].iter().any(|sealed| cancels(&sealed.outgoing.signal.body)));
+    drop(ledger);
+    assert!(stage.all_hear_each_other(&[0, 1, 2], call));
+}
+
+#[test]
+fn who_comes_back_to_an_empty_call_can_ask_people_in_and_waits_for_them() {
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1, 2]);
+    for node in 0..3 {
+        assert_eq!(stage.ask(node, Request::Hangup(call)), Ok(Reply::Done));
+    }
+    stage.pass(Duration::from_secs(60));
+    assert_eq!(stage.ask(0, Request::Join(call, Former::Hold)), Ok(Reply::Done));
+    assert_eq!(invite(&mut stage, 0, call, &[2]), Ok(Reply::Done));
+    stage.until(1, "it rings", |stage| stage.rings(2));
+    stage.pass(Duration::from_secs(40));
+    stage.accept(2, call);
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[0, 2], call));
+}
+
+#[test]
+fn whom_another_one_asked_and_gave_up_can_be_asked_at_once() {
+    let mut stage = Stage::of(3);
+    let call = stage.offer(0, &[1, 2]);
+    stage.until(1, "both ring", |stage| stage.rings(1) && stage.rings(2));
+    stage.accept(1, call);
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert_eq!(invite(&mut stage, 1, call, &[2]), Ok(Reply::Done));
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(5));
+    assert!(stage.rings(2), "the second invitation holds");
+    stage.accept(2, call);
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[1, 2], call));
+}
+
+#[test]
+fn a_machine_that_slept_for_an_hour_can_join_nothing_of_before() {
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(stage.ask(1, Request::Hangup(call)), Ok(Reply::Done));
+    let woke = stage.world.input(1, Input::Woke(Duration::from_secs(3_601)));
+    assert!(woke.is_ok() && stage.world.nodes[1].node.past_calls().is_empty());
+    assert!(stage.world.nodes[1].store.calls.is_empty(), "its key is gone");
 }

@@ -13,6 +13,9 @@ use super::{agenda::Chance, legs::Faults, network::Weather};
 /// Most nodes that a random world has, and a few persons more so that worlds differ in the order of their DIDs.
 const PEOPLE: usize = 16;
 
+/// Every tenth of the first worlds seals for real, 200 of those that CI runs: public-key work takes as long as all else together.
+const REAL_SEEDS: u64 = 2_000;
+
 /// Somebody with a key; the same in every world.
 pub struct Person {
     pub did: Did,
@@ -33,8 +36,9 @@ pub fn person(ix: usize) -> &'static Person {
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub seed: u64,
-    pub nodes: usize,
-    /// Which [`person`] is the first node.
+    /// Whose device each node is: persons are counted from 0.
+    pub owners: Vec<usize>,
+    /// Which [`person`] is the first of them.
     pub first_person: usize,
     /// Chance of a link beyond those that connect everybody.
     pub density_percent: u64,
@@ -45,24 +49,36 @@ pub struct Setup {
     pub reconnect: Duration,
     pub auto_accept: AutoAccept,
     pub who_may_ring: WhoMayRing,
-    /// Chance that one node has another as a contact.
+    /// Chance that one person has another as a contact.
     pub contact_percent: u64,
+    /// Whether a daemon that is started again goes back into its calls unasked.
+    pub rejoin: bool,
     pub max_skew_ms: u64,
+    /// One node's clock jumps so far at some time, in ms, farther than offers bear.
+    pub clock_jump_ms: Option<i64>,
     /// How long users press and faults happen.
     pub wild: Duration,
     /// Mean pause between two presses of one user; `None`: nobody presses.
     pub press_ms: Option<u64>,
     pub partitions: u64,
     pub kills: u64,
+    /// How often a machine is suspended.
+    pub sleeps: u64,
+    /// Whether the last node's owner forges, replays and transplants.
+    pub insider: bool,
     pub real_seal: bool,
 }
 
 impl Setup {
-    /// Drawn from the seed; every sixteenth world seals for real.
+    /// Drawn from the seed.
     pub fn random(seed: u64) -> Self {
         let mut chance = Chance::new(seed.wrapping_mul(0x1_0000_0001));
         let chance = &mut chance;
-        let nodes = chance.between(2, 6) as usize;
+        let real_seal = seed < REAL_SEEDS && seed % 10 == 9;
+        // Most worlds are small: there faults meet, and they are fast.
+        let large = !real_seal && chance.percent(3);
+        let owners = owners(if large { (7, 12) } else { (2, if real_seal { 4 } else { 6 }) }, chance);
+        let nodes = owners.len();
         // Several hops together stay around the 8 s that the protocol must bear.
         let max_delay_us = *chance.pick(&[2_000, 20_000, 150_000, 1_000_000, 8_000_000 / (nodes as u64 - 1)]);
         let weather = Weather {
@@ -77,9 +93,10 @@ impl Setup {
             fail_percent: *chance.pick(&[0, 5, 20]),
             cut_percent: *chance.pick(&[0, 10, 40]),
         };
+        let insider = !real_seal && owners.iter().filter(|owner| owners.last() == Some(owner)).count() == 1;
         Self {
             seed,
-            nodes,
+            owners,
             first_person: chance.below(PEOPLE as u64) as usize,
             density_percent: *chance.pick(&[0, 50, 100, 100]),
             weather,
@@ -90,12 +107,16 @@ impl Setup {
             auto_accept: *chance.pick(&[AutoAccept::None, AutoAccept::None, AutoAccept::Contacts, AutoAccept::All]),
             who_may_ring: *chance.pick(&[WhoMayRing::Anyone, WhoMayRing::Anyone, WhoMayRing::Contacts]),
             contact_percent: *chance.pick(&[50, 90, 100]),
+            rejoin: chance.percent(75),
             max_skew_ms: *chance.pick(&[0, 1_000, 55_000]),
-            wild: Duration::from_secs(chance.between(20, 120)),
+            clock_jump_ms: chance.percent(10).then(|| *chance.pick(&[-400_000, 400_000])),
+            wild: Duration::from_secs(if large || real_seal { chance.between(20, 40) } else { chance.between(20, 80) }),
             press_ms: Some(*chance.pick(&[500, 2_000, 8_000])),
             partitions: chance.below(4),
             kills: chance.below(3),
-            real_seal: seed % 16 == 15,
+            sleeps: chance.below(2),
+            insider: insider && chance.percent(15),
+            real_seal,
         }
     }
 
@@ -103,7 +124,7 @@ impl Setup {
     pub fn calm(nodes: usize) -> Self {
         Self {
             seed: 1,
-            nodes,
+            owners: (0..nodes).collect(),
             first_person: 0,
             density_percent: 100,
             weather: Weather::CALM,
@@ -114,11 +135,15 @@ impl Setup {
             auto_accept: AutoAccept::None,
             who_may_ring: WhoMayRing::Anyone,
             contact_percent: 100,
+            rejoin: true,
             max_skew_ms: 0,
+            clock_jump_ms: None,
             wild: Duration::ZERO,
             press_ms: None,
             partitions: 0,
             kills: 0,
+            sleeps: 0,
+            insider: false,
             real_seal: false,
         }
     }
@@ -128,4 +153,17 @@ impl Setup {
     pub fn settling(&self) -> Duration {
         self.ring + self.reconnect + Duration::from_secs(30) + self.grace + Duration::from_secs(45)
     }
+}
+
+/// Persons with one device each, in some worlds with up to three.
+fn owners((fewest, most): (u64, u64), chance: &mut Chance) -> Vec<usize> {
+    let several = chance.percent(30);
+    let mut owners = Vec::new();
+    for owner in 0..chance.between(fewest, most) as usize {
+        let devices = if several { *chance.pick(&[1, 1, 2, 3]) } else { 1 };
+        owners.extend(std::iter::repeat_n(owner, devices));
+    }
+    // A message notes its readers in the bits of a word.
+    owners.truncate(24);
+    owners
 }

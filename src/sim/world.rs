@@ -3,20 +3,13 @@
 //! It drives the same [`Node`] through the same doors as the daemon does: one `handle_*`, then `poll_output` until it is
 //! empty ([`super::drive`]). What is right is [`super::oracle`]'s to say; how bad things are, [`super::setup`]'s.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use crate::proto::{
-    engine::{Engine, EngineConfig},
-    id::{CallId, DeviceId, Did, MessageId},
-    io::{AudioPlan, EndReason, Event, Input, KeptCall, LegEvent, Policy, Request, Standing},
-    node::Node,
+    id::{CallId, Did},
+    io::{Event, Input, LegEvent, Policy, Request},
     seal::Rejected,
-    signal::{Contact, Topic},
+    signal::Topic,
 };
 
 use super::{
@@ -24,8 +17,9 @@ use super::{
     coverage::{Coverage, Mark},
     legs::{Faults, Legs, Step},
     network::{Copy, Message, Network, Sky, Weather},
+    node::SimNode,
     oracle,
-    seal::{AnySeal, Ledger, Sealed},
+    seal::{Ledger, Sealed},
     setup::{Setup, person},
     trace::{Trace, describe},
 };
@@ -35,8 +29,6 @@ pub type NodeIx = usize;
 
 /// More timeouts than this of one node at one instant is a busy loop.
 const MAX_TIMEOUTS_AT_ONCE: u32 = 3;
-/// Calls that a daemon may let ring again after a restart.
-const MAX_RINGING_AGAIN: u32 = 8;
 
 /// What may be waiting on the agenda.
 #[derive(Debug)]
@@ -50,8 +42,12 @@ pub enum Happening {
     Press { node: NodeIx },
     Part { side: u32 },
     Heal,
-    Kill { node: NodeIx },
+    Kill { node: NodeIx, before_the_disk: bool },
     Revive { node: NodeIx },
+    Suspend { node: NodeIx, span: Duration },
+    GoOn { node: NodeIx, slept: Duration },
+    ClockJump { node: NodeIx, by_ms: i64 },
+    Mischief { node: NodeIx },
 }
 
 /// What a scenario does with a message that is being published.
@@ -65,34 +61,6 @@ pub enum Fate {
 /// A scenario's hand in the network: who sends what.
 pub type Censor = Box<dyn Fn(NodeIx, &Sealed) -> Fate>;
 
-/// One daemon and what its shell would hold.
-pub struct SimNode {
-    pub node: Node<AnySeal>,
-    pub device: DeviceId,
-    pub contacts: Vec<Did>,
-    pub plan: AudioPlan,
-    /// What the store would hold; survives a kill.
-    pub seen: Vec<(Did, MessageId)>,
-    pub kept: BTreeMap<CallId, KeptCall>,
-    /// Calls that the user offered or accepted in this life.
-    pub consent: BTreeSet<CallId>,
-    /// Calls that are over here, and how often each rang; all lives together.
-    pub ended: BTreeMap<CallId, EndReason>,
-    pub rang: BTreeMap<CallId, u32>,
-    /// An own offer has just lost to the same people's: joining theirs needs no key press.
-    pub superseded: bool,
-    /// Seen-set writes since the last ring.
-    pub remembered: u32,
-    pub skew_ms: i64,
-    /// How long the machine slept so far; the monotonic clock stood still then.
-    pub slept_us: u64,
-    asleep_since_us: Option<u64>,
-    pub down: bool,
-    pub lives: u32,
-    pub wake_us: Option<u64>,
-    timeouts_at: (u64, u32),
-}
-
 pub struct World {
     pub setup: Setup,
     pub agenda: Agenda,
@@ -101,7 +69,10 @@ pub struct World {
     pub network: Network,
     pub legs: Legs,
     pub nodes: Vec<SimNode>,
+    /// Of each node's person.
     pub dids: Vec<Did>,
+    /// Each person once.
+    pub people: Vec<Did>,
     /// Calls that were ever offered, for users who press on old ones.
     pub calls: Vec<CallId>,
     pub trace: Trace,
@@ -112,17 +83,24 @@ pub struct World {
     pub dialling: bool,
     /// Users press and faults happen.
     pub wild: bool,
+    /// When a clock jumped.
+    pub jumped_at_us: Option<u64>,
 }
 
 impl World {
     pub fn new(setup: Setup, trace: Trace) -> Result<Self, String> {
         let mut agenda = Agenda::new(setup.seed);
-        let count = setup.nodes;
+        let count = setup.owners.len();
         let network = Network::new(count, setup.density_percent, setup.weather, &mut agenda);
+        let did_of = |owner: &usize| person(setup.first_person + owner).did.clone();
+        let dids: Vec<Did> = setup.owners.iter().map(did_of).collect();
+        let mut people = dids.clone();
+        people.dedup();
         let mut world = Self {
-            legs: Legs::new(count, setup.faults),
+            legs: Legs::new(&dids, setup.faults),
             nodes: Vec::with_capacity(count),
-            dids: (0..count).map(|node| person(setup.first_person + node).did.clone()).collect(),
+            dids,
+            people,
             setup,
             agenda,
             coverage: Coverage::of_one_seed(),
@@ -134,6 +112,7 @@ impl World {
             censor: None,
             dialling: true,
             wild: true,
+            jumped_at_us: None,
         };
         for ix in 0..count {
             let node = world.newcomer(ix);
@@ -144,73 +123,11 @@ impl World {
         Ok(world)
     }
 
-    /// A node before its first life.
-    fn newcomer(&mut self, ix: NodeIx) -> SimNode {
-        let percent = self.setup.contact_percent;
-        let chance = &mut self.agenda.chance;
-        let others = self.dids.iter().enumerate().filter(|(other, _)| *other != ix);
-        let contacts: Vec<Did> = others.filter(|_| chance.percent(percent)).map(|(_, did)| did.clone()).collect();
-        let span_ms = self.setup.max_skew_ms;
-        let skew_ms = chance.between(0, 2 * span_ms) as i64 - span_ms as i64;
-        let device = DeviceId([ix as u8 + 1; 16]);
-        SimNode {
-            node: self.birth(ix, device, &contacts, Vec::new()),
-            device,
-            contacts,
-            plan: AudioPlan::default(),
-            seen: Vec::new(),
-            kept: BTreeMap::new(),
-            consent: BTreeSet::new(),
-            ended: BTreeMap::new(),
-            rang: BTreeMap::new(),
-            superseded: false,
-            remembered: 0,
-            skew_ms,
-            slept_us: 0,
-            asleep_since_us: None,
-            down: false,
-            lives: 1,
-            wake_us: None,
-            timeouts_at: (0, 0),
-        }
-    }
-
-    fn birth(&mut self, ix: NodeIx, device: DeviceId, contacts: &[Did], seen: Vec<(Did, MessageId)>) -> Node<AnySeal> {
-        let did = self.dids[ix].clone();
-        let setup = &self.setup;
-        let config = EngineConfig {
-            did: did.clone(),
-            device,
-            ring: setup.ring,
-            grace: setup.grace,
-            reconnect: setup.reconnect,
-            auto_accept: setup.auto_accept,
-            who_may_ring: setup.who_may_ring,
-        };
-        let engine = Engine::new(
-            config,
-            self.agenda.chance.bytes(),
-            contacts.iter().map(|did| (did.clone(), Policy::Ask)).collect(),
-            seen,
-        );
-        let seed = self.agenda.chance.bytes();
-        let person = person(setup.first_person + ix);
-        Node::new(engine, AnySeal::new(setup.real_seal, person, device, seed, &self.ledger))
-    }
-
-    /// The first things that a daemon tells its engine.
-    fn introduce(&mut self, ix: NodeIx) -> Result<(), String> {
-        self.drain(ix)?;
-        let contact = Contact { peer_id: format!("sim-{ix}"), addresses: vec![format!("/sim/{ix}")] };
-        self.ask(ix, Request::SetContact(contact))?.map_err(|error| format!("SetContact: {error}"))?;
-        Ok(())
-    }
-
     fn plan_the_wild(&mut self) {
         let wild_us = self.setup.wild.as_micros() as u64;
         let agenda = &mut self.agenda;
         if let Some(press_ms) = self.setup.press_ms {
-            for node in 0..self.setup.nodes {
+            for node in 0..self.setup.owners.len() {
                 let at_us = agenda.chance.between(0, 2_000 * press_ms);
                 agenda.at(at_us, Happening::Press { node });
             }
@@ -224,11 +141,27 @@ impl World {
             let span_us = agenda.chance.between(50_000, if long { 60_000_000 } else { 8_000_000 });
             agenda.at(at_us + span_us, Happening::Heal);
         }
+        let count = self.setup.owners.len() as u64;
         for _ in 0..self.setup.kills {
-            let (at_us, node) = (agenda.chance.below(wild_us), agenda.chance.below(self.setup.nodes as u64) as usize);
-            agenda.at(at_us, Happening::Kill { node });
+            let (at_us, node) = (agenda.chance.below(wild_us), agenda.chance.below(count) as usize);
+            let before_the_disk = agenda.chance.percent(40);
+            agenda.at(at_us, Happening::Kill { node, before_the_disk });
             let down_us = agenda.chance.between(1_000, 20_000_000);
             agenda.at(at_us + down_us, Happening::Revive { node });
+        }
+        for _ in 0..self.setup.sleeps {
+            let (at_us, node) = (agenda.chance.below(wild_us), agenda.chance.below(count) as usize);
+            let long = agenda.chance.percent(30);
+            let span = Duration::from_millis(agenda.chance.between(500, if long { 90_000 } else { 15_000 }));
+            agenda.at(at_us, Happening::Suspend { node, span });
+        }
+        if let Some(by_ms) = self.setup.clock_jump_ms {
+            let (at_us, node) = (agenda.chance.below(wild_us), agenda.chance.below(count) as usize);
+            agenda.at(at_us, Happening::ClockJump { node, by_ms });
+        }
+        if self.setup.insider {
+            let at_us = agenda.chance.below(wild_us);
+            agenda.at(at_us, Happening::Mischief { node: count as usize - 1 });
         }
     }
 
@@ -262,9 +195,28 @@ impl World {
             Happening::Press { node } => self.press(node)?,
             Happening::Part { side } if self.wild => self.part(side),
             Happening::Heal => self.heal(),
-            Happening::Kill { node } if self.wild => self.kill(node),
+            Happening::Kill { node, before_the_disk } if self.wild => {
+                if before_the_disk {
+                    self.kill_before_the_disk(node)
+                } else {
+                    self.kill(node)
+                }
+            }
             Happening::Revive { node } => self.revive(node)?,
-            Happening::Part { .. } | Happening::Kill { .. } => {}
+            Happening::Suspend { node, span } if self.wild => self.suspend(node, span),
+            Happening::GoOn { node, slept } => self.go_on(node, slept)?,
+            Happening::ClockJump { node, by_ms } if self.wild => {
+                self.trace.line(self.agenda.now_us, || format!("n{node}'s clock jumps by {by_ms} ms"));
+                self.coverage.mark(Mark::ClockJump);
+                self.nodes[node].clock.skew_ms += by_ms;
+                self.jumped_at_us = Some(self.agenda.now_us);
+            }
+            Happening::Mischief { node } if self.wild => self.make_mischief(node),
+            Happening::Part { .. }
+            | Happening::Kill { .. }
+            | Happening::Suspend { .. }
+            | Happening::ClockJump { .. }
+            | Happening::Mischief { .. } => {}
         }
         Ok(true)
     }
@@ -283,7 +235,7 @@ impl World {
         } else {
             &message.bytes
         };
-        let now = self.agenda.now(self.nodes[to].skew_ms, self.nodes[to].slept_us);
+        let now = self.agenda.now(self.nodes[to].clock);
         let result = self.nodes[to].node.handle_gossip(&message.topic, bytes, now);
         self.coverage.steps += 1;
         if self.trace.is_on() {
@@ -302,13 +254,14 @@ impl World {
             }
             Err(Rejected::Replayed) => self.coverage.mark(Mark::Replayed),
             Err(_) if copy == Copy::Tampered => self.coverage.mark(Mark::Tampered),
+            Err(Rejected::ClockSkew) => self.coverage.mark(Mark::ClockSkew),
             Ok(()) | Err(_) => {}
         }
         self.drain(to)
     }
 
     pub fn input(&mut self, node: NodeIx, input: Input) -> Result<(), String> {
-        let now = self.agenda.now(self.nodes[node].skew_ms, self.nodes[node].slept_us);
+        let now = self.agenda.now(self.nodes[node].clock);
         self.nodes[node].node.handle_input(input, now);
         self.coverage.steps += 1;
         self.drain(node)
@@ -316,7 +269,7 @@ impl World {
 
     fn wake(&mut self, ix: NodeIx, at_us: u64) -> Result<(), String> {
         let node = &mut self.nodes[ix];
-        if node.wake_us != Some(at_us) || node.down {
+        if node.wake_us != Some(at_us) || node.down || node.sleeps_until_us.is_some() {
             return Ok(());
         }
         node.wake_us = None;
@@ -324,7 +277,7 @@ impl World {
         if node.timeouts_at.1 > MAX_TIMEOUTS_AT_ONCE {
             return Err(format!("n{ix} asks for timeouts without end"));
         }
-        let now = self.agenda.now(node.skew_ms, node.slept_us);
+        let now = self.agenda.now(node.clock);
         node.node.handle_timeout(now);
         self.coverage.steps += 1;
         if self.trace.is_on() {
@@ -338,8 +291,9 @@ impl World {
     }
 
     fn leg_step(&mut self, token: usize, step: Step) -> Result<(), String> {
-        if self.nodes[self.legs.owner(token)].asleep_since_us.is_some() {
-            self.agenda.after_us(1_000_000, Happening::Leg { token, step });
+        if let Some(until_us) = self.nodes[self.legs.owner(token)].sleeps_until_us {
+            // A suspended machine does it later.
+            self.agenda.at(until_us + 1, Happening::Leg { token, step });
             return Ok(());
         }
         let mut sky = Sky { agenda: &mut self.agenda, coverage: &mut self.coverage };
@@ -348,7 +302,7 @@ impl World {
         let came_up = matches!(event, LegEvent::Connected | LegEvent::Recovered);
         self.input(owner, Input::Leg(id, event))?;
         if came_up {
-            let peer = self.legs.of(owner).find(|leg| leg.id == id).map(|leg| leg.peer);
+            let peer = self.legs.of(owner).find(|leg| leg.id == id).and_then(|leg| self.legs.far_end(leg));
             for speaker in peer.into_iter().chain([owner]) {
                 self.carry_audio(speaker);
             }
@@ -382,71 +336,6 @@ impl World {
         legs.path_changed(&mut sky);
     }
 
-    /// `kill -9`: nothing is said, and all but the seen-set is lost.
-    pub fn kill(&mut self, ix: NodeIx) {
-        if std::mem::replace(&mut self.nodes[ix].down, true) {
-            return;
-        }
-        self.trace.line(self.agenda.now_us, || format!("n{ix} is killed"));
-        self.coverage.mark(Mark::Restart);
-        if !self.nodes[ix].consent.is_empty() {
-            self.coverage.mark(Mark::RestartInCall);
-        }
-        self.network.kill(ix);
-        let (_, legs, mut sky) = self.split();
-        legs.kill(ix, &mut sky);
-        self.ledger.borrow_mut().police.restarted(&self.dids[ix], self.nodes[ix].device);
-        let node = &mut self.nodes[ix];
-        (node.plan, node.wake_us, node.remembered) = (AudioPlan::default(), None, 0);
-        node.consent.clear();
-    }
-
-    /// The machine falls asleep: nothing of it moves, and nothing reaches it.
-    pub fn fall_asleep(&mut self, ix: NodeIx) {
-        if self.nodes[ix].down {
-            return;
-        }
-        self.trace.line(self.agenda.now_us, || format!("n{ix} falls asleep"));
-        self.nodes[ix].down = true;
-        self.nodes[ix].asleep_since_us = Some(self.agenda.now_us);
-        self.part(1 << ix);
-    }
-
-    /// The machine wakes up, and its shell notices how long it slept.
-    pub fn awake(&mut self, ix: NodeIx) -> Result<(), String> {
-        let Some(since_us) = self.nodes[ix].asleep_since_us.take() else { return Ok(()) };
-        self.trace.line(self.agenda.now_us, || format!("n{ix} wakes up"));
-        let slept_us = self.agenda.now_us - since_us;
-        self.nodes[ix].down = false;
-        self.nodes[ix].slept_us += slept_us;
-        self.heal();
-        self.input(ix, Input::Woke(Duration::from_micros(slept_us)))
-    }
-
-    pub fn revive(&mut self, ix: NodeIx) -> Result<(), String> {
-        if !self.nodes[ix].down || self.nodes[ix].asleep_since_us.is_some() {
-            return Ok(());
-        }
-        self.trace.line(self.agenda.now_us, || format!("n{ix} is started again"));
-        let (device, contacts) = (self.nodes[ix].device, self.nodes[ix].contacts.clone());
-        let node = self.birth(ix, device, &contacts, self.nodes[ix].seen.clone());
-        self.nodes[ix].node = node;
-        self.nodes[ix].down = false;
-        self.nodes[ix].lives += 1;
-        self.network.revive(ix, &mut self.agenda);
-        self.introduce(ix)?;
-        let calls: Vec<KeptCall> = self.nodes[ix].kept.values().cloned().collect();
-        let was_in = calls.iter().filter(|kept| matches!(kept.standing, Standing::In { .. }));
-        let consent: Vec<CallId> = was_in.map(|kept| kept.ticket.call).collect();
-        self.nodes[ix].consent.extend(consent);
-        let rings = calls.iter().any(|kept| matches!(kept.standing, Standing::Ringing(_)));
-        // What rings again was written down in the former life.
-        self.nodes[ix].remembered = if rings { MAX_RINGING_AGAIN } else { 0 };
-        self.nodes[ix].rang.clear();
-        self.ask(ix, Request::Restore { calls, rejoin: true })?.map_err(|error| format!("Restore: {error}"))?;
-        Ok(())
-    }
-
     /// Lets things happen for this long.
     pub fn run_for(&mut self, span: Duration) -> Result<(), String> {
         let until_us = self.agenda.now_us + span.as_micros() as u64;
@@ -461,7 +350,17 @@ impl World {
         self.network.weather = Weather::CALM;
         self.legs.faults = Faults::NONE;
         self.heal();
-        (0..self.nodes.len()).try_for_each(|node| self.revive(node))
+        // Who sleeps wakes up by itself.
+        while (0..self.nodes.len()).any(|ix| self.network.is_asleep(ix)) {
+            self.run_for(Duration::from_secs(5))?;
+        }
+        for ix in 0..self.nodes.len() {
+            self.revive(ix)?;
+            if self.nodes[ix].node.do_not_disturb() {
+                self.ask(ix, Request::SetDoNotDisturb(false))?.map_err(|error| format!("n{ix}: {error}"))?;
+            }
+        }
+        Ok(())
     }
 
     /// The whole life of a random world.
@@ -482,11 +381,15 @@ impl World {
         oracle::silent(self)
     }
 
-    fn hang_up_everything(&mut self) -> Result<(), String> {
+    pub fn hang_up_everything(&mut self) -> Result<(), String> {
         for ix in 0..self.nodes.len() {
             for view in self.nodes[ix].node.calls() {
                 self.ask(ix, Request::Hangup(view.call))?.map_err(|error| format!("n{ix} cannot hang up: {error}"))?;
             }
+            // Whoever was blocked is a contact like any other from now on.
+            let mut contacts = self.nodes[ix].contacts.clone();
+            contacts.iter_mut().for_each(|(_, policy)| *policy = Policy::Ask);
+            self.ask(ix, Request::SetContacts(contacts))?.map_err(|error| format!("n{ix}: {error}"))?;
         }
         Ok(())
     }

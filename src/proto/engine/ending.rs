@@ -7,6 +7,7 @@ use crate::proto::{
     call::{Phase, Presence},
     id::{CallId, Did},
     io::{EndReason, Event, Now, Output},
+    mutant::mutant,
     outbox::Persistence,
     signal::{Body, CancelReason, Sealing},
 };
@@ -32,7 +33,8 @@ impl Engine {
             self.stop_leg(id, did, now.mono);
         }
         // Another device of this DID goes on: this one has not left for the others.
-        if let Some(instance) = instance.filter(|_| reason != EndReason::AnsweredElsewhere) {
+        let goes_on = reason == EndReason::AnsweredElsewhere && !mutant!(ElsewhereAloud);
+        if let Some(instance) = instance.filter(|_| !goes_on) {
             self.broadcast(id, Body::Leave(instance));
             for did in &present {
                 self.post(id, did, Sealing::Pairwise, Body::Leave(instance), Persistence::UntilAcked, now.mono);

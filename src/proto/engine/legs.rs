@@ -8,6 +8,7 @@ use crate::proto::{
     id::{CallId, Did, LegId},
     io::{LegCommand, LegEvent, Output, Role},
     leg::{Action, Context, Leg},
+    mutant::mutant,
     outbox::Persistence,
     signal::{Body, Sealing},
 };
@@ -30,11 +31,12 @@ impl Engine {
 
     /// Both are in the call: each tells the other, and the leg is made.
     pub(super) fn meet(&mut self, call: CallId, did: &Did, now: Instant) {
-        let role = if self.config.did < *did { Role::Initiator } else { Role::Answerer };
+        let lower = (self.config.did < *did) ^ mutant!(HigherInitiates);
+        let role = if lower { Role::Initiator } else { Role::Answerer };
         // In another call there may be a leg to the same person: that one is left alone.
         let in_the_way = |leg: &Connection| leg.to == *did && (leg.call == call || leg.closing);
         let former = self.legs.iter().filter(|(_, leg)| in_the_way(leg)).max_by_key(|(_, leg)| leg.call == call);
-        let former = former.map(|(id, _)| *id);
+        let former = former.map(|(id, _)| *id).filter(|_| !mutant!(SecondLegEarly));
         let Some(known) = self.calls.get_mut(&call) else { return };
         known.met = true;
         let Some(member) = known.members.get_mut(did) else { return };
@@ -45,7 +47,9 @@ impl Engine {
         peer.met_at = Some(now);
         peer.leg = Some(Leg::after(former, attempt, role, now));
         let contact = peer.contact.clone();
-        self.send_join(call, did, now);
+        if !mutant!(NobodyAnswersJoin) {
+            self.send_join(call, did, now);
+        }
         if let Some(contact) = contact {
             self.output(Output::Dial(did.clone(), contact));
         }
@@ -54,22 +58,27 @@ impl Engine {
 
     /// Lets the time pass for all legs of the call.
     pub(super) fn advance_legs(&mut self, call: CallId, now: Instant) {
-        for did in self.present(call) {
+        let reconnect = self.config.reconnect;
+        let lost = |leg: &Leg| leg.down_since().is_some_and(|since| since + reconnect <= now);
+        let is_due = |leg: &Leg| lost(leg) || leg.deadline().is_some_and(|at| at <= now);
+        let Some(known) = self.calls.get(&call) else { return };
+        let legs = known.members.iter().filter(|(_, member)| member.leg().is_some_and(is_due));
+        let due: Vec<Did> = legs.map(|(did, _)| did.clone()).collect();
+        for did in due {
             self.drive_leg(call, &did, now, Leg::advance);
-            let down_since = self.leg(call, &did).and_then(Leg::down_since);
-            if down_since.is_some_and(|since| since + self.config.reconnect <= now) {
+            if self.calls.get(&call).and_then(|call| call.members.get(&did)?.leg()).is_some_and(lost) {
                 self.count_as_left(call, &did, now);
             }
         }
     }
 
-    fn count_as_left(&mut self, call: CallId, did: &Did, now: Instant) {
+    pub(super) fn count_as_left(&mut self, call: CallId, did: &Did, now: Instant) {
         self.stop_leg(call, did, now);
         let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(did));
         if let Some(member) = member
-            && let Some(instance) = member.peer().map(|peer| peer.instance)
+            && let Some((instance, state)) = member.peer().map(|peer| (peer.instance, peer.state))
         {
-            member.presence = Presence::Out { instance, lost: true };
+            member.presence = Presence::Out { instance, lost: Some(state) };
         }
         self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(did));
         // It may think the same of us: whoever gets through first is met again.
@@ -127,9 +136,5 @@ impl Engine {
 
     pub(super) fn peer_mut(&mut self, call: CallId, did: &Did) -> Option<&mut Peer> {
         self.calls.get_mut(&call)?.members.get_mut(did)?.peer_mut()
-    }
-
-    fn leg(&self, call: CallId, did: &Did) -> Option<&Leg> {
-        self.calls.get(&call)?.members.get(did)?.peer()?.leg.as_ref()
     }
 }

@@ -12,10 +12,11 @@ use crate::proto::{
     call::{Call, HelloWindow, Member, Phase, Presence},
     id::{CallId, Did, Instance},
     io::{EndReason, Event, Former, Now, Output, Policy, Reply, Request, RequestError},
+    mutant::mutant,
     outbox::Persistence,
     signal::{
-        self, Answered, Body, CallKey, Contact, Decline, DeclineReason, MAX_CHAIN, MAX_PARTICIPANTS, Offer, Sealing,
-        Settings, Ticket, Topic,
+        self, Answered, Body, CallKey, Contact, Decline, DeclineReason, MAX_CHAIN, MAX_PARTICIPANTS, Offer, Outgoing,
+        Sealing, Settings, Ticket, Topic,
     },
 };
 
@@ -80,7 +81,7 @@ impl Engine {
         Ok(invitees)
     }
 
-    /// Asks more people into a call; who is in it or was asked already is not asked again.
+    /// Asks more people into a call; who is in it, or is being asked from here, is not asked again.
     fn invite(&mut self, id: CallId, invitees: Vec<Did>, now: Now) -> Result<(), RequestError> {
         let call = self.alive(id)?;
         if call.instance().is_none() {
@@ -95,7 +96,13 @@ impl Engine {
         }
         let inviters: Vec<Did> = ticket.chain.iter().map(|grant| grant.inviter.clone()).collect();
         let others = call.members.keys().filter(|did| !invitees.contains(did)).count();
-        let is_expected = |did: &Did| call.members.get(did).is_some_and(|m| m.peer().is_some() || m.is_invited());
+        let is_expected = |did: &Did| {
+            let offered = |outgoing: &Outgoing| {
+                let offers = matches!(outgoing.signal.body, Body::Offer(_));
+                offers && outgoing.signal.call == id && outgoing.to.as_ref() == Some(did)
+            };
+            call.members.get(did).is_some_and(|member| member.peer().is_some()) || self.outbox.any(offered)
+        };
         let mut asked = self.invitable(invitees, others)?;
         asked.retain(|did| !is_expected(did));
         if inviters.iter().any(|did| asked.contains(did)) {
@@ -222,12 +229,13 @@ impl Engine {
         self.keep(id, now);
     }
 
-    fn reject(&mut self, id: CallId, decline: &Decline, now: Now) -> Result<(), RequestError> {
+    pub(super) fn reject(&mut self, id: CallId, decline: &Decline, now: Now) -> Result<(), RequestError> {
         let call = self.alive(id)?;
         if !call.rings() {
             return Err(RequestError::NotRinging);
         }
-        let inviters: Vec<Did> = call.also_from.iter().chain([&call.from]).cloned().collect();
+        let inviters = call.also_from.iter().chain([&call.from]).filter(|did| !self.is_blocked(did));
+        let inviters: Vec<Did> = inviters.cloned().collect();
         self.end_call(id, EndReason::Rejected, now);
         for inviter in inviters {
             let no = Body::Decline(decline.clone());
@@ -286,11 +294,16 @@ impl Engine {
         for id in calls {
             for did in self.present(id) {
                 if self.is_blocked(&did) {
-                    self.mark_out(id, &did, None, now);
+                    // Taken back, it is met again.
+                    self.count_as_left(id, &did, now.mono);
                 }
             }
-            let Some(call) = self.calls.get(&id) else { continue };
-            if call.rings() && self.is_blocked(&call.from) {
+            let Some(call) = self.calls.get_mut(&id).filter(|call| call.rings()) else { continue };
+            let inviters: Vec<Did> = call.also_from.iter().chain([&call.from]).cloned().collect();
+            let mut blocked = inviters.iter().filter(|did| self.contacts.get(did) == Some(&Policy::Block));
+            if blocked.all(|did| call.uninvite(did)) {
+                self.keep(id, now);
+            } else {
                 self.end_call(id, EndReason::Rejected, now);
             }
         }
@@ -332,7 +345,6 @@ impl Engine {
     pub(super) fn add_call(&mut self, ticket: Ticket, from: Did, invited: BTreeSet<Did>, ring_until: Instant) {
         let id = ticket.call;
         self.effects.push_back(Effect::OpenCall(ticket.clone()));
-        self.past.remove(&id);
         let former = self.calls.remove(&id);
         // A Leave of the former stay still has to arrive; a Decline has nothing to say any more.
         self.outbox
@@ -370,7 +382,8 @@ impl Engine {
     /// Begins the own stay in the call, numbered above every other of the own DID that is known.
     pub(super) fn join(&mut self, id: CallId, now: Now) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        call.stay = now.unix_ms.max(call.stay.saturating_add(1));
+        let above = if mutant!(StayNotAbove) { 0 } else { call.stay.saturating_add(1) };
+        call.stay = now.unix_ms.max(above);
         let instance = Instance { number: call.stay, device: self.config.device };
         call.phase = Phase::Joined { instance };
         call.hello.open(now.mono);
@@ -399,7 +412,7 @@ impl Engine {
                 && outgoing.to.as_ref() == Some(to)
                 && matches!(outgoing.signal.body, Body::Join(_))
         });
-        if under_way || self.is_blocked(to) {
+        if under_way || self.is_blocked(to) || mutant!(NoJoin) {
             return;
         }
         let Some(instance) = self.calls.get(&id).and_then(Call::instance) else { return };

@@ -6,8 +6,9 @@ use crate::proto::{
     id::{CallId, Did, Instance, MessageId},
     io::{Event, Now, Output, Setup},
     leg::Leg,
+    mutant::mutant,
     outbox::Persistence,
-    signal::{self, Body, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Sealing, Topic},
+    signal::{self, Body, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Outgoing, Sealing, Topic},
 };
 
 impl Engine {
@@ -16,6 +17,9 @@ impl Engine {
         let (id, call) = (signal.id, signal.call);
         if self.is_blocked(&from) && !matches!(signal.body, Body::Offer(_) | Body::Cancel(_) | Body::Ack(_)) {
             return;
+        }
+        if let (Sealing::Pairwise, Some(instance)) = (sealing, instance) {
+            self.has_our_join(call, &from, instance, now);
         }
         match signal.body {
             Body::Ack(of) => self.handle_ack(of, &from, now),
@@ -28,15 +32,30 @@ impl Engine {
         }
     }
 
+    /// Who seals pairwise with this stay knows its join block.
+    fn has_our_join(&mut self, call: CallId, from: &Did, instance: Instance, now: Now) {
+        if let Some(peer) = self.peer_mut(call, from).filter(|peer| peer.instance == instance) {
+            peer.stamp_signalled(now.mono);
+        }
+    }
+
     fn handle_ack(&mut self, of: MessageId, from: &Did, now: Now) {
+        // A Join may be acknowledged by another device of that DID than the one whose stay was met.
+        let unproven = |outgoing: &Outgoing| {
+            let calls = self.calls.get(&outgoing.signal.call);
+            let peer = calls.and_then(|call| call.members.get(from)?.peer());
+            let join = outgoing.signal.id == of && matches!(outgoing.signal.body, Body::Join(_));
+            join && peer.is_some_and(|peer| peer.met_at.is_some() && peer.setup.signalled.is_none())
+        };
+        if self.outbox.any(unproven) {
+            return;
+        }
         let Some(outgoing) = self.outbox.acknowledge(of, from, now.mono) else { return };
         let Some(member) = self.calls.get_mut(&outgoing.signal.call).and_then(|call| call.members.get_mut(from)) else {
             return;
         };
-        match (&mut member.presence, outgoing.signal.body) {
-            (Presence::Invited { reached, .. }, Body::Offer(_)) => *reached = true,
-            (Presence::In(peer), Body::Join(_)) => peer.stamp_signalled(now.mono),
-            _ => {}
+        if let (Presence::Invited { reached, .. }, Body::Offer(_)) = (&mut member.presence, outgoing.signal.body) {
+            *reached = true;
         }
     }
 
@@ -58,7 +77,7 @@ impl Engine {
         }
         let until = known.ring_until;
         let member = known.members.entry(from.clone()).or_insert_with(|| Member::invited(false, until));
-        if matches!(member.presence, Presence::Declined(_)) {
+        if matches!(member.presence, Presence::Declined(_)) && !mutant!(DeclinedComesIn) {
             // It said no to this invitation; a new one needs a new offer.
             return;
         }
@@ -133,14 +152,15 @@ impl Engine {
     fn heard_state(&mut self, call: CallId, from: &Did, state: MediaState) {
         let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from));
         let Some(peer) = member.and_then(Member::peer_mut) else { return };
-        if state.version > peer.state.version {
+        if state.version > peer.state.version || mutant!(OldStateCounts) {
             peer.state = state;
             self.show_media(call, from);
         }
     }
 
     fn show_media(&mut self, call: CallId, did: &Did) {
-        let Some(peer) = self.calls.get(&call).and_then(|call| call.members.get(did)?.peer()) else { return };
+        let known = self.calls.get(&call).filter(|call| call.is_alive());
+        let Some(peer) = known.and_then(|call| call.members.get(did)?.peer()) else { return };
         let MediaState { version, muted, deafened, on_hold } = peer.state;
         if version > 0 {
             self.output(Output::Event(Event::ParticipantMedia { call, did: did.clone(), muted, deafened, on_hold }));
@@ -158,7 +178,7 @@ impl Engine {
     ) {
         let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) else { return };
         let news = member.heard.insert(id);
-        if sealing != Sealing::Broadcast {
+        if sealing != Sealing::Broadcast && (news || !mutant!(AckedOnce)) {
             self.acknowledge(call, from, sealing, id);
         }
         if !news {
@@ -167,7 +187,7 @@ impl Engine {
         match (body, instance) {
             (Body::Ringing, _) => self.handle_ringing(call, from),
             (Body::Decline(decline), _) => self.handle_decline(call, from, decline),
-            (Body::Leave(left), Some(_)) => self.mark_out(call, from, Some(left), now),
+            (Body::Leave(left), Some(_)) => self.mark_out(call, from, left, now),
             (body, Some(instance)) if sealing == Sealing::Pairwise => {
                 self.handle_pairwise(call, from, instance, body, now);
             }
@@ -196,9 +216,10 @@ impl Engine {
 
     fn handle_pairwise(&mut self, call: CallId, from: &Did, instance: Instance, body: Body, now: Now) {
         self.revive(call, from, instance, now);
-        let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from));
-        let Some(peer) = member.and_then(Member::peer_mut).filter(|peer| peer.instance == instance) else { return };
-        peer.stamp_signalled(now.mono);
+        let member = self.calls.get(&call).and_then(|call| call.members.get(from));
+        if member.and_then(Member::peer).is_none_or(|peer| peer.instance != instance) {
+            return;
+        }
         match body {
             Body::Sdp(sdp) => self.drive_leg(call, from, now.mono, |leg, cx| leg.handle_sdp(sdp, cx)),
             Body::Ice(ice) => self.drive_leg(call, from, now.mono, |leg, cx| leg.handle_ice(ice, cx)),
@@ -222,30 +243,32 @@ impl Engine {
     /// A participant that counted as left for want of a network speaks again.
     fn revive(&mut self, call: CallId, from: &Did, instance: Instance, now: Now) {
         let member = self.calls.get(&call).and_then(|call| call.members.get(from));
-        if let Some(Member { presence: Presence::Out { instance: lost, lost: true }, .. }) = member
-            && *lost == instance
+        if let Some(Member { presence: Presence::Out { instance: former, lost: Some(state) }, .. }) = member
+            && *former == instance
         {
-            let presence = signal::Presence { instance, state: MediaState::default(), contact: None };
+            let presence = signal::Presence { instance, state: *state, contact: None };
             self.heard_of(call, from, presence, now);
         }
     }
 
-    /// A participant left (`instance`: its signed word for all stays up to that one).
-    pub(super) fn mark_out(&mut self, call: CallId, from: &Did, instance: Option<Instance>, now: Now) {
+    /// A participant left: its signed word, for all stays up to that one.
+    fn mark_out(&mut self, call: CallId, from: &Did, left: Instance, now: Now) {
         let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) else { return };
         if matches!(member.presence, Presence::Declined(_)) {
             // It never was in, and its no stands.
             return;
         }
-        let present = member.peer().map(|peer| peer.instance);
-        let Some(instance) = instance.or(present) else { return };
-        member.left = member.left.max(Some(instance));
-        if present.is_some_and(|present| present > instance) {
+        if Some(left) <= member.left {
+            // The same word again; it may have been invited anew since.
+            return;
+        }
+        member.left = Some(left);
+        if member.peer().is_some_and(|peer| peer.instance > left) && !mutant!(LeaveOfAnyStay) {
             return;
         }
         self.stop_leg(call, from, now.mono);
         if let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) {
-            member.presence = Presence::Out { instance, lost: false };
+            member.presence = Presence::Out { instance: left, lost: None };
         }
         self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(from));
     }
