@@ -126,7 +126,7 @@ pub fn joined(answer: &Value) -> String {
 pub fn invited(answer: &Value) -> String {
     let call = word(&answer["call"]);
     line(&match list(answer, "invitees").len() {
-        0 => format!("nobody new for {call}: all of them are in it, or were asked already"),
+        0 => format!("invited nobody to {call}: they are in it already"),
         1 => format!("invited 1 person to {call}"),
         count => format!("invited {count} people to {call}"),
     })

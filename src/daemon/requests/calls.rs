@@ -54,29 +54,29 @@ impl Daemon {
     pub(super) fn invite(&mut self, call: Option<&str>, who: &[String], now: Now) -> Answer {
         let invitees = resolve::invitees(who, &self.did, self.people.contacts())?;
         let call = self.find(call, Verb::Invite)?;
-        let expected = self.expected(call);
+        let present = self.present(call);
         self.ask(Request::Invite { call, invitees: invitees.clone() }, now)?;
-        let asked: Vec<Did> = invitees.into_iter().filter(|did| !expected.contains(did)).collect();
+        let asked: Vec<Did> = invitees.into_iter().filter(|did| !present.contains(did)).collect();
         Ok(json!({ "call": call, "invitees": asked }))
     }
 
-    /// Who is in the call or may still accept: nobody asks them again.
-    fn expected(&self, call: CallId) -> Vec<Did> {
+    /// Who is in the call: they need no invitation.
+    fn present(&self, call: CallId) -> Vec<Did> {
         let calls = self.node.calls();
         let participants = calls.iter().filter(|view| view.call == call).flat_map(|view| &view.participants);
-        let expected = participants.filter(|one| match one.state {
-            ParticipantState::Invited
-            | ParticipantState::Ringing
-            | ParticipantState::Connecting
+        let present = participants.filter(|one| match one.state {
+            ParticipantState::Connecting
             | ParticipantState::Joined
             | ParticipantState::Reconnecting
             | ParticipantState::OnHold => true,
-            ParticipantState::Declined
+            ParticipantState::Invited
+            | ParticipantState::Ringing
+            | ParticipantState::Declined
             | ParticipantState::Unreachable
             | ParticipantState::Expired
             | ParticipantState::Left => false,
         });
-        expected.map(|one| one.did.clone()).collect()
+        present.map(|one| one.did.clone()).collect()
     }
 
     /// The switch works without the disk; only that it outlives the daemon needs one, and the store tells when it fails.
