@@ -42,7 +42,7 @@ mod in_tests {
         CancelIgnored => "a Cancel is ignored",
         NoSeenSet => "an offer that was seen rings again",
         NoJoin => "no Join, only Hello",
-        LeaveOfAnyStay => "a Leave ends every stay",
+        LeaveForGood => "a Leave ends every stay, later ones, too",
         EarlyCancelForgotten => "a Cancel that overtakes its Offer is forgotten",
         AckedOnce => "a repetition is not acknowledged again",
         AckIgnored => "what was acknowledged is sent again",

@@ -77,6 +77,8 @@ impl World {
 
     fn rang(&mut self, ix: NodeIx, call: CallId, from: &Did, known: bool) -> Result<(), String> {
         let now_us = self.agenda.now_us;
+        let (now, device) = (self.agenda.now(self.nodes[ix].clock), self.nodes[ix].device);
+        let cancelled = self.ledger.borrow().police.was_cancelled(&self.dids[ix], device, call, from, now);
         let insiders = self.is_insiders(from);
         let node = &mut self.nodes[ix];
         *node.rang.entry(call).or_default() += 1;
@@ -88,6 +90,10 @@ impl World {
         }
         if std::mem::take(&mut node.remembered) == 0 {
             return Err("it rang before the seen-set was written".into());
+        }
+        // Who has known the call before may be invited to it anew.
+        if cancelled && !insiders && !node.ended.contains_key(&call) {
+            return Err("it rang although it was taken back".into());
         }
         if node.blocks(from) {
             return Err("a blocked caller rang".into());

@@ -100,13 +100,17 @@ fn check_store(world: &World, ix: NodeIx, views: &[CallView]) -> Result<(), Stri
             (CallState::OnHold, Some(Standing::In { on_hold })) => on_hold,
             (_, Some(_) | None) => false,
         };
-        demand(fits, &format!("{:?} is written down as {kept:?}", view.state))?;
+        if !fits {
+            return Err(format!("{:?} is written down as {kept:?}", view.state));
+        }
     }
     let shown = |call: &CallId| views.iter().any(|view| view.call == *call);
     let past: Vec<CallId> = node.node.past_calls().iter().map(|past| past.call).collect();
     for (call, kept) in node.store.calls.iter().filter(|(call, _)| !shown(call)) {
         let fits = matches!(kept.standing, Standing::Past(_)) && past.contains(call);
-        demand(fits, &format!("{call} is written down as {:?} and is not so", kept.standing))?;
+        if !fits {
+            return Err(format!("{call} is written down as {:?} and is not so", kept.standing));
+        }
     }
     demand(past.iter().all(|call| node.store.calls.contains_key(call)), "a past call that is not written down")
 }

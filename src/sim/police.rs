@@ -21,6 +21,8 @@ const HELLO_WINDOW: Duration = Duration::from_millis(5_050);
 const MAX_BURST: u64 = 120;
 /// … then one every 3 s.
 const MIN_PAUSE: Duration = Duration::from_secs(2);
+/// A Cancel that overtook its Offer counts for so long at least.
+const CANCEL_REMEMBERED: Duration = Duration::from_secs(290);
 
 /// What one device is seen doing.
 #[derive(Debug, Default)]
@@ -32,6 +34,8 @@ struct Suspect {
     /// Transmissions of each message to each recipient, and when the first was.
     sent: BTreeMap<(MessageId, Option<Did>), (u64, Instant)>,
     acked: BTreeMap<MessageId, u64>,
+    /// Cancels that it heard, by call and sender, and when.
+    cancels: BTreeMap<(CallId, Did), Instant>,
     /// Whom its user blocks.
     blocked: BTreeSet<Did>,
     /// Calls that went on on another device of its DID, so that this one has nothing to say.
@@ -71,7 +75,18 @@ impl Police {
         self.suspect(did, device).elsewhere.remove(&call);
     }
 
+    /// Whether that call rings although its inviter took it back, as the device has heard.
+    pub fn was_cancelled(&self, did: &Did, device: DeviceId, call: CallId, from: &Did, now: Now) -> bool {
+        let suspect = self.suspects.get(&(did.clone(), device));
+        let heard = suspect.and_then(|suspect| suspect.cancels.get(&(call, from.clone())));
+        heard.is_some_and(|heard| now.mono < *heard + CANCEL_REMEMBERED)
+    }
+
     pub fn heard(&mut self, did: &Did, device: DeviceId, incoming: &Incoming, now: Now) {
+        let suspect = self.suspect(did, device);
+        if matches!(incoming.signal.body, Body::Cancel(_)) && !suspect.blocked.contains(&incoming.from) {
+            suspect.cancels.insert((incoming.signal.call, incoming.from.clone()), now.mono);
+        }
         if matches!(incoming.signal.body, Body::Hello(_) | Body::Join(_)) && incoming.from > *did {
             let suspect = self.suspect(did, device);
             suspect.higher.insert(incoming.signal.call, now.mono);

@@ -262,8 +262,9 @@ impl Engine {
             // The same word again; it may have been invited anew since.
             return;
         }
+        let left = if mutant!(LeaveForGood) { Instance { number: u64::MAX, ..left } } else { left };
         member.left = Some(left);
-        if member.peer().is_some_and(|peer| peer.instance > left) && !mutant!(LeaveOfAnyStay) {
+        if member.peer().is_some_and(|peer| peer.instance > left) {
             return;
         }
         self.stop_leg(call, from, now.mono);
