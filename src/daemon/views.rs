@@ -2,6 +2,8 @@
 //!
 //! Pure: state in, JSON out.
 
+use std::cmp::Reverse;
+
 use serde_json::{Value, json};
 
 use super::people::People;
@@ -70,7 +72,9 @@ pub(super) fn status(from: &Status<'_>) -> Value {
 /// `call.list`
 pub(super) fn calls(calls: &[CallView], past: &[PastCall], people: &People) -> Value {
     let calls: Vec<_> = calls.iter().map(|view| call(view, people)).collect();
-    let past: Vec<_> = past.iter().map(|view| past_call(view, people)).collect();
+    let mut latest_first: Vec<_> = past.iter().collect();
+    latest_first.sort_by_key(|view| Reverse(view.since_ms));
+    let past: Vec<_> = latest_first.into_iter().map(|view| past_call(view, people)).collect();
     json!({ "calls": calls, "past": past })
 }
 
@@ -267,6 +271,19 @@ mod tests {
             call(&call_view(0x11, CallState::Active), &People::default())["participants"][0]["name"],
             Value::Null
         );
+    }
+
+    #[test]
+    fn of_the_calls_that_can_be_joined_the_latest_stands_first() {
+        let past = |byte, since_ms| PastCall {
+            call: call_view(byte, CallState::Active).call,
+            from: did_of(2),
+            participants: vec![],
+            since_ms,
+        };
+        let shown = calls(&[], &[past(0x11, 5), past(0x22, 7), past(0x33, 6)], &People::default());
+        let times: Vec<_> = shown["past"].as_array().unwrap().iter().map(|one| one["since_ms"].clone()).collect();
+        assert_eq!(times, [7, 6, 5]);
     }
 
     #[test]
