@@ -112,11 +112,11 @@ pub enum Verb {
         /// Id or its beginning; may be left out when only one call can be meant
         call: Option<String>,
     },
-    /// Go back to a call that was left or missed less than an hour ago
+    /// Go back to a call that was left, or to one that was missed less than an hour ago
     #[command(after_help = "Example: telecon join 0b1e\n\n\
         `telecon calls` lists what can be joined. A call that is active is put on hold, or left with --leave.")]
     Join {
-        /// Id or its beginning; left out: the one that was left or missed last
+        /// Id or its beginning; may be left out when only one call can be meant
         call: Option<String>,
         /// Leave the active call instead of putting it on hold
         #[arg(long)]

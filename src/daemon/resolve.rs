@@ -100,13 +100,8 @@ pub(super) enum Verb {
 /// A call that an id can mean, and how well the verb fits it: 0 best, `None` not at all.
 type Candidate = (CallId, Option<u8>);
 
-/// The call that is meant: by its id, a unique prefix of it, or as the only one that the verb fits best; of those that can be joined,
-/// which soon are many, the one that was left or missed last.
+/// The call that is meant: by its id, a unique prefix of it, or as the only one that the verb fits best.
 pub(super) fn call(text: Option<&str>, verb: Verb, calls: &[CallView], past: &[PastCall]) -> Result<CallId, Failure> {
-    if let (None, Verb::Join) = (text, verb) {
-        let latest = past.iter().max_by_key(|past| past.since_ms).map(|past| past.call);
-        return latest.ok_or_else(|| Failure::new("no_such_call", verb.nothing()));
-    }
     let present = calls.iter().map(|view| (view.call, verb.fits(view.state)));
     let past = past.iter().filter(|_| verb == Verb::Join).map(|past| (past.call, Some(0)));
     let all: Vec<Candidate> = present.chain(past).collect();
@@ -264,17 +259,16 @@ mod tests {
     }
 
     #[test]
-    fn only_a_past_call_can_be_joined_the_latest_if_none_is_named_and_nothing_else_can_be_done_with_it() {
-        let past = |byte, since_ms| PastCall {
+    fn only_a_past_call_can_be_joined_and_nothing_else_can_be_done_with_it() {
+        let past = |byte| PastCall {
             call: CallId::from_bytes([byte; 16]),
             from: did_of(2),
             participants: vec![],
-            since_ms,
+            since_ms: 7,
         };
-        let (one, two) = ([past(0x11, 7)], [past(0x11, 7), past(0x12, 6)]);
+        let (one, two) = ([past(0x11)], [past(0x11), past(0x12)]);
         assert_eq!(call(None, Verb::Join, &[], &one).unwrap(), one[0].call);
-        assert_eq!(call(None, Verb::Join, &[], &two).unwrap(), two[0].call);
-        assert_eq!(code(call(Some("1"), Verb::Join, &[], &two)), "ambiguous_call");
+        assert_eq!(code(call(None, Verb::Join, &[], &two)), "ambiguous_call");
         assert_eq!(call(Some("12"), Verb::Join, &[], &two).unwrap(), two[1].call);
         for verb in [Verb::Accept, Verb::Hangup, Verb::Show, Verb::Resume] {
             assert_eq!(code(call(Some("11"), verb, &[], &one)), "no_such_call", "{verb:?}");
