@@ -268,6 +268,7 @@ pub fn status(answer: &Value) -> String {
     let more = [("on hold", held.collect::<Vec<_>>().join("\n")), ("ringing", ringing.collect::<Vec<_>>().join("\n"))];
     all.extend(more.into_iter().chain([("missed", missed)]).filter(|(_, text)| !text.is_empty()));
     all.push(("sound", sound));
+    all.extend(answer["clock"].as_str().map(|hint| ("clock", hint.to_owned())));
     let quiet = if answer["do_not_disturb"] == true { ", do not disturb" } else { "" };
     all.push(("switches", media_words(answer) + quiet));
     facts(&all)

@@ -165,6 +165,8 @@ struct Mallory {
     sealer: Sealer,
     did: Did,
     messages: u128,
+    /// How far its clock is ahead.
+    ahead_ms: u64,
 }
 
 impl Mallory {
@@ -182,7 +184,7 @@ impl Mallory {
         // What is published before the other side's subscription is known reaches nobody.
         while !matches!(next(&mut events).await, NetEvent::Subscribed { topic } if topic.starts_with("offer_call/")) {}
         let sealer = Sealer::new(signing, did.clone(), DeviceId([seed; 16]), [seed ^ 0xaa; 32]);
-        Self { net, events, sealer, did, messages: 0 }
+        Self { net, events, sealer, did, messages: 0, ahead_ms: 0 }
     }
 
     fn ticket(&self, key: u8) -> Ticket {
@@ -203,7 +205,9 @@ impl Mallory {
         let signal = Signal { id: MessageId(self.messages.to_be_bytes()), call, body };
         let topic = Topic::Inbox(to.clone());
         let outgoing = Outgoing { topic, sealing: Sealing::Envelope, to: Some(to.clone()), signal };
-        self.sealer.seal(&outgoing, now())
+        let now = now();
+        let now = Now { unix_ms: now.unix_ms + self.ahead_ms, ..now };
+        self.sealer.seal(&outgoing, now)
     }
 }
 
@@ -319,6 +323,24 @@ async fn a_stranger_silences_nobody_elses_call_and_an_offer_that_was_refused_rin
     replayer.net.publish(inbox, fresh);
     let calls = bob.until(&["calls"], |calls| callers(calls).contains(&replayer.did.as_str()));
     assert_eq!(callers(&calls).len(), 1, "a replay rings: {calls}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_calls_with_a_clock_that_is_wrong_rings_nobody_and_the_user_is_told_why() {
+    let mut bob = Daemon::start("[audio]\nbackend = \"null\"\n");
+    let victim: Did = bob.did.parse().unwrap();
+    let mut friend = Mallory::connected_to(&bob.address, 7).await;
+    friend.ahead_ms = 125_000;
+    let offer = friend.offer(&friend.ticket(1), &victim);
+    assert_eq!(bob.json(&["status"])["clock"], Value::Null);
+    friend.net.publish(Topic::Inbox(victim.clone()).to_string(), offer);
+    let status = bob.until(&["status"], |status| status["clock"].is_string());
+    assert_eq!(status["pending"], Value::Array(Vec::new()), "{status}");
+    assert!(bob.log().contains("timedatectl"), "{}", bob.log());
+    friend.ahead_ms = 100_000;
+    let offer = friend.offer(&friend.ticket(2), &victim);
+    friend.net.publish(Topic::Inbox(victim).to_string(), offer);
+    bob.until(&["calls"], |calls| calls["calls"].as_array().is_some_and(|calls| calls.len() == 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
