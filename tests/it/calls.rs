@@ -197,10 +197,10 @@ impl Mallory {
         self.sealer.open_call(ticket);
         let participants = vec![self.did.clone(), to.clone()];
         let offer = Offer { ticket: ticket.clone(), participants, ring_ms: u32::MAX };
-        self.to_inbox(to, ticket.call, Body::Offer(Box::new(offer))).expect("it can be sealed")
+        self.seal_for_inbox(to, ticket.call, Body::Offer(Box::new(offer))).expect("it can be sealed")
     }
 
-    fn to_inbox(&mut self, to: &Did, call: CallId, body: Body) -> Option<Vec<u8>> {
+    fn seal_for_inbox(&mut self, to: &Did, call: CallId, body: Body) -> Option<Vec<u8>> {
         self.messages += 1;
         let signal = Signal { id: MessageId(self.messages.to_be_bytes()), call, body };
         let topic = Topic::Inbox(to.clone());
@@ -302,7 +302,7 @@ async fn a_stranger_silences_nobody_elses_call_and_an_offer_that_was_refused_rin
     mallory.sealer.open_call(&ticket);
     let answered = Body::Answered(Answered { device: DeviceId([9; 16]), joined: None });
     for body in [answered, Body::Cancel(CancelReason::Cancelled), Body::Cancel(CancelReason::RangOut)] {
-        let bytes = mallory.to_inbox(&victim, ticket.call, body).expect("it can be sealed");
+        let bytes = mallory.seal_for_inbox(&victim, ticket.call, body).expect("it can be sealed");
         mallory.net.publish(inbox.clone(), bytes);
     }
     // What comes after them on the same connection has been handled: so have they.
