@@ -84,6 +84,17 @@ impl Call {
         self.from == *did || self.also_from.contains(did)
     }
 
+    /// That DID's invitation of this device holds no more; true if another one does.
+    pub fn uninvite(&mut self, did: &Did) -> bool {
+        self.also_from.remove(did);
+        if self.from == *did
+            && let Some(other) = self.also_from.pop_first()
+        {
+            self.from = other;
+        }
+        !self.is_inviter(did)
+    }
+
     /// Offered by this device, in the stay that it is in.
     pub fn is_offered_by(&self, own: &Did) -> bool {
         self.from == *own && !self.rejoined
@@ -170,8 +181,8 @@ pub enum Presence {
     Expired,
     /// In the call.
     In(Box<Peer>),
-    /// Was in. `lost`: it did not say so, but there was no network to it for too long; what it told last of microphone and
-    /// ears still holds if it comes back.
+    /// Was in. `lost`: its stay may go on, though there was no network to it for too long, it took its invitation of this
+    /// device back, or was blocked; what it told last of microphone and ears still holds if it comes back.
     Out { instance: Instance, lost: Option<MediaState> },
 }
 

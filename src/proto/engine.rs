@@ -146,13 +146,12 @@ impl Engine {
         contacts: Vec<(Did, Policy)>,
         seen: Vec<(Did, MessageId)>,
     ) -> Self {
-        let dids: Vec<Did> = contacts.iter().map(|(did, _)| did.clone()).collect();
         let inbox = Topic::Inbox(config.did.clone());
         let acquainted = acquainted(&contacts);
         let mut engine = Self {
             config,
             rng: StdRng::from_seed(seed),
-            seen: Seen::new(&dids, seen),
+            seen: Seen::new(&acquainted, seen),
             contacts: contacts.into_iter().collect(),
             calls: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -326,7 +325,10 @@ impl Engine {
             (true, _) if self.config.grace.is_zero() || mutant!(NoGrace) => None,
             (true, _) => Some(alone_since + self.config.grace),
             (false, true) => Some(alone_since),
-            (false, false) => Some(alone_since + MEET_PATIENCE),
+            (false, false) => {
+                let asked = call.members.values().filter(|member| member.invited_here && member.is_invited());
+                asked.map(|member| member.invited_until).chain([alone_since + MEET_PATIENCE]).max()
+            }
         }
     }
 

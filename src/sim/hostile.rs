@@ -13,8 +13,8 @@ use crate::{
         engine::{Effect, Engine, EngineConfig},
         id::{CallId, DeviceId, Did, Instance, MessageId},
         io::{
-            CallState, Event, Former, Input, LegCommand, LegEvent, Now, Output, ParticipantState, Policy, Reply,
-            Request,
+            CallState, Event, Former, Input, KeptCall, LegCommand, LegEvent, Now, Output, ParticipantState, Policy,
+            Reply, Request, Standing,
         },
         signal::{
             Body, CallKey, CancelReason, DeclineReason, Ice, Incoming, MediaState, Offer, Presence, Sdp, SdpKind,
@@ -33,6 +33,7 @@ struct Victim {
     now: Now,
     messages: u128,
     rang: usize,
+    silenced: usize,
     opened: BTreeSet<CallId>,
     legs_opened: usize,
     offers_sent: usize,
@@ -62,6 +63,7 @@ impl Victim {
             now,
             messages: 0,
             rang: 0,
+            silenced: 0,
             opened: BTreeSet::new(),
             legs_opened: 0,
             offers_sent: 0,
@@ -78,6 +80,7 @@ impl Victim {
                 Effect::CloseCall(call) => drop(self.opened.remove(&call)),
                 Effect::Send(outgoing) if matches!(outgoing.signal.body, Body::Offer(_)) => self.offers_sent += 1,
                 Effect::Output(Output::Event(Event::CallRang { .. })) => self.rang += 1,
+                Effect::Output(Output::Event(Event::CallSilenced { .. })) => self.silenced += 1,
                 Effect::Output(Output::Leg(_, LegCommand::Open { .. })) => self.legs_opened += 1,
                 Effect::Output(Output::Leg(id, LegCommand::Close)) => {
                     self.engine.handle_input(Input::Leg(id, LegEvent::Closed), self.now);
@@ -124,6 +127,15 @@ impl Victim {
         call
     }
 
+    /// `from` invites into a call that is known here.
+    fn hear_further_offer(&mut self, from: &Did, call: CallId) {
+        let settings = Settings::default();
+        let ticket = Ticket { call, creator: from.clone(), settings, key: CallKey([0; 32]), chain: Vec::new() };
+        let participants = vec![from.clone(), self.me.clone()];
+        let offer = Body::Offer(Box::new(Offer { ticket, participants, ring_ms: 45_000 }));
+        self.hear(from, None, Sealing::Envelope, call, offer);
+    }
+
     fn hear_join(&mut self, from: &Did, call: CallId, number: u64) -> Instance {
         let instance = Instance { number, device: DeviceId([9; 16]) };
         let join = Body::Join(Presence { instance, state: MediaState::default(), contact: None });
@@ -141,6 +153,12 @@ impl Victim {
 
     fn state(&self, call: CallId) -> Option<CallState> {
         self.engine.calls().iter().find(|view| view.call == call).map(|view| view.state)
+    }
+
+    fn shown(&self, call: CallId, other: &Did) -> Option<ParticipantState> {
+        let views = self.engine.calls();
+        let view = views.iter().find(|view| view.call == call)?;
+        view.participants.iter().find(|participant| participant.did == *other).map(|participant| participant.state)
     }
 
     /// How much it holds, roughly.
@@ -372,4 +390,165 @@ fn who_is_heard_again_after_a_gap_has_the_call_still_on_hold() {
     assert_eq!(shown(&victim, &other), (ParticipantState::Left, false));
     victim.hear(&other, Some(stay), Sealing::Pairwise, call, Body::Unknown(999));
     assert_eq!(shown(&victim, &other), (ParticipantState::Connecting, true));
+}
+
+#[test]
+fn a_second_inviters_cancel_ends_no_call_that_another_invitation_holds() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let taken_back = Body::Cancel(CancelReason::Cancelled);
+    let invitees = vec![friend.clone(), mallory.clone()];
+    let Reply::Offered(own) = victim.ask(Request::Offer { invitees, settings: Settings::default() }) else {
+        panic!("it is offered")
+    };
+    victim.hear_further_offer(&mallory, own);
+    victim.hear(&mallory, None, Sealing::Envelope, own, taken_back.clone());
+    assert_eq!(victim.state(own), Some(CallState::Outgoing), "the friend may still accept");
+    let accepted = victim.hear_offer(&friend, 1, &[]);
+    victim.ask(Request::Accept(accepted, Former::Hold));
+    victim.hear_further_offer(&mallory, accepted);
+    victim.hear(&mallory, None, Sealing::Envelope, accepted, taken_back);
+    assert_eq!(victim.state(accepted), Some(CallState::Active), "the friend's invitation holds");
+}
+
+#[test]
+fn a_second_invitation_that_is_repeated_rings_no_more_once_the_call_was_refused() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let call = victim.hear_offer(&friend, 1, std::slice::from_ref(&other));
+    victim.hear_further_offer(&other, call);
+    victim.ask(Request::Reject(call, DeclineReason::Declined.into()));
+    victim.messages -= 1; // the same message again
+    victim.hear_further_offer(&other, call);
+    assert_eq!((victim.rang, victim.state(call)), (1, None));
+}
+
+#[test]
+fn a_call_that_two_contacts_invite_to_rings_until_the_later_invitation_is_over() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let known = [&friend, &other].map(|did| (did.clone(), Policy::Ask));
+    victim.ask(Request::SetContacts(known.to_vec()));
+    let call = victim.hear_offer(&friend, 1, std::slice::from_ref(&other));
+    victim.pass(Duration::from_secs(30));
+    victim.hear_further_offer(&other, call);
+    victim.pass(Duration::from_secs(30));
+    assert_eq!(victim.state(call), Some(CallState::Incoming));
+    victim.pass(Duration::from_secs(16));
+    assert_eq!((victim.rang, victim.state(call)), (1, None));
+}
+
+#[test]
+fn a_blocked_insider_who_invites_without_end_keeps_nobody_from_calling() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let known = vec![(friend.clone(), Policy::Ask), (mallory.clone(), Policy::Block)];
+    victim.ask(Request::SetContacts(known));
+    let call = victim.hear_offer(&friend, 1, std::slice::from_ref(&mallory));
+    for _ in 0..700 {
+        victim.hear_further_offer(&mallory, call);
+    }
+    victim.ask(Request::Offer { invitees: vec![friend], settings: Settings::default() });
+    assert_eq!(victim.offers_sent, 1, "the outbox has no room");
+}
+
+#[test]
+fn a_leave_that_comes_twice_takes_no_new_invitation_back() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let (call, stay) = victim.in_call_with(&friend);
+    let other_stay = victim.hear_join(&other, call, 5);
+    victim.hear(&other, Some(other_stay), Sealing::Broadcast, call, Body::Leave(other_stay));
+    victim.ask(Request::Invite { call, invitees: vec![other.clone()] });
+    victim.hear(&other, Some(other_stay), Sealing::Pairwise, call, Body::Leave(other_stay));
+    assert_eq!(victim.shown(call, &other), Some(ParticipantState::Invited));
+    victim.hear(&friend, Some(stay), Sealing::Pairwise, call, Body::Leave(stay));
+    assert_eq!(victim.shown(call, &friend), Some(ParticipantState::Left));
+}
+
+#[test]
+fn who_took_an_invitation_back_and_speaks_on_is_still_there() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let (call, _) = victim.in_call_with(&friend);
+    victim.hear_join(&other, call, 5);
+    victim.hear(&friend, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+    assert_eq!(victim.shown(call, &friend), Some(ParticipantState::Left));
+    victim.hear_join(&friend, call, 5);
+    assert_eq!(victim.shown(call, &friend), Some(ParticipantState::Connecting), "a Cancel names no stay");
+}
+
+#[test]
+fn a_cancel_that_goes_on_after_the_call_is_over_takes_no_later_invitation_back() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, other) = (victim.others[0].clone(), victim.others[1].clone());
+    let call = victim.hear_offer(&friend, 1, std::slice::from_ref(&other));
+    for _ in 0..3 {
+        victim.hear(&friend, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+        victim.pass(Duration::from_secs(3));
+    }
+    assert_eq!(victim.hear_offer(&friend, 1, std::slice::from_ref(&other)), call);
+    assert_eq!((victim.rang, victim.state(call)), (2, Some(CallState::Incoming)));
+}
+
+#[test]
+fn a_blocked_one_who_calls_back_takes_over_no_call() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let mallory = victim.others[1].clone();
+    let Reply::Offered(own) =
+        victim.ask(Request::Offer { invitees: vec![mallory.clone()], settings: Settings::default() })
+    else {
+        panic!("it is offered")
+    };
+    victim.ask(Request::SetContacts(vec![(mallory.clone(), Policy::Block)]));
+    let lower = (2..2_000).find(|key: &u16| {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&key.to_be_bytes());
+        CallId::derive(&mallory, &Settings::default(), &bytes) < own
+    });
+    let theirs = victim.hear_offer(&mallory, lower.unwrap(), &[]);
+    assert_eq!((victim.state(own), victim.state(theirs)), (Some(CallState::Outgoing), None));
+}
+
+#[test]
+fn a_call_whose_inviter_is_blocked_while_it_rings_rings_on_for_another_inviter() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let (friend, mallory) = (victim.others[0].clone(), victim.others[1].clone());
+    let call = victim.hear_offer(&mallory, 1, std::slice::from_ref(&friend));
+    victim.hear_further_offer(&friend, call);
+    let block = |did: &Did| (did.clone(), Policy::Block);
+    victim.ask(Request::SetContacts(vec![block(&mallory)]));
+    assert_eq!(victim.state(call), Some(CallState::Incoming));
+    victim.ask(Request::SetContacts(vec![block(&mallory), block(&friend)]));
+    assert_eq!(victim.state(call), None);
+}
+
+#[test]
+fn a_stranger_who_calls_without_end_one_who_wants_no_calls_is_noted_once_in_a_window() {
+    for auto_accept in [AutoAccept::None, AutoAccept::All] {
+        let mut victim = Victim::new(auto_accept);
+        let mallory = victim.others[1].clone();
+        victim.ask(Request::SetDoNotDisturb(true));
+        for key in 1..6 {
+            let call = victim.hear_offer(&mallory, key, &[]);
+            victim.hear(&mallory, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
+            victim.pass(Duration::from_secs(5));
+        }
+        assert_eq!(victim.silenced, 1, "in 25 s");
+    }
+}
+
+#[test]
+fn nobody_meets_oneself_in_a_call_whose_record_was_changed() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let friend = victim.others[0].clone();
+    let settings = Settings::default();
+    let call = CallId::derive(&friend, &settings, &[0; 32]);
+    let ticket = Ticket { call, creator: friend.clone(), settings, key: CallKey([0; 32]), chain: Vec::new() };
+    let members = [(friend.clone(), None), (victim.me.clone(), None)].into();
+    let standing = Standing::In { on_hold: false };
+    let calls = vec![KeptCall { ticket, from: friend.clone(), members, stay: u64::MAX, standing }];
+    victim.ask(Request::Restore { calls, rejoin: true });
+    let others: Vec<Did> = victim.engine.calls()[0].participants.iter().map(|other| other.did.clone()).collect();
+    assert_eq!(others, [friend]);
 }

@@ -16,6 +16,7 @@ use crate::{
 };
 
 use super::{
+    seal::Sealed,
     setup::Setup,
     stage::Stage,
     world::{Fate, NodeIx},
@@ -456,4 +457,71 @@ fn of_two_devices_that_accept_at_once_one_is_in_the_call() {
     };
     stage.until(3, "the caller hears it", connected);
     stage.settles();
+}
+
+#[test]
+fn who_leaves_and_comes_back_at_once_takes_no_invitation_back_any_more() {
+    let mut stage = Stage::of(3);
+    // So that the first never knows whether the second has its Join, and hears of it late.
+    let slow = |delay_ms| {
+        move |from: NodeIx, sealed: &Sealed| match sealed.outgoing.signal.body {
+            Body::Ack(_) if from == 1 => Fate::Drop,
+            _ if from == 1 => Fate::DelayMs(delay_ms),
+            _ => Fate::Pass,
+        }
+    };
+    stage.censor(slow(1));
+    let call = stage.call(0, &[1, 2]);
+    stage.censor(slow(4_000));
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.ask(0, Request::Join(call, Former::Hold)), Ok(Reply::Done));
+    let back = stage.world.ledger.borrow().sealed.len();
+    stage.pass(Duration::from_secs(20));
+    let ledger = stage.world.ledger.borrow();
+    let cancels = |body: &Body| matches!(body, Body::Cancel(_));
+    assert!(!ledger.sealed[back..].iter().any(|sealed| cancels(&sealed.outgoing.signal.body)));
+    drop(ledger);
+    assert!(stage.all_hear_each_other(&[0, 1, 2], call));
+}
+
+#[test]
+fn who_comes_back_to_an_empty_call_can_ask_people_in_and_waits_for_them() {
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1, 2]);
+    for node in 0..3 {
+        assert_eq!(stage.ask(node, Request::Hangup(call)), Ok(Reply::Done));
+    }
+    stage.pass(Duration::from_secs(60));
+    assert_eq!(stage.ask(0, Request::Join(call, Former::Hold)), Ok(Reply::Done));
+    assert_eq!(invite(&mut stage, 0, call, &[2]), Ok(Reply::Done));
+    stage.until(1, "it rings", |stage| stage.rings(2));
+    stage.pass(Duration::from_secs(40));
+    stage.accept(2, call);
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[0, 2], call));
+}
+
+#[test]
+fn whom_another_one_asked_and_gave_up_can_be_asked_at_once() {
+    let mut stage = Stage::of(3);
+    let call = stage.offer(0, &[1, 2]);
+    stage.until(1, "both ring", |stage| stage.rings(1) && stage.rings(2));
+    stage.accept(1, call);
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert_eq!(invite(&mut stage, 1, call, &[2]), Ok(Reply::Done));
+    assert_eq!(stage.ask(0, Request::Hangup(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(5));
+    assert!(stage.rings(2), "the second invitation holds");
+    stage.accept(2, call);
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[1, 2], call));
+}
+
+#[test]
+fn a_machine_that_slept_for_an_hour_can_join_nothing_of_before() {
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(stage.ask(1, Request::Hangup(call)), Ok(Reply::Done));
+    let woke = stage.world.input(1, Input::Woke(Duration::from_secs(3_601)));
+    assert!(woke.is_ok() && stage.world.nodes[1].node.past_calls().is_empty());
+    assert!(stage.world.nodes[1].store.calls.is_empty(), "its key is gone");
 }

@@ -9,8 +9,7 @@ use crate::proto::{
     id::{CallId, Did},
     io::{EndReason, Event, Former, JOINABLE, KeptCall, Now, Output, PastCall, Reply, RequestError, Standing},
     mutant::mutant,
-    outbox::Persistence,
-    signal::{Body, Contact, Sealing},
+    signal::{Body, Contact},
 };
 
 /// What rings for less than this at a restart has rung out.
@@ -124,9 +123,7 @@ impl Engine {
         let id = kept.ticket.call;
         let until = now.mono + MEET_PATIENCE;
         let here = kept.from == self.config.did;
-        if !self.calls.contains_key(&id) {
-            self.add_call(kept.ticket, kept.from, kept.members.keys().cloned().collect(), until);
-        }
+        self.add_call(kept.ticket, kept.from, kept.members.keys().cloned().collect(), until);
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.ring_until = until;
         call.rejoined = true;
@@ -150,6 +147,8 @@ impl Engine {
     pub(super) fn restore(&mut self, calls: Vec<KeptCall>, rejoin: bool, now: Now) -> Reply {
         for mut kept in calls {
             let (call, from) = (kept.ticket.call, kept.from.clone());
+            // Whatever stands in the file: nobody is a participant beside oneself.
+            kept.members.remove(&self.config.did);
             if self.calls.contains_key(&call) {
                 continue;
             }
@@ -187,7 +186,7 @@ impl Engine {
         if let Some(known) = self.calls.get_mut(&call) {
             known.stay = stay;
         }
-        self.post(call, &from, Sealing::Envelope, Body::Ringing, Persistence::UntilAcked, now.mono);
+        self.say_ringing(call, &from, now.mono);
         let known = self.is_known(&from);
         self.output(Output::Event(Event::CallRang { call, from, participants, known }));
     }
@@ -203,6 +202,7 @@ impl Engine {
                 earlier(until);
             }
         }
+        self.past.values_mut().for_each(|(_, until)| earlier(until));
         let joined = self.calls.iter().filter(|(_, call)| call.instance().is_some()).map(|(id, _)| *id);
         for id in joined.collect::<Vec<_>>() {
             self.begin_anew(id, now);

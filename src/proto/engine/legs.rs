@@ -31,7 +31,7 @@ impl Engine {
 
     /// Both are in the call: each tells the other, and the leg is made.
     pub(super) fn meet(&mut self, call: CallId, did: &Did, now: Instant) {
-        let lower = if mutant!(HigherInitiates) { self.config.did > *did } else { self.config.did < *did };
+        let lower = (self.config.did < *did) ^ mutant!(HigherInitiates);
         let role = if lower { Role::Initiator } else { Role::Answerer };
         // In another call there may be a leg to the same person: that one is left alone.
         let in_the_way = |leg: &Connection| leg.to == *did && (leg.call == call || leg.closing);

@@ -28,6 +28,12 @@ pub(super) fn longest_ring() -> Duration {
     Duration::from_millis(u64::from(*RING_MS.end()))
 }
 
+/// Until when an offer rings that arrived just now.
+fn ring_until(offer: &Offer, now: Now) -> Instant {
+    let ring_ms = offer.ring_ms.clamp(*RING_MS.start(), *RING_MS.end());
+    now.mono + Duration::from_millis(u64::from(ring_ms))
+}
+
 /// How an offer is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Welcome {
@@ -52,7 +58,7 @@ impl Engine {
         if let Some(known) = self.calls.get(&call)
             && (seen || (known.is_alive() && (known.is_inviter(&from) || !pretended(known))))
         {
-            return self.handle_further_offer(call, &from, id, now);
+            return self.handle_further_offer(&from, id, &offer, now);
         }
         if seen {
             return;
@@ -62,8 +68,7 @@ impl Engine {
             return self.acknowledge(call, &from, Sealing::Envelope, id);
         }
         let glare = self.glare(&offer).filter(|_| !self.is_blocked(&from));
-        let lower = |own: CallId| if mutant!(GlareHigherWins) { own > call } else { own < call };
-        let wins = |own: CallId| lower(own) || mutant!(GlareBothWin);
+        let wins = |own: CallId| ((own < call) ^ mutant!(GlareHigherWins)) || mutant!(GlareBothWin);
         if glare.is_some_and(wins) {
             // Ours wins: the other side finds that out by itself and comes over.
             self.remember_cancel(from.clone(), call, now);
@@ -73,8 +78,7 @@ impl Engine {
         if glare.is_none() && !(self.has_room_to_ring(known) && (known || self.takes_stranger(now.mono))) {
             return;
         }
-        self.seen.insert(from.clone(), id, known);
-        self.output(Output::Remember(from.clone(), id));
+        self.remember_offer(&from, id);
         let welcome = if glare.is_some() { Welcome::Ring } else { self.welcome(&from, now.mono) };
         self.ring(&from, id, offer, welcome, now);
         if let Some(own) = glare {
@@ -94,33 +98,63 @@ impl Engine {
         active.is_none_or(|call| call.rejoined && !call.met)
     }
 
+    /// Before anything rings, and so that a repetition never rings again.
+    fn remember_offer(&mut self, from: &Did, id: MessageId) {
+        self.seen.insert(from.clone(), id, self.is_known(from));
+        self.output(Output::Remember(from.clone(), id));
+    }
+
     /// An offer of a call that is known here: the same one again, or somebody else's invitation to it.
-    fn handle_further_offer(&mut self, call: CallId, from: &Did, id: MessageId, now: Now) {
-        let blocked = self.is_blocked(from);
-        let Some(known) = self.calls.get_mut(&call) else { return };
-        let further = !known.is_inviter(from);
-        if further && !blocked && known.also_from.len() < MAX_PARTICIPANTS && *from != self.config.did {
-            known.also_from.insert(from.clone());
-        }
-        match known.phase {
-            Phase::Incoming { .. } if further => {
-                self.post(call, from, Sealing::Envelope, Body::Ringing, Persistence::UntilAcked, now.mono);
-            }
-            Phase::Joined { .. } if further => self.send_join(call, from, now.mono),
-            Phase::Incoming { .. } | Phase::Joined { .. } | Phase::Ended { .. } => {}
+    fn handle_further_offer(&mut self, from: &Did, id: MessageId, offer: &Offer, now: Now) {
+        let call = offer.ticket.call;
+        let news = !self.seen.contains(from, id);
+        if news {
+            self.remember_offer(from, id);
         }
         self.acknowledge(call, from, Sealing::Envelope, id);
+        let (blocked, known_inviter) = (self.is_blocked(from), self.is_known(from));
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        let further = !known.is_inviter(from) && *from != self.config.did;
+        if further && !blocked && known.also_from.len() < MAX_PARTICIPANTS {
+            known.also_from.insert(from.clone());
+            // A stranger's rings no longer for it: who offers and cancels in turn would ring for ever.
+            if let Phase::Incoming { until, .. } = &mut known.phase
+                && news
+                && known_inviter
+            {
+                *until = (*until).max(ring_until(offer, now));
+                known.ring_until = *until;
+                self.keep(call, now);
+            }
+        }
+        match self.calls.get(&call).map(|known| known.phase) {
+            Some(Phase::Incoming { .. }) if news => self.say_ringing(call, from, now.mono),
+            Some(Phase::Joined { .. }) if news => self.send_join(call, from, now.mono),
+            Some(Phase::Incoming { .. } | Phase::Joined { .. } | Phase::Ended { .. }) | None => {}
+        }
+    }
+
+    /// Tells an inviter that it rings here, unless that is under way.
+    pub(super) fn say_ringing(&mut self, call: CallId, to: &Did, now: Instant) {
+        let under_way = self.outbox.any(|outgoing| {
+            let ringing = outgoing.signal.call == call && outgoing.signal.body == Body::Ringing;
+            ringing && outgoing.to.as_ref() == Some(to)
+        });
+        if !under_way {
+            self.post(call, to, Sealing::Envelope, Body::Ringing, Persistence::UntilAcked, now);
+        }
     }
 
     fn welcome(&mut self, from: &Did, now: Instant) -> Welcome {
         if self.is_blocked(from) {
             return Welcome::Pretend;
         }
-        if self.do_not_disturb && !mutant!(QuietRings) {
-            return Welcome::Silence;
+        let quiet = self.do_not_disturb && !mutant!(QuietRings);
+        let unasked = self.config.auto_accept == AutoAccept::All && !quiet;
+        if !unasked && !self.is_known(from) && !self.first_in_window(from, now) {
+            return Welcome::Pretend;
         }
-        let asked = self.config.auto_accept != AutoAccept::All && !self.is_known(from);
-        if asked && !self.first_in_window(from, now) { Welcome::Pretend } else { Welcome::Ring }
+        if quiet { Welcome::Silence } else { Welcome::Ring }
     }
 
     /// A stranger rings once in [`STRANGER_WINDOW`].
@@ -166,15 +200,14 @@ impl Engine {
     fn ring(&mut self, from: &Did, id: MessageId, offer: Offer, welcome: Welcome, now: Now) {
         let call = offer.ticket.call;
         let known = self.is_known(from);
-        let ring_ms = offer.ring_ms.clamp(*RING_MS.start(), *RING_MS.end());
-        let ring_until = now.mono + Duration::from_millis(u64::from(ring_ms));
+        let ring_until = ring_until(&offer, now);
         let me = &self.config.did;
         let members: BTreeSet<Did> = offer.participants.iter().filter(|did| *did != me).cloned().collect();
         self.add_call(offer.ticket, from.clone(), members, ring_until);
         self.acknowledge(call, from, Sealing::Envelope, id);
         let refused = welcome == Welcome::Silence && known;
         if !refused {
-            self.post(call, from, Sealing::Envelope, Body::Ringing, Persistence::UntilAcked, now.mono);
+            self.say_ringing(call, from, now.mono);
         }
         let (from, participants) = (from.clone(), offer.participants);
         match welcome {
@@ -225,7 +258,10 @@ impl Engine {
     pub(super) fn handle_cancel(&mut self, from: &Did, id: MessageId, call: CallId, reason: CancelReason, now: Now) {
         let Some(known) = self.calls.get_mut(&call) else {
             if self.is_known(from) || self.config.who_may_ring == WhoMayRing::Anyone {
-                self.remember_cancel(from.clone(), call, now);
+                // What can be joined was here already: it overtakes nothing, and a new invitation is to ring.
+                if !self.past.contains_key(&call) {
+                    self.remember_cancel(from.clone(), call, now);
+                }
                 self.acknowledge(call, from, Sealing::Envelope, id);
             }
             return;
@@ -233,22 +269,15 @@ impl Engine {
         if !known.is_inviter(from) || mutant!(CancelIgnored) {
             return;
         }
-        let mut others: BTreeSet<Did> = known.also_from.clone();
-        others.insert(known.from.clone());
-        others.remove(from);
-        if let (Phase::Incoming { .. }, Some(other)) = (known.phase, others.pop_first()) {
-            // Somebody else invites, too: it rings on.
-            known.from = other;
-            known.also_from = others;
-            return self.acknowledge(call, from, Sealing::Envelope, id);
-        }
+        let still_invited = known.uninvite(from);
+        let (phase, joined, on_hold) = (known.phase, known.instance().is_some(), known.on_hold);
         self.acknowledge(call, from, Sealing::Envelope, id);
         let others = self.present(call).iter().any(|did| did != from);
-        let Some(known) = self.calls.get(&call) else { return };
-        let (joined, on_hold) = (known.instance().is_some(), known.on_hold);
-        match known.phase {
+        match phase {
+            // It rings on for whoever else invites.
+            Phase::Incoming { .. } if still_invited => self.keep(call, now),
             // A Cancel names no stay: it may be late, and its sender here again.
-            Phase::Joined { .. } if others => {
+            Phase::Joined { .. } if still_invited || others => {
                 if self.peer_mut(call, from).is_some() {
                     self.count_as_left(call, from, now.mono);
                 }
@@ -298,7 +327,11 @@ impl Engine {
             return;
         }
         let Some(known) = self.calls.get_mut(&call) else {
-            return self.remember_cancel(from.clone(), call, now);
+            match self.past.get_mut(&call) {
+                Some((kept, _)) => kept.stay = kept.stay.max(answered.joined.unwrap_or(0)),
+                None => self.remember_cancel(from.clone(), call, now),
+            }
+            return;
         };
         known.stay = known.stay.max(answered.joined.unwrap_or(0));
         let over = match (known.phase, answered.joined) {

@@ -15,8 +15,8 @@ use crate::proto::{
     mutant::mutant,
     outbox::Persistence,
     signal::{
-        self, Answered, Body, CallKey, Contact, Decline, DeclineReason, MAX_CHAIN, MAX_PARTICIPANTS, Offer, Sealing,
-        Settings, Ticket, Topic,
+        self, Answered, Body, CallKey, Contact, Decline, DeclineReason, MAX_CHAIN, MAX_PARTICIPANTS, Offer, Outgoing,
+        Sealing, Settings, Ticket, Topic,
     },
 };
 
@@ -81,7 +81,7 @@ impl Engine {
         Ok(invitees)
     }
 
-    /// Asks more people into a call; who is in it or was asked already is not asked again.
+    /// Asks more people into a call; who is in it, or is being asked from here, is not asked again.
     fn invite(&mut self, id: CallId, invitees: Vec<Did>, now: Now) -> Result<(), RequestError> {
         let call = self.alive(id)?;
         if call.instance().is_none() {
@@ -96,7 +96,13 @@ impl Engine {
         }
         let inviters: Vec<Did> = ticket.chain.iter().map(|grant| grant.inviter.clone()).collect();
         let others = call.members.keys().filter(|did| !invitees.contains(did)).count();
-        let is_expected = |did: &Did| call.members.get(did).is_some_and(|m| m.peer().is_some() || m.is_invited());
+        let is_expected = |did: &Did| {
+            let offered = |outgoing: &Outgoing| {
+                let offers = matches!(outgoing.signal.body, Body::Offer(_));
+                offers && outgoing.signal.call == id && outgoing.to.as_ref() == Some(did)
+            };
+            call.members.get(did).is_some_and(|member| member.peer().is_some()) || self.outbox.any(offered)
+        };
         let mut asked = self.invitable(invitees, others)?;
         asked.retain(|did| !is_expected(did));
         if inviters.iter().any(|did| asked.contains(did)) {
@@ -292,8 +298,12 @@ impl Engine {
                     self.count_as_left(id, &did, now.mono);
                 }
             }
-            let Some(call) = self.calls.get(&id) else { continue };
-            if call.rings() && self.is_blocked(&call.from) {
+            let Some(call) = self.calls.get_mut(&id).filter(|call| call.rings()) else { continue };
+            let inviters: Vec<Did> = call.also_from.iter().chain([&call.from]).cloned().collect();
+            let mut blocked = inviters.iter().filter(|did| self.contacts.get(did) == Some(&Policy::Block));
+            if blocked.all(|did| call.uninvite(did)) {
+                self.keep(id, now);
+            } else {
                 self.end_call(id, EndReason::Rejected, now);
             }
         }

@@ -187,7 +187,7 @@ impl Engine {
         match (body, instance) {
             (Body::Ringing, _) => self.handle_ringing(call, from),
             (Body::Decline(decline), _) => self.handle_decline(call, from, decline),
-            (Body::Leave(left), Some(_)) => self.mark_out(call, from, Some(left), now),
+            (Body::Leave(left), Some(_)) => self.mark_out(call, from, left, now),
             (body, Some(instance)) if sealing == Sealing::Pairwise => {
                 self.handle_pairwise(call, from, instance, body, now);
             }
@@ -251,25 +251,25 @@ impl Engine {
         }
     }
 
-    /// A participant left (`instance`: its signed word for all stays up to that one).
-    pub(super) fn mark_out(&mut self, call: CallId, from: &Did, instance: Option<Instance>, now: Now) {
+    /// A participant left: its signed word, for all stays up to that one.
+    fn mark_out(&mut self, call: CallId, from: &Did, left: Instance, now: Now) {
         let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) else { return };
         if matches!(member.presence, Presence::Declined(_)) {
             // It never was in, and its no stands.
             return;
         }
-        let present = member.peer().map(|peer| peer.instance);
-        let Some(mut instance) = instance.or(present) else { return };
-        if mutant!(LeaveForGood) {
-            instance.number = u64::MAX;
+        let left = if mutant!(LeaveForGood) { Instance { number: u64::MAX, ..left } } else { left };
+        if Some(left) <= member.left {
+            // The same word again; it may have been invited anew since.
+            return;
         }
-        member.left = member.left.max(Some(instance));
-        if present.is_some_and(|present| present > instance) {
+        member.left = Some(left);
+        if member.peer().is_some_and(|peer| peer.instance > left) {
             return;
         }
         self.stop_leg(call, from, now.mono);
         if let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) {
-            member.presence = Presence::Out { instance, lost: None };
+            member.presence = Presence::Out { instance: left, lost: None };
         }
         self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(from));
     }
