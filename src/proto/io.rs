@@ -67,6 +67,8 @@ pub struct KeptCall {
     pub from: Did,
     /// Everybody else who was invited or present, and where their nodes could be dialled.
     pub members: BTreeMap<Did, Option<Contact>>,
+    /// Whom this device has invited and who may still accept, until these unix times in ms.
+    pub asked: BTreeMap<Did, u64>,
     /// The number of the own latest stay; 0 when there was none.
     pub stay: u64,
     /// Where it stands.

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use super::{
     id::LegId,
     io::{LegCommand, LegEvent, Role},
-    mutant::mutant,
     signal::{Body, Ice, Sdp, SdpKind},
 };
 
@@ -410,7 +409,6 @@ impl Leg {
                 cx.actions.push(Action::DropSignals);
                 cx.actions.push(Action::Command(current.id, LegCommand::RestartIce));
             }
-            Role::Answerer if mutant!(RestartsForgotten) => {}
             Role::Answerer => cx.actions.push(Action::Send(Body::Restart(self.attempt))),
         }
     }
@@ -427,7 +425,6 @@ impl Leg {
         self.forgive_if_steady(cx.now);
         match self.role {
             Role::Initiator => self.next_at = Some(cx.now + pause_after(self.failures)),
-            Role::Answerer if mutant!(RestartsForgotten) => {}
             Role::Answerer => cx.actions.push(Action::Send(Body::Restart(self.attempt))),
         }
         self.failures = self.failures.saturating_add(1);

@@ -63,7 +63,6 @@ mod in_tests {
         NotWrittenDown => "what this device is in is not written down",
         NoGrace => "a call that everybody left goes on",
         NobodyAnswersJoin => "a Join is not answered with one's own",
-        RestartsForgotten => "the answerer never asks for another attempt",
     }
 
     thread_local! {

@@ -547,7 +547,7 @@ fn nobody_meets_oneself_in_a_call_whose_record_was_changed() {
     let ticket = Ticket { call, creator: friend.clone(), settings, key: CallKey([0; 32]), chain: Vec::new() };
     let members = [(friend.clone(), None), (victim.me.clone(), None)].into();
     let standing = Standing::In { on_hold: false };
-    let calls = vec![KeptCall { ticket, from: friend.clone(), members, stay: u64::MAX, standing }];
+    let calls = vec![KeptCall { ticket, from: friend.clone(), members, asked: [].into(), stay: u64::MAX, standing }];
     victim.ask(Request::Restore { calls, rejoin: true });
     let others: Vec<Did> = victim.engine.calls()[0].participants.iter().map(|other| other.did.clone()).collect();
     assert_eq!(others, [friend]);

@@ -460,6 +460,25 @@ fn of_two_devices_that_accept_at_once_one_is_in_the_call() {
 }
 
 #[test]
+fn a_caller_that_is_killed_before_its_offer_arrived_offers_again() {
+    let mut stage = Stage::of(3);
+    stage.lose(|body| matches!(body, Body::Offer(_)));
+    let call = stage.offer(0, &[1, 2]);
+    stage.pass(Duration::from_millis(500));
+    stage.world.kill(0);
+    stage.lose(|_| false);
+    assert_eq!(stage.world.revive(0), Ok(()));
+    stage.until(3, "both ring", |stage| stage.rings(1) && stage.rings(2));
+    assert_eq!(stage.ask(2, Request::Reject(call, DeclineReason::Declined.into())), Ok(Reply::Done));
+    stage.until(2, "the no is known", |stage| stage.shown(0, call, 2) == Some(ParticipantState::Declined));
+    stage.world.kill(0);
+    assert_eq!(stage.world.revive(0), Ok(()));
+    stage.accept(1, call);
+    stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert!(!stage.rings(2), "it said no");
+}
+
+#[test]
 fn a_laptop_that_wakes_up_leaves_the_call_to_the_phone_that_took_it() {
     for crashes in [false, true] {
         let mut stage = Stage::with(Setup { owners: vec![0, 1, 1], ..Setup::calm(3) });

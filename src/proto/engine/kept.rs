@@ -1,7 +1,10 @@
 //! What outlives the daemon and the user's presence: calls that ring, that this device is in, that it left or missed;
 //! and coming back to them, by the user's wish, after a crash, after the machine slept.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use super::{Arrival, Engine, MAX_JOINED, MAX_PAST, MEET_PATIENCE};
 use crate::proto::{
@@ -35,7 +38,7 @@ impl Engine {
             Phase::Joined { .. } => Standing::In { on_hold: call.on_hold },
             Phase::Incoming { silent: true, .. } | Phase::Ended { .. } => return,
         };
-        let kept = kept(call, standing);
+        let kept = kept(call, standing, now);
         self.past.remove(&id);
         self.output(Output::Keep(Box::new(kept)));
     }
@@ -61,7 +64,7 @@ impl Engine {
             | EndReason::Superseded => false,
         };
         if joinable {
-            let kept = kept(call, Standing::Past(now.unix_ms));
+            let kept = kept(call, Standing::Past(now.unix_ms), now);
             self.remember_past(kept, now);
         } else {
             self.output(Output::Discard(id));
@@ -141,6 +144,21 @@ impl Engine {
             }
         }
         self.enter(id, on_hold, arrival, now);
+        if arrival == Arrival::Unasked {
+            self.ask_again(id, kept.asked, now);
+        }
+        self.keep(id, now);
+    }
+
+    /// Their invitations may never have arrived.
+    fn ask_again(&mut self, id: CallId, asked: BTreeMap<Did, u64>, now: Now) {
+        for (did, until_ms) in asked {
+            let left_ms = until_ms.saturating_sub(now.unix_ms);
+            if left_ms >= LEAST_RING_MS && !self.is_blocked(&did) {
+                let until = now.mono + Duration::from_millis(left_ms).min(super::offers::longest_ring());
+                self.send_offers(id, &BTreeSet::from([did]), until, now.mono);
+            }
+        }
     }
 
     /// The daemon starts with what it wrote down.
@@ -231,14 +249,17 @@ impl Engine {
     }
 }
 
-fn kept(call: &Call, standing: Standing) -> KeptCall {
+fn kept(call: &Call, standing: Standing, now: Now) -> KeptCall {
     let contact = |presence: &Presence| -> Option<Contact> {
         let Presence::In(peer) = presence else { return None };
         peer.contact.clone()
     };
     let members = call.members.iter().map(|(did, member): (&Did, _)| (did.clone(), contact(&member.presence)));
     let members = members.collect();
-    KeptCall { ticket: call.ticket.clone(), from: call.from.clone(), members, stay: call.stay, standing }
+    let asked = call.members.iter().filter(|(_, member)| member.invited_here && member.is_invited());
+    let until_ms = |until: Instant| now.unix_ms.saturating_add(ms(until.saturating_duration_since(now.mono)));
+    let asked = asked.map(|(did, member)| (did.clone(), until_ms(member.invited_until))).collect();
+    KeptCall { ticket: call.ticket.clone(), from: call.from.clone(), members, asked, stay: call.stay, standing }
 }
 
 fn ms(duration: Duration) -> u64 {

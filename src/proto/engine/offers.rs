@@ -114,7 +114,8 @@ impl Engine {
         self.acknowledge(call, from, Sealing::Envelope, id);
         let (blocked, known_inviter) = (self.is_blocked(from), self.is_known(from));
         let Some(known) = self.calls.get_mut(&call) else { return };
-        let further = !known.is_inviter(from) && *from != self.config.did;
+        let taken_back = self.early_cancels.iter().any(|cancel| cancel.call == call && cancel.from == *from);
+        let further = !known.is_inviter(from) && *from != self.config.did && !taken_back;
         if further && !blocked && known.also_from.len() < MAX_PARTICIPANTS {
             known.also_from.insert(from.clone());
             // A stranger's rings no longer for it: who offers and cancels in turn would ring for ever.
@@ -266,7 +267,14 @@ impl Engine {
             }
             return;
         };
-        if !known.is_inviter(from) || mutant!(CancelIgnored) {
+        if mutant!(CancelIgnored) {
+            return;
+        }
+        if !known.is_inviter(from) {
+            // Known through somebody else; it overtakes its sender's own offer.
+            if known.instance().is_none() && !self.past.contains_key(&call) {
+                self.remember_cancel(from.clone(), call, now);
+            }
             return;
         }
         let still_invited = known.uninvite(from);

@@ -59,7 +59,7 @@ impl Engine {
         let ticket = Ticket { call: id, creator: me.clone(), settings, key, chain: Vec::new() };
         self.add_call(ticket, me, invitees.clone(), now.mono + self.config.ring);
         self.join(id, Arrival::Wanted, now);
-        self.send_offers(id, &invitees, now.mono);
+        self.send_offers(id, &invitees, now.mono + self.config.ring, now.mono);
         self.announce(id, now.mono);
         self.keep(id, now);
         self.output(Output::Event(Event::CallOffered { call: id, invitees: invitees.into_iter().collect() }));
@@ -115,7 +115,7 @@ impl Engine {
             self.outbox.drop_where(|outgoing| outgoing.signal.call == id && outgoing.to.as_ref() == Some(did));
             self.subscribe(id, Topic::Member(id, did.clone()));
         }
-        self.send_offers(id, &asked, now.mono);
+        self.send_offers(id, &asked, now.mono + self.config.ring, now.mono);
         for did in &asked {
             self.send_join(id, did, now.mono);
         }
@@ -124,16 +124,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Invites them for as long as it is to ring.
-    fn send_offers(&mut self, id: CallId, invitees: &BTreeSet<Did>, now: Instant) {
+    /// Invites them; it rings for them until then.
+    pub(super) fn send_offers(&mut self, id: CallId, invitees: &BTreeSet<Did>, until: Instant, now: Instant) {
         let Some(call) = self.calls.get_mut(&id) else { return };
-        let until = now + self.config.ring;
         for did in invitees {
             let member = call.members.entry(did.clone()).or_insert_with(|| Member::invited(true, until));
             member.presence = Presence::Invited { reached: false, rings: false };
             (member.invited_here, member.invited_until) = (true, until);
         }
-        let ring_ms = u32::try_from(self.config.ring.as_millis()).unwrap_or(u32::MAX);
+        let ring_ms = u32::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(u32::MAX);
         let participants: Vec<Did> = call.members.keys().chain([&self.config.did]).cloned().collect();
         let ticket = call.ticket.clone();
         for did in invitees {

@@ -186,7 +186,7 @@ impl Engine {
         }
         match (body, instance) {
             (Body::Ringing, _) => self.handle_ringing(call, from),
-            (Body::Decline(decline), _) => self.handle_decline(call, from, decline),
+            (Body::Decline(decline), _) => self.handle_decline(call, from, decline, now),
             (Body::Leave(left), Some(_)) => self.mark_out(call, from, left, now),
             (body, Some(instance)) if sealing == Sealing::Pairwise => {
                 self.handle_pairwise(call, from, instance, body, now);
@@ -205,13 +205,14 @@ impl Engine {
         }
     }
 
-    fn handle_decline(&mut self, call: CallId, from: &Did, decline: Decline) {
+    fn handle_decline(&mut self, call: CallId, from: &Did, decline: Decline, now: Now) {
         let member = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from));
         let Some(member) = member.filter(|member| member.invited_here && member.is_invited()) else { return };
         let (did, Decline { reason, text }) = (from.clone(), decline.clone());
         member.presence = Presence::Declined(decline);
         self.outbox.drop_where(|outgoing| outgoing.signal.call == call && outgoing.to.as_ref() == Some(from));
         self.output(Output::Event(Event::ParticipantDeclined { call, did, reason, text }));
+        self.keep(call, now);
     }
 
     fn handle_pairwise(&mut self, call: CallId, from: &Did, instance: Instance, body: Body, now: Now) {
@@ -258,11 +259,11 @@ impl Engine {
             // It never was in, and its no stands.
             return;
         }
+        let left = if mutant!(LeaveForGood) { Instance { number: u64::MAX, ..left } } else { left };
         if Some(left) <= member.left {
             // The same word again; it may have been invited anew since.
             return;
         }
-        let left = if mutant!(LeaveForGood) { Instance { number: u64::MAX, ..left } } else { left };
         member.left = Some(left);
         if member.peer().is_some_and(|peer| peer.instance > left) {
             return;

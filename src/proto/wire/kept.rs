@@ -55,6 +55,7 @@ struct WireKept {
     chain: Bounded<WireGrant, MAX_CHAIN>,
     from: [u8; 32],
     members: Bounded<WireMember, MAX_PARTICIPANTS>,
+    asked: Bounded<([u8; 32], u64), MAX_PARTICIPANTS>,
     stay: u64,
     standing: WireStanding,
 }
@@ -82,6 +83,7 @@ impl WireKept {
             chain: Bounded::new(kept.ticket.chain.iter().map(WireGrant::from).collect())?,
             from: *kept.from.key().as_bytes(),
             members: Bounded::new(kept.members.iter().map(WireMember::new).collect())?,
+            asked: Bounded::new(kept.asked.iter().map(|(did, until)| (*did.key().as_bytes(), *until)).collect())?,
             stay: kept.stay,
             standing: match kept.standing {
                 Standing::Ringing(until_ms) => WireStanding::Ringing { until_ms },
@@ -102,6 +104,7 @@ impl WireKept {
             ticket: Ticket { call, creator, settings, key: self.key, chain },
             from: did(&self.from)?,
             members: self.members.0.into_iter().map(WireMember::into_member).collect::<Result<_, _>>()?,
+            asked: self.asked.0.iter().map(|(key, until)| Ok((did(key)?, *until))).collect::<Result<_, WireError>>()?,
             stay: self.stay,
             standing: match self.standing {
                 WireStanding::Ringing { until_ms } => Standing::Ringing(until_ms),
@@ -156,6 +159,7 @@ mod tests {
             },
             from: did(2),
             members: (10..10 + members).map(|at| (did(at), contact(at))).collect(),
+            asked: (10..10 + members).map(|at| (did(at), u64::from(at))).collect(),
             stay: 1_763_600_000_000,
             standing,
         }

@@ -14,6 +14,7 @@ fn kept(key: u8, standing: Standing) -> KeptCall {
         ticket: Ticket { call, creator, settings, key, chain: Vec::new() },
         from: own(),
         members: [(did(1), None), (did(2), None)].into(),
+        asked: [(did(2), 78)].into(),
         stay: 77,
         standing,
     }
