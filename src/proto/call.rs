@@ -156,6 +156,8 @@ pub struct Member {
     pub presence: Presence,
     /// This device has invited it.
     pub invited_here: bool,
+    /// The latest offer that it did so with.
+    pub offer: Option<MessageId>,
     /// Until when an invitation of it may be taken, as far as known here.
     pub invited_until: Instant,
     /// Stays up to this one are over; the participant said so.
@@ -241,6 +243,7 @@ impl Member {
         Self {
             presence: Presence::Invited { reached: false, rings: false },
             invited_here,
+            offer: None,
             invited_until,
             left: None,
             attempts: None,

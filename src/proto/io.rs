@@ -67,12 +67,21 @@ pub struct KeptCall {
     pub from: Did,
     /// Everybody else who was invited or present, and where their nodes could be dialled.
     pub members: BTreeMap<Did, Option<Contact>>,
-    /// Whom this device has invited and who may still accept, until these unix times in ms.
-    pub asked: BTreeMap<Did, u64>,
+    /// Whom this device has invited and who may still accept.
+    pub asked: BTreeMap<Did, Asked>,
     /// The number of the own latest stay; 0 when there was none.
     pub stay: u64,
     /// Where it stands.
     pub standing: Standing,
+}
+
+/// An own invitation that still holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The offer, which rings once however often it is repeated.
+    pub offer: MessageId,
+    /// Unix time in ms.
+    pub until_ms: u64,
 }
 
 /// Where a [`KeptCall`] stands.

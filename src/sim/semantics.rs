@@ -479,6 +479,16 @@ fn a_caller_that_is_killed_before_its_offer_arrived_offers_again() {
 }
 
 #[test]
+fn a_caller_that_is_killed_while_it_rings_knows_again_that_it_does() {
+    let mut stage = Stage::of(2);
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "the caller knows", |stage| stage.shown(0, call, 1) == Some(ParticipantState::Ringing));
+    stage.world.kill(0);
+    assert_eq!(stage.world.revive(0), Ok(()));
+    stage.until(3, "it knows again", |stage| stage.shown(0, call, 1) == Some(ParticipantState::Ringing));
+}
+
+#[test]
 fn a_laptop_that_wakes_up_leaves_the_call_to_the_phone_that_took_it() {
     for crashes in [false, true] {
         let mut stage = Stage::with(Setup { owners: vec![0, 1, 1], ..Setup::calm(3) });

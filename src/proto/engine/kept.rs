@@ -2,7 +2,7 @@
 //! and coming back to them, by the user's wish, after a crash, after the machine slept.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,7 @@ use super::{Arrival, Engine, MAX_JOINED, MAX_PAST, MEET_PATIENCE};
 use crate::proto::{
     call::{Call, Phase, Presence},
     id::{CallId, Did},
-    io::{EndReason, Event, Former, JOINABLE, KeptCall, Now, Output, PastCall, Reply, RequestError, Standing},
+    io::{Asked, EndReason, Event, Former, JOINABLE, KeptCall, Now, Output, PastCall, Reply, RequestError, Standing},
     mutant::mutant,
     signal::{Body, Contact},
 };
@@ -150,13 +150,14 @@ impl Engine {
         self.keep(id, now);
     }
 
-    /// Their invitations may never have arrived.
-    fn ask_again(&mut self, id: CallId, asked: BTreeMap<Did, u64>, now: Now) {
-        for (did, until_ms) in asked {
+    /// Their invitations may never have arrived. They are the same ones: what was refused does not ring again.
+    fn ask_again(&mut self, id: CallId, asked: BTreeMap<Did, Asked>, now: Now) {
+        for (did, Asked { offer, until_ms }) in asked {
             let left_ms = until_ms.saturating_sub(now.unix_ms);
             if left_ms >= LEAST_RING_MS && !self.is_blocked(&did) {
                 let until = now.mono + Duration::from_millis(left_ms).min(super::offers::longest_ring());
-                self.send_offers(id, &BTreeSet::from([did]), until, now.mono);
+                self.expect_answer(id, &did, offer, until);
+                self.send_offer(id, &did, now.mono);
             }
         }
     }
@@ -258,7 +259,10 @@ fn kept(call: &Call, standing: Standing, now: Now) -> KeptCall {
     let members = members.collect();
     let asked = call.members.iter().filter(|(_, member)| member.invited_here && member.is_invited());
     let until_ms = |until: Instant| now.unix_ms.saturating_add(ms(until.saturating_duration_since(now.mono)));
-    let asked = asked.map(|(did, member)| (did.clone(), until_ms(member.invited_until))).collect();
+    let asked = asked.filter_map(|(did, member)| {
+        Some((did.clone(), Asked { offer: member.offer?, until_ms: until_ms(member.invited_until) }))
+    });
+    let asked = asked.collect();
     KeptCall { ticket: call.ticket.clone(), from: call.from.clone(), members, asked, stay: call.stay, standing }
 }
 

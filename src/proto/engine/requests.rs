@@ -10,7 +10,7 @@ use rand::RngExt;
 use super::{Arrival, Effect, Engine, MAX_JOINED, UNASKED_SPREAD};
 use crate::proto::{
     call::{Call, HelloWindow, Member, Phase, Presence},
-    id::{CallId, Did, Instance},
+    id::{CallId, Did, Instance, MessageId},
     io::{EndReason, Event, Former, Now, Output, Policy, Reply, Request, RequestError},
     mutant::mutant,
     outbox::Persistence,
@@ -59,7 +59,7 @@ impl Engine {
         let ticket = Ticket { call: id, creator: me.clone(), settings, key, chain: Vec::new() };
         self.add_call(ticket, me, invitees.clone(), now.mono + self.config.ring);
         self.join(id, Arrival::Wanted, now);
-        self.send_offers(id, &invitees, now.mono + self.config.ring, now.mono);
+        self.send_offers(id, &invitees, now.mono);
         self.announce(id, now.mono);
         self.keep(id, now);
         self.output(Output::Event(Event::CallOffered { call: id, invitees: invitees.into_iter().collect() }));
@@ -115,7 +115,7 @@ impl Engine {
             self.outbox.drop_where(|outgoing| outgoing.signal.call == id && outgoing.to.as_ref() == Some(did));
             self.subscribe(id, Topic::Member(id, did.clone()));
         }
-        self.send_offers(id, &asked, now.mono + self.config.ring, now.mono);
+        self.send_offers(id, &asked, now.mono);
         for did in &asked {
             self.send_join(id, did, now.mono);
         }
@@ -124,21 +124,35 @@ impl Engine {
         Ok(())
     }
 
-    /// Invites them; it rings for them until then.
-    pub(super) fn send_offers(&mut self, id: CallId, invitees: &BTreeSet<Did>, until: Instant, now: Instant) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
+    /// Invites them for as long as it is to ring.
+    fn send_offers(&mut self, id: CallId, invitees: &BTreeSet<Did>, now: Instant) {
         for did in invitees {
-            let member = call.members.entry(did.clone()).or_insert_with(|| Member::invited(true, until));
-            member.presence = Presence::Invited { reached: false, rings: false };
-            (member.invited_here, member.invited_until) = (true, until);
+            let offer = MessageId(self.rng.random());
+            self.expect_answer(id, did, offer, now + self.config.ring);
         }
+        for did in invitees {
+            self.send_offer(id, did, now);
+        }
+    }
+
+    /// Whoever is asked belongs to the roster that the offers name.
+    pub(super) fn expect_answer(&mut self, id: CallId, did: &Did, offer: MessageId, until: Instant) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        let member = call.members.entry(did.clone()).or_insert_with(|| Member::invited(true, until));
+        member.presence = Presence::Invited { reached: false, rings: false };
+        (member.invited_here, member.offer, member.invited_until) = (true, Some(offer), until);
+    }
+
+    pub(super) fn send_offer(&mut self, id: CallId, did: &Did, now: Instant) {
+        let Some(call) = self.calls.get(&id) else { return };
+        let Some(Member { offer: Some(message), invited_until: until, .. }) = call.members.get(did) else { return };
+        let (message, until) = (*message, *until);
         let ring_ms = u32::try_from(until.saturating_duration_since(now).as_millis()).unwrap_or(u32::MAX);
         let participants: Vec<Did> = call.members.keys().chain([&self.config.did]).cloned().collect();
-        let ticket = call.ticket.clone();
-        for did in invitees {
-            let offer = Offer { ticket: ticket.clone(), participants: participants.clone(), ring_ms };
-            self.post(id, did, Sealing::Envelope, Body::Offer(Box::new(offer)), Persistence::Until(until), now);
-        }
+        let offer = Body::Offer(Box::new(Offer { ticket: call.ticket.clone(), participants, ring_ms }));
+        let mut outgoing = self.address(id, did, Sealing::Envelope, offer);
+        outgoing.signal.id = message;
+        self.outbox.push(outgoing, Persistence::Until(until), now);
     }
 
     /// The call that rings here and has exactly these people in it.

@@ -120,6 +120,7 @@ impl Engine {
             }
             return false;
         }
+        let came_back = member.peer().is_some();
         let continues = member.peer().is_some_and(|peer| peer.leg.as_ref().map_or(peer.continues, Leg::was_up));
         self.stop_leg(call, from, now.mono);
         let Some(member) = self.calls.get_mut(&call).and_then(|known| known.members.get_mut(from)) else {
@@ -145,6 +146,9 @@ impl Engine {
             self.subscribe(call, Topic::Member(call, from.clone()));
             self.meet(call, from, now.mono);
             self.keep(call, now);
+        } else if came_back && self.calls.get(&call).is_some_and(|known| known.is_inviter(from)) {
+            // An inviter that was killed does not know any more that it rings here.
+            self.say_ringing(call, from, now.mono);
         }
         joined
     }

@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 
 use super::{Bounded, MAX_CHAIN, MAX_PARTICIPANTS, WireContact, WireError, WireGrant, did};
 use crate::proto::{
-    id::{CallId, Did},
-    io::{KeptCall, Standing},
+    id::{CallId, Did, MessageId},
+    io::{Asked, KeptCall, Standing},
     signal::{CallKey, Contact, Grant, Settings, Ticket},
 };
 
@@ -55,7 +55,7 @@ struct WireKept {
     chain: Bounded<WireGrant, MAX_CHAIN>,
     from: [u8; 32],
     members: Bounded<WireMember, MAX_PARTICIPANTS>,
-    asked: Bounded<([u8; 32], u64), MAX_PARTICIPANTS>,
+    asked: Bounded<WireAsked, MAX_PARTICIPANTS>,
     stay: u64,
     standing: WireStanding,
 }
@@ -64,6 +64,23 @@ struct WireKept {
 struct WireMember {
     did: [u8; 32],
     contact: Option<WireContact>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireAsked {
+    did: [u8; 32],
+    offer: [u8; 16],
+    until_ms: u64,
+}
+
+impl WireAsked {
+    fn new((did, asked): (&Did, &Asked)) -> Self {
+        Self { did: *did.key().as_bytes(), offer: asked.offer.0, until_ms: asked.until_ms }
+    }
+
+    fn into_asked(self) -> Result<(Did, Asked), WireError> {
+        Ok((did(&self.did)?, Asked { offer: MessageId(self.offer), until_ms: self.until_ms }))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -83,7 +100,7 @@ impl WireKept {
             chain: Bounded::new(kept.ticket.chain.iter().map(WireGrant::from).collect())?,
             from: *kept.from.key().as_bytes(),
             members: Bounded::new(kept.members.iter().map(WireMember::new).collect())?,
-            asked: Bounded::new(kept.asked.iter().map(|(did, until)| (*did.key().as_bytes(), *until)).collect())?,
+            asked: Bounded::new(kept.asked.iter().map(WireAsked::new).collect())?,
             stay: kept.stay,
             standing: match kept.standing {
                 Standing::Ringing(until_ms) => WireStanding::Ringing { until_ms },
@@ -104,7 +121,7 @@ impl WireKept {
             ticket: Ticket { call, creator, settings, key: self.key, chain },
             from: did(&self.from)?,
             members: self.members.0.into_iter().map(WireMember::into_member).collect::<Result<_, _>>()?,
-            asked: self.asked.0.iter().map(|(key, until)| Ok((did(key)?, *until))).collect::<Result<_, WireError>>()?,
+            asked: self.asked.0.into_iter().map(WireAsked::into_asked).collect::<Result<_, _>>()?,
             stay: self.stay,
             standing: match self.standing {
                 WireStanding::Ringing { until_ms } => Standing::Ringing(until_ms),
@@ -159,7 +176,9 @@ mod tests {
             },
             from: did(2),
             members: (10..10 + members).map(|at| (did(at), contact(at))).collect(),
-            asked: (10..10 + members).map(|at| (did(at), u64::from(at))).collect(),
+            asked: (10..10 + members)
+                .map(|at| (did(at), Asked { offer: MessageId([at; 16]), until_ms: u64::from(at) }))
+                .collect(),
             stay: 1_763_600_000_000,
             standing,
         }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::proto::{
-    id::CallId,
-    io::{KeptCall, Standing},
+    id::{CallId, MessageId},
+    io::{Asked, KeptCall, Standing},
     signal::{CallKey, Settings, Ticket},
 };
 
@@ -14,7 +14,7 @@ fn kept(key: u8, standing: Standing) -> KeptCall {
         ticket: Ticket { call, creator, settings, key, chain: Vec::new() },
         from: own(),
         members: [(did(1), None), (did(2), None)].into(),
-        asked: [(did(2), 78)].into(),
+        asked: [(did(2), Asked { offer: MessageId([5; 16]), until_ms: 78 })].into(),
         stay: 77,
         standing,
     }
