@@ -83,7 +83,7 @@ install: ## build a release and install it for this user (PREFIX=~/.local)
 .PHONY: uninstall
 uninstall: ## remove what `make install` put in place; identity, contacts and configuration stay
 	@rm -f '$(DESTDIR)$(PREFIX)/bin/telecon' '$(DESTDIR)$(UNIT_DIR)/telecon.service' '$(DESTDIR)$(UNIT_DIR)/telecon.socket'
-	echo 'Removed the binary and the units. If it still runs: systemctl --user disable --now telecon.service telecon.socket'
+	echo 'Removed the binary and the units. What still runs ends with: systemctl --user stop telecon.socket telecon.service; systemctl --user daemon-reload'
 
 .PHONY: bench
 bench: ## measure memory, processor time and call set-up of a release build (docs/performance.md)

@@ -37,7 +37,7 @@ use crate::control::{
 
 /// Longest line that is read: an answer of 1 MiB and what stands around it.
 const MAX_LINE_BYTES: usize = 1024 * 1024 + 4096;
-/// A daemon that is alive greets at once; one that does not is treated as not running.
+/// A daemon that is alive greets at once.
 const GREETING_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a request has no answer.
@@ -46,6 +46,15 @@ pub enum ClientError {
     /// Nobody listens on the socket.
     #[error("the daemon is not running (nothing answers on {}); start it with: telecon daemon", socket.display())]
     NotRunning {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// Somebody listens and says nothing: a daemon that hangs, or that was stopped (`SIGSTOP`).
+    #[error(
+        "the daemon on {} does not answer; if it was stopped, let it go on (fg, kill -CONT), if it hangs, end it and start it again",
+        socket.display()
+    )]
+    Silent {
         /// The socket.
         socket: PathBuf,
     },
@@ -97,9 +106,14 @@ impl Client {
     /// Connects and reads the greeting.
     ///
     /// # Errors
-    /// [`ClientError::NotRunning`] when nobody listens, [`ClientError::NotPermitted`] when the socket is another user's,
-    /// [`ClientError::Failed`] when the daemon turns this client away.
+    /// [`ClientError::NotRunning`] when nobody listens, [`ClientError::Silent`] when there is no greeting within 5 s,
+    /// [`ClientError::NotPermitted`] when the socket is another user's, [`ClientError::Failed`] when the daemon turns this
+    /// client away.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        Self::connect_within(GREETING_WITHIN, socket).await
+    }
+
+    async fn connect_within(patience: Duration, socket: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::NotADirectory => {
                 ClientError::NotRunning { socket: socket.into() }
@@ -109,9 +123,9 @@ impl Client {
         })?;
         let lines = Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE_BYTES));
         let mut client = Self { lines, greeting: Value::Null, last_id: 0 };
-        let greeting = tokio::time::timeout(GREETING_WITHIN, client.read())
+        let greeting = tokio::time::timeout(patience, client.read())
             .await
-            .map_err(|_| ClientError::NotRunning { socket: socket.into() })??
+            .map_err(|_| ClientError::Silent { socket: socket.into() })??
             .ok_or_else(|| ClientError::NotRunning { socket: socket.into() })?;
         if let Some(failure) = failure_of(&greeting) {
             return Err(match failure.code.as_str() {
@@ -222,4 +236,18 @@ fn failure_of(answer: &Value) -> Option<Failure> {
         code: word(&error["data"]["code"], "unknown"),
         message: word(&error["message"], "the daemon refused and did not say why"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_daemon_that_hangs_is_not_called_one_that_is_not_running() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let _hangs = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = Client::connect_within(Duration::from_millis(1), &socket).await.unwrap_err();
+        assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+    }
 }

@@ -27,7 +27,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
     time::{sleep_until, timeout},
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::{
     audio::{Audio, AudioEvent},
@@ -43,7 +43,7 @@ use crate::{
         id::{Did, LegId},
         io::{Event, Input, LegEvent, Now, Request},
         node::Node,
-        seal::Sealer,
+        seal::{Rejected, Sealer},
         signal::Topic,
     },
     store::{Store, StoreError},
@@ -78,6 +78,10 @@ const MAX_TASKS: usize = 16;
 const TIMER_REST: Duration = Duration::from_millis(1);
 /// How often the clocks are looked at: no timer rings when the machine wakes up. Gossip's heartbeat comes as often anyway.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long `status` tells of clocks that differ.
+const CLOCK_HINT: Duration = Duration::from_secs(600);
+const CLOCKS_DIFFER: &str = "a call could not be offered here, since the caller's clock and this one differ by more than two \
+                             minutes; set the clock that is wrong (timedatectl)";
 /// How long the last messages (Leave, Cancel) may take to be acknowledged when the daemon stops.
 const OUTBOX_PATIENCE: Duration = Duration::from_secs(1);
 /// How long after that legs may take to close.
@@ -166,6 +170,8 @@ struct Daemon {
     tasks: Arc<Semaphore>,
     started: Instant,
     timer_rests_until: Instant,
+    /// When an offer was dropped last because of the clocks.
+    skewed_at: Option<Instant>,
     /// As they were in the loop's last turn.
     clocks: Reading,
     watchdog: Watchdog,
@@ -291,7 +297,9 @@ impl Daemon {
             NetEvent::Message { topic, bytes } => {
                 let Ok(topic) = topic.parse::<Topic>() else { return };
                 // The node counts what it rejects; strangers' noise is no line in the log.
-                let _counted = self.node.handle_gossip(&topic, &bytes, now);
+                if self.node.handle_gossip(&topic, &bytes, now) == Err(Rejected::ClockSkew) {
+                    self.clocks_differ(now.mono);
+                }
             }
             NetEvent::Subscribed { topic } => {
                 if let Ok(topic) = topic.parse() {
@@ -300,6 +308,19 @@ impl Daemon {
             }
             NetEvent::ListenChanged => self.announce_addresses(now),
         }
+    }
+
+    /// An offer was dropped since its sender's clock says another time. The log tells it once in a while.
+    fn clocks_differ(&mut self, now: Instant) {
+        if self.clock_hint().is_none() {
+            warn!("{CLOCKS_DIFFER}");
+        }
+        self.skewed_at = Some(now);
+    }
+
+    /// What the user should know about clocks.
+    fn clock_hint(&self) -> Option<&'static str> {
+        self.skewed_at.is_some_and(|at| at.elapsed() < CLOCK_HINT).then_some(CLOCKS_DIFFER)
     }
 }
 

@@ -65,8 +65,9 @@ pub enum Verb {
     },
     /// Offer a call and print its id
     #[command(after_help = "Example: telecon call bob did:key:z6Mk… --wait\n\n\
-        A call that is active is put on hold. With --wait the exit code is 0 when somebody is there, 10 declined,\n\
-        11 no answer, 12 busy, 13 unreachable, 14 media failed. Ctrl-C ends the waiting, not the call.")]
+        A call that is active is put on hold. With --wait the exit code tells how it went: 0 somebody is\n\
+        there, 10 declined, 11 no answer, 12 busy, 13 unreachable, 14 accepted but without sound.\n\
+        Ctrl-C ends the waiting, not the call.")]
     Call {
         /// DIDs or names of contacts
         #[arg(required = true, value_name = "WHO")]
@@ -105,14 +106,15 @@ pub enum Verb {
         #[arg(long)]
         text: Option<String>,
     },
-    /// Leave a call, or take an offer back
+    /// Leave a call, take an offer back, or refuse a call that rings
     #[command(after_help = "Example: telecon hangup")]
     Hangup {
         /// Id or its beginning; may be left out when only one call can be meant
         call: Option<String>,
     },
     /// Go back to a call that was left, or to one that was missed less than an hour ago
-    #[command(after_help = "Example: telecon join\n\nA call that is active is put on hold, or left with --leave.")]
+    #[command(after_help = "Example: telecon join 0b1e\n\n\
+        `telecon calls` lists what can be joined. A call that is active is put on hold, or left with --leave.")]
     Join {
         /// Id or its beginning; may be left out when only one call can be meant
         call: Option<String>,
@@ -121,9 +123,9 @@ pub enum Verb {
         leave: bool,
     },
     /// Ask more people into a call
-    #[command(after_help = "Example: telecon invite 0b1e carol")]
+    #[command(after_help = "Example: telecon invite 0b1e carol\n\n`telecon calls` lists the ids.")]
     Invite {
-        /// Id or its beginning
+        /// Id or its beginning; always needed, since people stand behind it
         call: String,
         /// DIDs or names of contacts
         #[arg(required = true, value_name = "WHO")]
@@ -184,8 +186,9 @@ pub enum Verb {
     Undeafen,
     /// Make one person louder, softer or silent for yourself
     #[command(after_help = "Example: telecon volume bob 150\n\n\
-        off does not play the person at all and on does again, as loud as before; the person is not told.\n\
-        For contacts it is kept for good, for others until the daemon ends. To refuse calls: telecon contacts block.")]
+        off does not play the person at all and on does again, as loud as before; the person is not\n\
+        told. For contacts it is kept for good, for others until the daemon ends.\n\
+        To refuse somebody's calls: telecon contacts block.")]
     Volume {
         /// DID or name of a contact
         who: String,
@@ -261,7 +264,8 @@ pub enum ContactVerb {
     },
     /// Add the contacts of a file, all or none
     #[command(after_help = "Example: telecon contacts import contacts.jsonl\n\n\
-        The file has one JSON object a line, as `telecon contacts export` writes it; did and name are needed:\n\
+        The file has one JSON object a line, as `telecon contacts export` writes it, with did and name\n\
+        at least:\n\
         {\"did\":\"did:key:z6Mk…\",\"name\":\"bob\",\"address\":\"/ip4/192.0.2.7/udp/4001/quic-v1\",\"policy\":\"ask\"}\n\n\
         What was decided about contacts that are there already stays as it is.")]
     Import {

@@ -61,7 +61,11 @@ impl From<ClientError> for CliError {
             ClientError::NotRunning { .. } => NOT_RUNNING,
             ClientError::NotPermitted { .. } => NOT_PERMITTED,
             ClientError::Failed(failure) => code_of(failure),
-            ClientError::Closed | ClientError::Lagged | ClientError::Protocol(_) | ClientError::Io(_) => TRY_AGAIN,
+            ClientError::Silent { .. }
+            | ClientError::Closed
+            | ClientError::Lagged
+            | ClientError::Protocol(_)
+            | ClientError::Io(_) => TRY_AGAIN,
         };
         Self::new(code, error.to_string())
     }

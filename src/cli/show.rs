@@ -15,26 +15,35 @@ pub use events::{event, over, step};
 
 /// What contacts are called.
 #[derive(Debug, Default)]
-pub struct Names(BTreeMap<String, String>);
+pub struct Names {
+    called: BTreeMap<String, String>,
+    own: Option<String>,
+}
 
 impl Names {
     /// From the answer to `contact.list`.
     pub fn of(contacts: &Value) -> Self {
         let all = list(contacts, "contacts").iter();
-        Self(all.filter_map(|one| Some((one["did"].as_str()?.into(), one["name"].as_str()?.into()))).collect())
+        let called = all.filter_map(|one| Some((one["did"].as_str()?.into(), one["name"].as_str()?.into()))).collect();
+        Self { called, own: None }
     }
 
     /// The own DID, which stands in `status` and in every snapshot, becomes `you`.
     pub fn with_own(mut self, status: &Value) -> Self {
-        if let Some(did) = status["did"].as_str() {
-            self.0.insert(did.into(), "you".into());
-        }
+        self.own = status["did"].as_str().map(String::from);
         self
     }
 
+    fn is_own(&self, did: &Value) -> bool {
+        did.is_string() && did.as_str() == self.own.as_deref()
+    }
+
     fn name<'a>(&'a self, did: &'a Value) -> &'a str {
+        if self.is_own(did) {
+            return "you";
+        }
         let did = did.as_str().unwrap_or("-");
-        self.0.get(did).map_or(did, String::as_str)
+        self.called.get(did).map_or(did, String::as_str)
     }
 }
 
@@ -115,9 +124,12 @@ pub fn joined(answer: &Value) -> String {
 
 /// `telecon invite`
 pub fn invited(answer: &Value) -> String {
-    let count = list(answer, "invitees").len();
-    let people = if count == 1 { "person" } else { "people" };
-    line(&format!("invited {count} {people} to {}", word(&answer["call"])))
+    let call = word(&answer["call"]);
+    line(&match list(answer, "invitees").len() {
+        0 => format!("invited nobody to {call}: they are in it already"),
+        1 => format!("invited 1 person to {call}"),
+        count => format!("invited {count} people to {call}"),
+    })
 }
 
 /// `telecon hold`
@@ -145,7 +157,7 @@ fn on_off(value: &Value) -> &'static str {
 
 /// `telecon volume`
 pub fn volume(answer: &Value) -> String {
-    line(&format!("{} is {}", word(&answer["did"]), loudness(&answer["volume_percent"], &answer["audio_blocked"])))
+    line(&format!("{} is {}", person(answer), loudness(&answer["volume_percent"], &answer["audio_blocked"])))
 }
 
 fn loudness(percent: &Value, blocked: &Value) -> String {
@@ -250,12 +262,13 @@ pub fn status(answer: &Value) -> String {
     let ringing =
         list(answer, "pending").iter().map(|call| format!("{} from {}", short_id(&call["call"]), caller(call)));
     let missed = match answer["missed"].as_u64() {
-        Some(count @ 1..) => format!("{count}; telecon history --seen shows and forgets them"),
+        Some(count @ 1..) => format!("{count}; telecon history --seen shows them and marks them as seen"),
         Some(0) | None => String::new(),
     };
     let more = [("on hold", held.collect::<Vec<_>>().join("\n")), ("ringing", ringing.collect::<Vec<_>>().join("\n"))];
     all.extend(more.into_iter().chain([("missed", missed)]).filter(|(_, text)| !text.is_empty()));
     all.push(("sound", sound));
+    all.extend(answer["clock"].as_str().map(|hint| ("clock", hint.to_owned())));
     let quiet = if answer["do_not_disturb"] == true { ", do not disturb" } else { "" };
     all.push(("switches", media_words(answer) + quiet));
     facts(&all)
@@ -409,12 +422,12 @@ pub fn contacts(answer: &Value) -> String {
 /// `telecon contacts allow` and its like.
 pub fn policy(answer: &Value) -> String {
     let how = match answer["policy"].as_str() {
-        Some("allow") => "is taken without asking",
-        Some("ask") => "rings",
-        Some("block") => "is not taken, and not told so",
+        Some("allow") => "are taken without asking",
+        Some("ask") => "ring",
+        Some("block") => "are not taken, without a word to the caller",
         Some(_) | None => "-",
     };
-    line(&format!("who calls as {} {how}", word(&answer["name"])))
+    line(&format!("calls from {} {how}", word(&answer["name"])))
 }
 
 /// `telecon contacts import`

@@ -11,6 +11,8 @@ pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 pub const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 /// Longest `request_key`.
 const MAX_KEY_CHARS: usize = 128;
+/// Longest sentence of the parser on parameters that do not fit; those about known words are shorter.
+const MAX_CAUSE_CHARS: usize = 256;
 
 /// JSON-RPC's own error numbers (specification, §5.1); everything else is `APPLICATION`.
 const PARSE_ERROR: i32 = -32700;
@@ -165,7 +167,9 @@ fn read_ask(method: &str, mut params: Map<String, Value>) -> Result<Ask, Unread>
         }
     };
     let method = serde_json::from_value(json!({ "method": method, "params": params }));
-    method.map(|method| Ask::Call { method, request_key }).map_err(|error| Unread::Params(error.to_string()))
+    // The parser repeats a word that it does not know, however long that is.
+    let cause = |error: serde_json::Error| Unread::Params(cut(&error.to_string(), MAX_CAUSE_CHARS));
+    method.map(|method| Ask::Call { method, request_key }).map_err(cause)
 }
 
 fn unknown_method(method: &str) -> String {
@@ -177,7 +181,11 @@ fn unknown_method(method: &str) -> String {
 
 /// A client's own words in an error: enough to recognise them, never all of 64 KiB.
 fn short(text: &str) -> String {
-    if text.chars().count() <= 64 { text.to_owned() } else { text.chars().take(64).chain(['…']).collect() }
+    cut(text, 64)
+}
+
+fn cut(text: &str, chars: usize) -> String {
+    if text.chars().count() <= chars { text.to_owned() } else { text.chars().take(chars).chain(['…']).collect() }
 }
 
 /// The line that answers a request.

@@ -150,6 +150,9 @@ async fn two_daemons_hear_each_other_and_end_the_call_together() {
         assert_eq!((&stats["legs"][0]["state"], &stats["rejected"]), (&json!("joined"), &json!({})), "{stats}");
         assert!(stats["legs"][0]["connected_ms"].is_u64(), "{stats}");
     }
+    let who = vec![me["did"].as_str().unwrap().into()];
+    let invited = bert.ask(Method::CallInvite { call: None, who }).await;
+    assert_eq!(invited["invitees"], json!([]), "Anna is in it already");
     bert.ask(Method::CallHangup { call: None }).await;
     let ended = anna.event(|event| event["event"] == "call_ended" || event["state"] == "left").await;
     assert_eq!(ended["call"], offered["call"]);

@@ -46,7 +46,7 @@ impl Daemon {
         let status = self.net.status();
         let addresses = announced(status.listen);
         let contact = Contact { peer_id: status.peer_id.to_string(), addresses };
-        if let Err(error) = self.node.handle_request(Request::SetContact(contact), now) {
+        if let Err(error) = self.node.handle_request(Request::SetAddresses(contact), now) {
             debug!(%error, "the core did not take the own addresses");
         }
     }

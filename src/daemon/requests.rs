@@ -153,6 +153,7 @@ impl Daemon {
             deafened: self.node.deafened(),
             do_not_disturb: self.node.do_not_disturb(),
             stopping: self.stopping.is_some(),
+            clock: self.clock_hint(),
             audio: &self.audio.status(),
             seq: self.journal.last_seq(),
             marked: self.journal.marked(),

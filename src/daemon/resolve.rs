@@ -133,7 +133,11 @@ fn best(all: &[Candidate]) -> Option<Result<CallId, Failure>> {
 fn ambiguous(calls: &[Candidate]) -> Failure {
     let ids: Vec<_> = calls.iter().take(4).map(|(call, _)| call.to_string()).collect();
     let more = if calls.len() > ids.len() { ", …" } else { "" };
-    Failure::new("ambiguous_call", format!("more than one call can be meant; name one of {}{more}", ids.join(", ")))
+    let message = format!(
+        "more than one call can be meant; name one of {}{more} (`telecon calls` shows whose they are)",
+        ids.join(", ")
+    );
+    Failure::new("ambiguous_call", message)
 }
 
 impl Verb {

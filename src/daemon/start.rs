@@ -89,6 +89,7 @@ pub(super) async fn start(
         tasks: Arc::new(Semaphore::new(MAX_TASKS)),
         started: Instant::now(),
         timer_rests_until: Instant::now(),
+        skewed_at: None,
         clocks: Reading::now(),
         watchdog: Watchdog::new(systemd::watchdog_patience(), Instant::now()),
         stopping: None,

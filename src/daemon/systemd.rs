@@ -15,6 +15,9 @@ pub(super) fn stopping() {
     notify(NotifyState::Stopping);
 }
 
+/// Oftener than this nobody is told: a mistake in the unit must not keep the loop busy with nothing else.
+const SOONEST: Duration = Duration::from_millis(10);
+
 /// Tells systemd from the loop that the loop is alive (`WatchdogSec=`): when it hangs, systemd starts the daemon again.
 #[derive(Debug)]
 pub(super) struct Watchdog {
@@ -24,9 +27,11 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// `patience`: how long systemd waits, from the environment that it set.
+    /// `patience`: how long systemd waits, from the environment that it set; nothing and for ever are no watchdog, as in
+    /// sd_watchdog_enabled(3).
     pub(super) fn new(patience: Option<Duration>, now: Instant) -> Self {
-        Self { every: patience.map(|patience| patience / 2), due: now }
+        let patience = patience.filter(|patience| !patience.is_zero() && *patience < Duration::from_micros(u64::MAX));
+        Self { every: patience.map(|patience| (patience / 2).max(SOONEST)), due: now }
     }
 
     /// When [`Self::feed`] has something to do.
@@ -73,5 +78,16 @@ mod tests {
         assert_eq!(watchdog.due(), Some(at(60_000)));
         let mut none = Watchdog::new(None, start);
         assert_eq!((none.is_fed(at(60_000)), none.due()), (false, None));
+    }
+
+    #[test]
+    fn a_patience_that_cannot_be_meant_keeps_nobody_busy() {
+        let start = Instant::now();
+        for never in [0, u64::MAX] {
+            assert_eq!(Watchdog::new(Some(Duration::from_micros(never)), start).due(), None, "{never} µs");
+        }
+        let mut hasty = Watchdog::new(Some(Duration::from_micros(1)), start);
+        assert!(hasty.is_fed(start));
+        assert_eq!(hasty.due(), Some(start + SOONEST));
     }
 }

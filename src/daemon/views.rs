@@ -2,6 +2,8 @@
 //!
 //! Pure: state in, JSON out.
 
+use std::cmp::Reverse;
+
 use serde_json::{Value, json};
 
 use super::people::People;
@@ -29,6 +31,7 @@ pub(super) struct Status<'a> {
     pub deafened: bool,
     pub do_not_disturb: bool,
     pub stopping: bool,
+    pub clock: Option<&'static str>,
     pub audio: &'a AudioStatus,
     pub seq: u64,
     pub marked: u64,
@@ -60,6 +63,7 @@ pub(super) fn status(from: &Status<'_>) -> Value {
         "deafened": from.deafened,
         "do_not_disturb": from.do_not_disturb,
         "stopping": from.stopping,
+        "clock": from.clock,
         "audio": from.audio,
         "seq": from.seq,
         "marked": from.marked,
@@ -70,7 +74,9 @@ pub(super) fn status(from: &Status<'_>) -> Value {
 /// `call.list`
 pub(super) fn calls(calls: &[CallView], past: &[PastCall], people: &People) -> Value {
     let calls: Vec<_> = calls.iter().map(|view| call(view, people)).collect();
-    let past: Vec<_> = past.iter().map(|view| past_call(view, people)).collect();
+    let mut latest_first: Vec<_> = past.iter().collect();
+    latest_first.sort_by_key(|view| Reverse(view.since_ms));
+    let past: Vec<_> = latest_first.into_iter().map(|view| past_call(view, people)).collect();
     json!({ "calls": calls, "past": past })
 }
 
@@ -270,6 +276,19 @@ mod tests {
     }
 
     #[test]
+    fn of_the_calls_that_can_be_joined_the_latest_stands_first() {
+        let past = |byte, since_ms| PastCall {
+            call: call_view(byte, CallState::Active).call,
+            from: did_of(2),
+            participants: vec![],
+            since_ms,
+        };
+        let shown = calls(&[], &[past(0x11, 5), past(0x22, 7), past(0x33, 6)], &People::default());
+        let times: Vec<_> = shown["past"].as_array().unwrap().iter().map(|one| one["since_ms"].clone()).collect();
+        assert_eq!(times, [7, 6, 5]);
+    }
+
+    #[test]
     fn status_has_every_promised_field_and_tells_ringing_from_active() {
         let net = NetStatus {
             peer_id: PeerId::random(),
@@ -301,6 +320,7 @@ mod tests {
             deafened: false,
             do_not_disturb: true,
             stopping: false,
+            clock: None,
             audio: &audio,
             seq: 9,
             marked: 4,

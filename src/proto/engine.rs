@@ -53,6 +53,9 @@ const MAX_EARLY_CANCELS: usize = 256;
 const EARLY_CANCEL_KEPT: Duration = Duration::from_secs(300);
 /// Who accepted and meets nobody leaves after this.
 const MEET_PATIENCE: Duration = Duration::from_secs(30);
+/// Stays that begin unasked are numbered so far apart at most: where the last one was not written down, the next must
+/// hardly ever be numbered the same. A user needs longer to go to another device than these milliseconds.
+const UNASKED_SPREAD: u64 = 1_000;
 /// How long the last signals of a call are repeated.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -73,6 +76,16 @@ pub struct EngineConfig {
     pub auto_accept: AutoAccept,
     /// Whose offers ring.
     pub who_may_ring: WhoMayRing,
+}
+
+/// How a stay begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// The user is at this device: it takes the call from every other one.
+    Wanted,
+    /// After a crash or a sleep: a device that the user has gone to meanwhile keeps the call. The stay is therefore numbered
+    /// right above the former one, and not after the clock.
+    Unasked,
 }
 
 /// What the engine wants, before sealing: [`super::node::Node`] turns it into [`Output`]s.

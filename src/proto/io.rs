@@ -195,7 +195,7 @@ pub enum Request {
         rejoin: bool,
     },
     /// Where this node can be dialled, for `Join`.
-    SetContact(Contact),
+    SetAddresses(Contact),
     /// Leave everything; new offers are not answered any more.
     Shutdown,
 }

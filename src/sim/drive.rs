@@ -182,7 +182,7 @@ impl World {
             Request::Accept(call, _) | Request::Join(call, _) => Some(*call),
             Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Invite { .. } => None,
             Request::Hold(_) | Request::Resume(_) | Request::Mute(_) | Request::Deafen(_) => None,
-            Request::SetDoNotDisturb(_) | Request::SetContacts(_) | Request::SetContact(_) => None,
+            Request::SetDoNotDisturb(_) | Request::SetContacts(_) | Request::SetAddresses(_) => None,
             Request::Restore { .. } | Request::Shutdown => None,
         };
         let consented = wanted.is_some_and(|call| !self.nodes[ix].consent.insert(call));
@@ -226,7 +226,7 @@ impl World {
                 Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Join(..) => {}
                 Request::Invite { .. } | Request::Hold(_) | Request::Resume(_) | Request::Mute(_) => {}
                 Request::Deafen(_) | Request::SetDoNotDisturb(_) | Request::SetContacts(_) => {}
-                Request::SetContact(_) | Request::Restore { .. } | Request::Shutdown => {}
+                Request::SetAddresses(_) | Request::Restore { .. } | Request::Shutdown => {}
             },
         }
         self.drain(ix)?;

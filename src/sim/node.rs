@@ -164,7 +164,7 @@ impl World {
     pub fn introduce(&mut self, ix: NodeIx) -> Result<(), String> {
         self.drain(ix)?;
         let contact = Contact { peer_id: format!("sim-{ix}"), addresses: vec![format!("/sim/{ix}")] };
-        self.ask(ix, Request::SetContact(contact))?.map_err(|error| format!("SetContact: {error}"))?;
+        self.ask(ix, Request::SetAddresses(contact))?.map_err(|error| format!("SetAddresses: {error}"))?;
         Ok(())
     }
 

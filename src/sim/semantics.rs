@@ -460,6 +460,33 @@ fn of_two_devices_that_accept_at_once_one_is_in_the_call() {
 }
 
 #[test]
+fn a_laptop_that_wakes_up_leaves_the_call_to_the_phone_that_took_it() {
+    for crashes in [false, true] {
+        let mut stage = Stage::with(Setup { owners: vec![0, 1, 1], ..Setup::calm(3) });
+        let call = stage.offer(0, &[1]);
+        stage.until(1, "both ring", |stage| stage.rings(1) && stage.rings(2));
+        stage.accept(1, call);
+        stage.until(2, "the phone stops ringing", |stage| !stage.rings(2));
+        stage.pass(Duration::from_secs(2));
+        if crashes {
+            stage.world.kill(1);
+        } else {
+            stage.world.suspend(1, Duration::from_secs(5));
+        }
+        stage.world.nodes[2].consent.insert(call);
+        assert_eq!(stage.ask(2, Request::Join(call, Former::Hold)), Ok(Reply::Done));
+        stage.pass(Duration::from_secs(5));
+        if crashes {
+            assert_eq!(stage.world.revive(1), Ok(()));
+        }
+        stage.until(5, "the laptop gives way", |stage| stage.ended(1, call) == Some(EndReason::AnsweredElsewhere));
+        assert_eq!(stage.state(2, call), Some(CallState::Active));
+        stage.until(5, "they hear each other", |stage| stage.shown(2, call, 0) == Some(ParticipantState::Joined));
+        stage.settles();
+    }
+}
+
+#[test]
 fn who_leaves_and_comes_back_at_once_takes_no_invitation_back_any_more() {
     let mut stage = Stage::of(3);
     // So that the first never knows whether the second has its Join, and hears of it late.

@@ -378,7 +378,7 @@ const REQUESTS: &[Row] = &[
         let contacts = vec![(subject.peer.clone(), Policy::Block)];
         Some(subject.ask(Request::SetContacts(contacts)))
     }),
-    ("tell where this node is dialled", |subject| Some(subject.ask(Request::SetContact(Contact::default())))),
+    ("tell where this node is dialled", |subject| Some(subject.ask(Request::SetAddresses(Contact::default())))),
     ("restore nothing", |subject| Some(subject.ask(Request::Restore { calls: Vec::new(), rejoin: true }))),
     ("shut down", |subject| Some(subject.ask(Request::Shutdown))),
 ];
@@ -410,7 +410,7 @@ fn row_of(request: &Request) -> &'static str {
         Request::Deafen(_) => "deafen",
         Request::SetDoNotDisturb(_) => "do not disturb",
         Request::SetContacts(_) => "block the other",
-        Request::SetContact(_) => "tell where this node is dialled",
+        Request::SetAddresses(_) => "tell where this node is dialled",
         Request::Restore { .. } => "restore nothing",
         Request::Shutdown => "shut down",
     }

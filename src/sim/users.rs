@@ -76,7 +76,7 @@ impl Sight<'_> {
                 // Chains and settings are not to be seen.
                 if fine { Verdict::Either } else { Verdict::Refused }
             }
-            Request::Mute(_) | Request::Deafen(_) | Request::SetContacts(_) | Request::SetContact(_) => Verdict::Done,
+            Request::Mute(_) | Request::Deafen(_) | Request::SetContacts(_) | Request::SetAddresses(_) => Verdict::Done,
             Request::SetDoNotDisturb(_) | Request::Restore { .. } => Verdict::Done,
             Request::Shutdown => Verdict::Either,
         }

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::{Store, StoreError, from_word, word};
 use crate::proto::{
     id::{CallId, Did},
-    io::{EndReason, Event},
+    io::{EndReason, Event, ParticipantState},
     signal::MAX_PARTICIPANTS,
 };
 
@@ -52,7 +52,7 @@ pub struct HistoryEntry {
     pub known: bool,
     /// When it was offered or came, unix time in ms.
     pub started_ms: u64,
-    /// When this device first joined it, unix time in ms.
+    /// When this device first joined it, or first met somebody in a call that it offered; unix time in ms.
     pub joined_ms: Option<u64>,
     /// When it ended here, unix time in ms; `None` while it goes on.
     pub ended_ms: Option<u64>,
@@ -106,7 +106,10 @@ pub(super) fn note(db: &Transaction<'_>, event: &Event, own: &Did, time_ms: u64)
             end(db, call, Outcome::Ended(EndReason::Silenced), time_ms)
         }
         Event::CallInvited { call, invitees } => add(db, call, own, invitees),
-        Event::ParticipantChanged { call, did, .. } => add(db, call, own, std::slice::from_ref(did)),
+        Event::ParticipantChanged { call, did, state } => {
+            add(db, call, own, std::slice::from_ref(did))?;
+            if *state == ParticipantState::Joined { meet(db, call, time_ms) } else { Ok(()) }
+        }
         Event::CallJoined { call } => join(db, call, time_ms),
         Event::CallEnded { call, reason } => end(db, call, Outcome::Ended(*reason), time_ms),
         Event::CallInterrupted { call, .. } => end(db, call, Outcome::Interrupted, time_ms),
@@ -157,6 +160,12 @@ fn add(db: &Transaction<'_>, call: &CallId, own: &Did, dids: &[Did]) -> rusqlite
 
 fn join(db: &Transaction<'_>, call: &CallId, time_ms: u64) -> rusqlite::Result<()> {
     let sql = "UPDATE history SET joined_ms = coalesce(joined_ms, ?2), ended_ms = NULL, outcome = NULL WHERE call = ?1";
+    db.prepare_cached(sql)?.execute(params![call.to_string(), time_ms as i64]).map(drop)
+}
+
+/// Who offers a call is in it from the start: it is joined when somebody is there.
+fn meet(db: &Transaction<'_>, call: &CallId, time_ms: u64) -> rusqlite::Result<()> {
+    let sql = "UPDATE history SET joined_ms = coalesce(joined_ms, ?2) WHERE call = ?1";
     db.prepare_cached(sql)?.execute(params![call.to_string(), time_ms as i64]).map(drop)
 }
 

@@ -11,7 +11,7 @@ use telecon::{
         id::{CallId, DeviceId, Did, MessageId},
         io::Now,
         seal::{Seal, Sealer},
-        signal::{Body, CallKey, Offer, Outgoing, Sealing, Settings, Signal, Ticket, Topic},
+        signal::{Answered, Body, CallKey, CancelReason, Offer, Outgoing, Sealing, Settings, Signal, Ticket, Topic},
     },
 };
 use tokio::sync::mpsc;
@@ -165,6 +165,8 @@ struct Mallory {
     sealer: Sealer,
     did: Did,
     messages: u128,
+    /// How far its clock is ahead.
+    ahead_ms: u64,
 }
 
 impl Mallory {
@@ -182,7 +184,7 @@ impl Mallory {
         // What is published before the other side's subscription is known reaches nobody.
         while !matches!(next(&mut events).await, NetEvent::Subscribed { topic } if topic.starts_with("offer_call/")) {}
         let sealer = Sealer::new(signing, did.clone(), DeviceId([seed; 16]), [seed ^ 0xaa; 32]);
-        Self { net, events, sealer, did, messages: 0 }
+        Self { net, events, sealer, did, messages: 0, ahead_ms: 0 }
     }
 
     fn ticket(&self, key: u8) -> Ticket {
@@ -192,15 +194,20 @@ impl Mallory {
     }
 
     fn offer(&mut self, ticket: &Ticket, to: &Did) -> Vec<u8> {
-        self.messages += 1;
         self.sealer.open_call(ticket);
         let participants = vec![self.did.clone(), to.clone()];
         let offer = Offer { ticket: ticket.clone(), participants, ring_ms: u32::MAX };
-        let body = Body::Offer(Box::new(offer));
-        let signal = Signal { id: MessageId(self.messages.to_be_bytes()), call: ticket.call, body };
+        self.seal_for_inbox(to, ticket.call, Body::Offer(Box::new(offer))).expect("it can be sealed")
+    }
+
+    fn seal_for_inbox(&mut self, to: &Did, call: CallId, body: Body) -> Option<Vec<u8>> {
+        self.messages += 1;
+        let signal = Signal { id: MessageId(self.messages.to_be_bytes()), call, body };
         let topic = Topic::Inbox(to.clone());
         let outgoing = Outgoing { topic, sealing: Sealing::Envelope, to: Some(to.clone()), signal };
-        self.sealer.seal(&outgoing, now()).expect("it can be sealed")
+        let now = now();
+        let now = Now { unix_ms: now.unix_ms + self.ahead_ms, ..now };
+        self.sealer.seal(&outgoing, now)
     }
 }
 
@@ -273,6 +280,67 @@ async fn forged_offers_ring_nobody_answer_nothing_and_are_counted() {
     let stats = bob.until(&["stats"], |stats| rejected(stats) > before);
     assert!(stats["rejected"]["replayed"].as_u64() >= Some(1), "{stats}");
     assert_eq!(bob.json(&["calls"])["calls"].as_array().unwrap().len(), 1, "a replay rings");
+}
+
+fn callers(calls: &Value) -> Vec<&str> {
+    calls["calls"].as_array().unwrap().iter().map(|call| call["from"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_silences_nobody_elses_call_and_an_offer_that_was_refused_rings_no_more_after_a_restart() {
+    let mut bob = Daemon::start("[audio]\nbackend = \"null\"\n");
+    let victim: Did = bob.did.parse().unwrap();
+    let inbox = Topic::Inbox(victim.clone()).to_string();
+    let mut ada = Mallory::connected_to(&bob.address, 7).await;
+    let ticket = ada.ticket(1);
+    let offer = ada.offer(&ticket, &victim);
+    ada.net.publish(inbox.clone(), offer.clone());
+    bob.until(&["calls"], |calls| callers(calls) == [ada.did.as_str()]);
+
+    // Mallory knows the whole ticket, as somebody who was invited, too, does.
+    let mut mallory = Mallory::connected_to(&bob.address, 8).await;
+    mallory.sealer.open_call(&ticket);
+    let answered = Body::Answered(Answered { device: DeviceId([9; 16]), joined: None });
+    for body in [answered, Body::Cancel(CancelReason::Cancelled), Body::Cancel(CancelReason::RangOut)] {
+        let bytes = mallory.seal_for_inbox(&victim, ticket.call, body).expect("it can be sealed");
+        mallory.net.publish(inbox.clone(), bytes);
+    }
+    // What comes after them on the same connection has been handled: so have they.
+    let own = mallory.offer(&mallory.ticket(2), &victim);
+    mallory.net.publish(inbox.clone(), own);
+    let both = |calls: &Value| callers(calls).contains(&mallory.did.as_str());
+    let calls = bob.until(&["calls"], both);
+    assert_eq!(callers(&calls).len(), 2, "somebody else's call was silenced: {calls}");
+
+    for call in calls["calls"].as_array().unwrap() {
+        bob.json(&["reject", call["call"].as_str().unwrap()]);
+    }
+    bob.kill();
+    bob.restart();
+    let mut replayer = Mallory::connected_to(&bob.address, 9).await;
+    replayer.net.publish(inbox.clone(), offer);
+    let fresh = replayer.offer(&replayer.ticket(3), &victim);
+    replayer.net.publish(inbox, fresh);
+    let calls = bob.until(&["calls"], |calls| callers(calls).contains(&replayer.did.as_str()));
+    assert_eq!(callers(&calls).len(), 1, "a replay rings: {calls}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_calls_with_a_clock_that_is_wrong_rings_nobody_and_the_user_is_told_why() {
+    let mut bob = Daemon::start("[audio]\nbackend = \"null\"\n");
+    let victim: Did = bob.did.parse().unwrap();
+    let mut friend = Mallory::connected_to(&bob.address, 7).await;
+    friend.ahead_ms = 125_000;
+    let offer = friend.offer(&friend.ticket(1), &victim);
+    assert_eq!(bob.json(&["status"])["clock"], Value::Null);
+    friend.net.publish(Topic::Inbox(victim.clone()).to_string(), offer);
+    let status = bob.until(&["status"], |status| status["clock"].is_string());
+    assert_eq!(status["pending"], Value::Array(Vec::new()), "{status}");
+    assert!(bob.log().contains("timedatectl"), "{}", bob.log());
+    friend.ahead_ms = 100_000;
+    let offer = friend.offer(&friend.ticket(2), &victim);
+    friend.net.publish(Topic::Inbox(victim).to_string(), offer);
+    bob.until(&["calls"], |calls| calls["calls"].as_array().is_some_and(|calls| calls.len() == 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

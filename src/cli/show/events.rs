@@ -23,6 +23,8 @@ pub fn step(event: &Value, names: &Names) -> String {
         Some("participant_declined") => line(&format!("{did} {}", declined(event))),
         // The id was printed, and how it ended is the error that follows.
         Some("call_offered" | "call_ended") => String::new(),
+        // Each participant tells its switches once when it comes.
+        Some("participant_media") if event["on_hold"] != true => String::new(),
         Some(_) | None => line(&happened(event, names)),
     }
 }
@@ -47,12 +49,13 @@ fn happened(event: &Value, names: &Names) -> String {
     let (did, from) = (names.name(&event["did"]), names.name(&event["from"]));
     let all = |key: &str| list(event, key).iter().map(|did| names.name(did)).collect::<Vec<_>>().join(", ");
     let stranger = if event["known"] == false { " (not a contact)" } else { "" };
+    let others = list(event, "participants").iter().filter(|did| **did != event["from"] && !names.is_own(did));
+    let others = others.map(|did| names.name(did)).collect::<Vec<_>>().join(", ");
+    let with = if others.is_empty() { others } else { format!(", with {others}") };
     match event["event"].as_str() {
         Some("call_offered") => format!("{call} calling {}", all("invitees")),
-        Some("call_rang") => format!("{call} rings: {from}{stranger}, with {}", all("participants")),
-        Some("call_silenced") => {
-            format!("{call} did not ring, do not disturb is on: {from}{stranger}, with {}", all("participants"))
-        }
+        Some("call_rang") => format!("{call} rings: {from}{stranger}{with}"),
+        Some("call_silenced") => format!("{call} did not ring, do not disturb is on: {from}{stranger}{with}"),
         Some("call_joined") => format!("{call} you are in"),
         Some("call_invited") => format!("{call} you invited {}", all("invitees")),
         Some("call_held") => format!("{call} is on hold"),
@@ -63,7 +66,7 @@ fn happened(event: &Value, names: &Names) -> String {
         Some("participant_declined") => format!("{call} {did} {}", declined(event)),
         Some("participant_media") => {
             let hold = if event["on_hold"] == true { ", has put the call on hold" } else { "" };
-            format!("{call} {did} {}{hold}", media_words(event))
+            format!("{call} {did}: {}{hold}", media_words(event))
         }
         Some("media_changed") => media_words(event),
         Some("do_not_disturb_changed") => format!("do not disturb {}", on_off(&event["on"])),

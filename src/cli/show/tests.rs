@@ -126,7 +126,7 @@ fn status_tells_what_waits_for_the_user_only_when_something_does() {
         "held": [call()], "missed": 2, "do_not_disturb": true, "muted": false, "deafened": false,
     }));
     assert!(shown.contains("on hold    0b1e0f3a, with bob (joined, muted), did:key:zEve (reconnecting)\n"), "{shown}");
-    assert!(shown.contains("missed     2; telecon history --seen shows and forgets them\n"), "{shown}");
+    assert!(shown.contains("missed     2; telecon history --seen shows them and marks them as seen\n"), "{shown}");
     assert!(shown.ends_with("switches   microphone on, speaker on, do not disturb\n"), "{shown}");
     let quiet = status(&json!({ "held": [], "missed": 0, "do_not_disturb": false }));
     assert!(!quiet.contains("missed") && !quiet.contains("on hold") && !quiet.contains("disturb"), "{quiet}");
@@ -177,7 +177,7 @@ fn every_event_of_the_daemon_is_a_sentence() {
         (json!({ "event": "call_invited", "call": "c", "invitees": [bob] }), "c you invited bob"),
         (
             json!({ "event": "call_silenced", "call": "c", "from": bob, "participants": [bob], "known": true }),
-            "c did not ring, do not disturb is on: bob, with bob",
+            "c did not ring, do not disturb is on: bob",
         ),
         (
             json!({ "event": "call_interrupted", "call": "c", "from": bob }),
@@ -189,7 +189,7 @@ fn every_event_of_the_daemon_is_a_sentence() {
         ),
         (
             json!({ "event": "participant_media", "call": "c", "did": bob, "muted": false, "deafened": false, "on_hold": true }),
-            "c bob microphone on, speaker on, has put the call on hold",
+            "c bob: microphone on, speaker on, has put the call on hold",
         ),
         (json!({ "event": "do_not_disturb_changed", "on": true }), "do not disturb on"),
         (json!({ "event": "talked_while_muted" }), "you are talking, and your microphone is off"),
@@ -234,10 +234,12 @@ fn what_a_stranger_wrote_is_escaped_everywhere() {
 fn events_are_sentences_with_names() {
     let names = Names::of(&json!({ "contacts": [{ "did": "did:key:zBob", "name": "bob" }] }));
     let names = names.with_own(&json!({ "did": "did:key:zMe" }));
-    let rang = json!({ "seq": 12, "time_ms": 3_661_000, "event": "call_rang", "call": "0b1e0f3a-5d0c", "from": "did:key:zBob", "participants": ["did:key:zBob", "did:key:zMe"], "known": false });
-    assert_eq!(event(&rang, &names), "01:01:01Z    12  0b1e0f3a rings: bob (not a contact), with bob, you\n");
+    let rang = json!({ "seq": 12, "time_ms": 3_661_000, "event": "call_rang", "call": "0b1e0f3a-5d0c", "from": "did:key:zBob", "participants": ["did:key:zBob", "did:key:zMe", "did:key:zEve"], "known": false });
+    assert_eq!(event(&rang, &names), "01:01:01Z    12  0b1e0f3a rings: bob (not a contact), with did:key:zEve\n");
     let joined = json!({ "event": "call_joined", "call": "c" });
     assert_eq!(step(&joined, &names), "c you are in\n");
+    let told = json!({ "event": "participant_media", "call": "c", "did": "did:key:zBob", "muted": false, "deafened": false, "on_hold": false });
+    assert_eq!(step(&told, &names), "", "of a call that is waited for only what leads to somebody being there");
     let changed = json!({ "event": "participant_changed", "call": "c", "did": "did:key:zBob", "state": "on_hold" });
     assert_eq!(step(&changed, &names), "bob on hold\n");
 }

@@ -113,6 +113,21 @@ fn bad_parameters_say_what_is_wrong() {
 }
 
 #[test]
+fn a_refusal_never_repeats_all_of_what_was_sent() {
+    let long = "é".repeat(20_000);
+    for (method, params) in [
+        ("call.offer", format!(r#"{{"who":"{long}"}}"#)),
+        ("events.mark", format!(r#"{{"seq":"{long}"}}"#)),
+        ("call.join", format!(r#"{{"{long}":1}}"#)),
+        ("events.watch", format!(r#"{{"{long}":1}}"#)),
+        (long.as_str(), "{}".to_owned()),
+    ] {
+        let (_, _, message) = refused(&request(method, &params));
+        assert!(message.chars().count() < 400 && message.contains("éé"), "{} characters", message.chars().count());
+    }
+}
+
+#[test]
 fn a_bad_notification_gets_no_answer() {
     for line in [r#"{"jsonrpc":"2.0","method":"call.ofer"}"#, r#"{"jsonrpc":"2.0","method":"call.offer","params":{}}"#]
     {

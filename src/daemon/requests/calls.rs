@@ -11,8 +11,8 @@ use crate::{
         views,
     },
     proto::{
-        id::CallId,
-        io::{Former, Now, Reply, Request, RequestError},
+        id::{CallId, Did},
+        io::{Former, Now, ParticipantState, Reply, Request, RequestError},
         signal::{Decline, DeclineReason, Settings},
     },
 };
@@ -54,8 +54,29 @@ impl Daemon {
     pub(super) fn invite(&mut self, call: Option<&str>, who: &[String], now: Now) -> Answer {
         let invitees = resolve::invitees(who, &self.did, self.people.contacts())?;
         let call = self.find(call, Verb::Invite)?;
+        let present = self.present(call);
         self.ask(Request::Invite { call, invitees: invitees.clone() }, now)?;
-        Ok(json!({ "call": call, "invitees": invitees }))
+        let asked: Vec<Did> = invitees.into_iter().filter(|did| !present.contains(did)).collect();
+        Ok(json!({ "call": call, "invitees": asked }))
+    }
+
+    /// Who is in the call: they need no invitation.
+    fn present(&self, call: CallId) -> Vec<Did> {
+        let calls = self.node.calls();
+        let participants = calls.iter().filter(|view| view.call == call).flat_map(|view| &view.participants);
+        let present = participants.filter(|one| match one.state {
+            ParticipantState::Connecting
+            | ParticipantState::Joined
+            | ParticipantState::Reconnecting
+            | ParticipantState::OnHold => true,
+            ParticipantState::Invited
+            | ParticipantState::Ringing
+            | ParticipantState::Declined
+            | ParticipantState::Unreachable
+            | ParticipantState::Expired
+            | ParticipantState::Left => false,
+        });
+        present.map(|one| one.did.clone()).collect()
     }
 
     /// The switch works without the disk; only that it outlives the daemon needs one, and the store tells when it fails.

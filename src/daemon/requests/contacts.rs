@@ -102,7 +102,8 @@ impl Daemon {
             self.apply_gains();
             self.tell(Event::VolumeChanged { did: did.clone(), percent, blocked }, now);
         }
-        Ok(json!({ "did": did, "volume_percent": percent, "audio_blocked": blocked }))
+        let name = self.people.name(&did);
+        Ok(json!({ "did": did, "name": name, "volume_percent": percent, "audio_blocked": blocked }))
     }
 
     fn contact(&self, did: &str, name: &str, address: Option<&str>) -> Result<Contact, Failure> {

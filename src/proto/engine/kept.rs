@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, MAX_JOINED, MAX_PAST, MEET_PATIENCE};
+use super::{Arrival, Engine, MAX_JOINED, MAX_PAST, MEET_PATIENCE};
 use crate::proto::{
     call::{Call, Phase, Presence},
     id::{CallId, Did},
@@ -113,13 +113,13 @@ impl Engine {
         }
         self.make_way(former, now)?;
         if let Some((kept, _)) = self.past.remove(&id) {
-            self.come_back(kept, false, now);
+            self.come_back(kept, false, Arrival::Wanted, now);
         }
         Ok(())
     }
 
     /// A new stay in a call that may go on without this device. Who is in it answers the Join.
-    fn come_back(&mut self, kept: KeptCall, on_hold: bool, now: Now) {
+    fn come_back(&mut self, kept: KeptCall, on_hold: bool, arrival: Arrival, now: Now) {
         let id = kept.ticket.call;
         let until = now.mono + MEET_PATIENCE;
         let here = kept.from == self.config.did;
@@ -140,7 +140,7 @@ impl Engine {
                 self.output(Output::Dial(did, contact));
             }
         }
-        self.enter(id, on_hold, now);
+        self.enter(id, on_hold, arrival, now);
     }
 
     /// The daemon starts with what it wrote down.
@@ -163,7 +163,7 @@ impl Engine {
                 }
                 Standing::In { on_hold } if rejoin && self.joined() < MAX_JOINED => {
                     let on_hold = on_hold || self.active_call().is_some();
-                    self.come_back(kept, on_hold, now);
+                    self.come_back(kept, on_hold, Arrival::Unasked, now);
                 }
                 Standing::In { .. } => {
                     kept.standing = Standing::Past(now.unix_ms);
@@ -217,7 +217,7 @@ impl Engine {
         }
         self.outbox
             .drop_where(|outgoing| outgoing.signal.call == id && !matches!(outgoing.signal.body, Body::Offer(_)));
-        self.join(id, now);
+        self.join(id, Arrival::Unasked, now);
         self.announce(id, now.mono);
         for did in &present {
             if let Some(peer) = self.peer_mut(id, did) {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    EARLY_CANCEL_KEPT, EarlyCancel, Effect, Engine, MAX_EARLY_CANCELS, MAX_JOINED, MAX_RINGING, MAX_RINGING_STRANGERS,
-    MAX_STRANGERS, STRANGER_WINDOW, STRANGERS_BURST, STRANGERS_PAUSE,
+    Arrival, EARLY_CANCEL_KEPT, EarlyCancel, Effect, Engine, MAX_EARLY_CANCELS, MAX_JOINED, MAX_RINGING,
+    MAX_RINGING_STRANGERS, MAX_STRANGERS, STRANGER_WINDOW, STRANGERS_BURST, STRANGERS_PAUSE,
 };
 use crate::{
     config::{AutoAccept, WhoMayRing},
@@ -88,7 +88,7 @@ impl Engine {
             && self.accepts_unasked(call)
             && self.make_way(Former::Hold, now).is_ok()
         {
-            self.enter(call, false, now);
+            self.enter(call, false, Arrival::Wanted, now);
         }
     }
 
@@ -243,7 +243,7 @@ impl Engine {
     fn supersede(&mut self, own: CallId, winner: CallId, now: Now) {
         let on_hold = self.calls.get(&own).is_some_and(|call| call.on_hold);
         self.end_call_with(own, EndReason::Superseded, CancelReason::SupersededBy(winner), now);
-        self.enter(winner, on_hold, now);
+        self.enter(winner, on_hold, Arrival::Wanted, now);
     }
 
     fn accepts_unasked(&self, call: CallId) -> bool {
@@ -296,7 +296,7 @@ impl Engine {
                 CancelReason::SupersededBy(winner) => {
                     self.end_call(call, EndReason::Superseded, now);
                     if joined && self.is_same_call(call, winner) {
-                        self.enter(winner, on_hold, now);
+                        self.enter(winner, on_hold, Arrival::Wanted, now);
                     }
                 }
             },

@@ -7,7 +7,7 @@ use std::{
 
 use rand::RngExt;
 
-use super::{Effect, Engine, MAX_JOINED};
+use super::{Arrival, Effect, Engine, MAX_JOINED, UNASKED_SPREAD};
 use crate::proto::{
     call::{Call, HelloWindow, Member, Phase, Presence},
     id::{CallId, Did, Instance},
@@ -37,7 +37,7 @@ impl Engine {
             Request::Deafen(deafened) => Ok(self.set_media(self.muted, deafened, now.mono)),
             Request::SetDoNotDisturb(on) => Ok(self.set_do_not_disturb(on)),
             Request::SetContacts(contacts) => Ok(self.set_contacts(contacts, now)),
-            Request::SetContact(contact) => Ok(self.set_contact(contact)),
+            Request::SetAddresses(contact) => Ok(self.set_addresses(contact)),
             Request::Restore { calls, rejoin } => Ok(self.restore(calls, rejoin, now)),
             Request::Shutdown => Ok(self.shut_down(now)),
         };
@@ -58,7 +58,7 @@ impl Engine {
         let id = CallId::derive(&me, &settings, &key.0);
         let ticket = Ticket { call: id, creator: me.clone(), settings, key, chain: Vec::new() };
         self.add_call(ticket, me, invitees.clone(), now.mono + self.config.ring);
-        self.join(id, now);
+        self.join(id, Arrival::Wanted, now);
         self.send_offers(id, &invitees, now.mono);
         self.announce(id, now.mono);
         self.keep(id, now);
@@ -153,7 +153,7 @@ impl Engine {
             return Err(RequestError::NotRinging);
         }
         self.make_way(former, now)?;
-        self.enter(id, false, now);
+        self.enter(id, false, Arrival::Wanted, now);
         Ok(())
     }
 
@@ -175,11 +175,11 @@ impl Engine {
     }
 
     /// This device is in the call from now on, on hold or as the active one; there must be no other active one then.
-    pub(super) fn enter(&mut self, id: CallId, on_hold: bool, now: Now) {
+    pub(super) fn enter(&mut self, id: CallId, on_hold: bool, arrival: Arrival, now: Now) {
         if let Some(call) = self.calls.get_mut(&id) {
             call.on_hold = on_hold;
         }
-        self.join(id, now);
+        self.join(id, arrival, now);
         self.announce(id, now.mono);
         let joined = self.calls.get(&id).and_then(Call::instance).map(|instance| instance.number);
         self.tell_own_devices(id, joined, now.mono);
@@ -289,12 +289,16 @@ impl Engine {
     /// Who is blocked now is out of every call, as far as this device is concerned.
     fn set_contacts(&mut self, contacts: Vec<(Did, Policy)>, now: Now) -> Reply {
         self.effects.push_back(Effect::SetContacts(super::acquainted(&contacts)));
-        self.contacts = contacts.into_iter().collect();
+        let former = std::mem::replace(&mut self.contacts, contacts.into_iter().collect());
         let calls: Vec<CallId> = self.calls.keys().copied().collect();
         for id in calls {
+            for (did, _) in former.iter().filter(|(_, policy)| **policy == Policy::Block) {
+                if !self.is_blocked(did) {
+                    self.meet_again(id, did, now);
+                }
+            }
             for did in self.present(id) {
                 if self.is_blocked(&did) {
-                    // Taken back, it is met again.
                     self.count_as_left(id, &did, now.mono);
                 }
             }
@@ -310,7 +314,15 @@ impl Engine {
         Reply::Done
     }
 
-    fn set_contact(&mut self, contact: Contact) -> Reply {
+    /// Who was blocked for a while may still be there; if it is not, that is noticed as with everybody.
+    fn meet_again(&mut self, id: CallId, did: &Did, now: Now) {
+        let member = self.calls.get(&id).and_then(|call| call.members.get(did));
+        if let Some(Presence::Out { instance, lost: Some(_) }) = member.map(|member| &member.presence) {
+            self.revive(id, did, *instance, now);
+        }
+    }
+
+    fn set_addresses(&mut self, contact: Contact) -> Reply {
         self.contact = Some(contact);
         Reply::Done
     }
@@ -380,10 +392,13 @@ impl Engine {
     }
 
     /// Begins the own stay in the call, numbered above every other of the own DID that is known.
-    pub(super) fn join(&mut self, id: CallId, now: Now) {
+    pub(super) fn join(&mut self, id: CallId, arrival: Arrival, now: Now) {
         let Some(call) = self.calls.get_mut(&id) else { return };
         let above = if mutant!(StayNotAbove) { 0 } else { call.stay.saturating_add(1) };
-        call.stay = now.unix_ms.max(above);
+        call.stay = match arrival {
+            Arrival::Wanted => now.unix_ms.max(above),
+            Arrival::Unasked => above.saturating_add(self.rng.random_range(0..UNASKED_SPREAD)),
+        };
         let instance = Instance { number: call.stay, device: self.config.device };
         call.phase = Phase::Joined { instance };
         call.hello.open(now.mono);

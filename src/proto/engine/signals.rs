@@ -241,7 +241,7 @@ impl Engine {
     }
 
     /// A participant that counted as left for want of a network speaks again.
-    fn revive(&mut self, call: CallId, from: &Did, instance: Instance, now: Now) {
+    pub(super) fn revive(&mut self, call: CallId, from: &Did, instance: Instance, now: Now) {
         let member = self.calls.get(&call).and_then(|call| call.members.get(from));
         if let Some(Member { presence: Presence::Out { instance: former, lost: Some(state) }, .. }) = member
             && *former == instance
@@ -263,6 +263,7 @@ impl Engine {
             // The same word again; it may have been invited anew since.
             return;
         }
+        let left = if mutant!(LeaveForGood) { Instance { number: u64::MAX, ..left } } else { left };
         member.left = Some(left);
         if member.peer().is_some_and(|peer| peer.instance > left) {
             return;

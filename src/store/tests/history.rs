@@ -84,6 +84,18 @@ fn a_call_from_here_has_a_row_from_its_offer_to_its_end() {
 }
 
 #[test]
+fn a_call_from_here_is_joined_when_its_first_participant_is_there() {
+    let mut told = Told::new();
+    let changed = |number, state| Event::ParticipantChanged { call: call(1), did: did(number), state };
+    told.tell(100, offered(1));
+    told.tell(110, changed(1, ParticipantState::Connecting));
+    assert_eq!(told.only().joined_ms, None);
+    told.tell(120, changed(1, ParticipantState::Joined));
+    told.tell(130, changed(2, ParticipantState::Joined));
+    assert_eq!(told.only().joined_ms, Some(120));
+}
+
+#[test]
 fn a_missed_call_has_its_caller_and_no_joining() {
     let mut told = Told::new();
     told.tell(100, Event::CallRang { call: call(1), from: did(1), participants: vec![did(1), own()], known: false });
