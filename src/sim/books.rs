@@ -39,6 +39,7 @@ impl World {
                 self.coverage.mark(Mark::Invited);
                 self.nodes[ix].refused_by.retain(|(refused, did)| refused != call || !invitees.contains(did));
                 // A new invitation rings anew.
+                self.ledger.borrow_mut().police.invited_anew(*call, &self.dids[ix]);
                 let invited = (0..self.nodes.len()).filter(|node| invitees.contains(&self.dids[*node]));
                 invited.for_each(|node| self.nodes[node].rang_by.retain(|(rang, _)| rang != call));
             }

@@ -104,7 +104,13 @@ impl World {
             others.into_iter().map(|did| (did.clone(), Policy::Ask)).collect()
         };
         let span_ms = self.setup.max_skew_ms;
-        let skew_ms = chance.between(0, 2 * span_ms) as i64 - span_ms as i64;
+        let chance = &mut self.agenda.chance;
+        let skew_ms = if first < ix {
+            // A device that is far behind another of its DID cannot outbid the other's last stay, of which it knows nothing.
+            self.nodes[first].clock.skew_ms + chance.below(200) as i64
+        } else {
+            chance.between(0, 2 * span_ms) as i64 - span_ms as i64
+        };
         let device = DeviceId([ix as u8 + 1; 16]);
         SimNode {
             node: self.birth(ix, device, &contacts, Vec::new()),

@@ -75,6 +75,13 @@ impl Police {
         self.suspect(did, device).elsewhere.remove(&call);
     }
 
+    /// Who took an invitation back invites anew.
+    pub fn invited_anew(&mut self, call: CallId, from: &Did) {
+        for suspect in self.suspects.values_mut() {
+            suspect.cancels.remove(&(call, from.clone()));
+        }
+    }
+
     /// Whether that call rings although its inviter took it back, as the device has heard.
     pub fn was_cancelled(&self, did: &Did, device: DeviceId, call: CallId, from: &Did, now: Now) -> bool {
         let suspect = self.suspects.get(&(did.clone(), device));

@@ -157,7 +157,10 @@ impl World {
         }
         if let Some(by_ms) = self.setup.clock_jump_ms {
             let (at_us, node) = (agenda.chance.below(wild_us), agenda.chance.below(count) as usize);
-            agenda.at(at_us, Happening::ClockJump { node, by_ms });
+            let owners = &self.setup.owners;
+            if owners.iter().filter(|owner| **owner == owners[node]).count() == 1 {
+                agenda.at(at_us, Happening::ClockJump { node, by_ms });
+            }
         }
         if self.setup.insider {
             let at_us = agenda.chance.below(wild_us);

@@ -302,12 +302,16 @@ impl Engine {
     /// Who is blocked now is out of every call, as far as this device is concerned.
     fn set_contacts(&mut self, contacts: Vec<(Did, Policy)>, now: Now) -> Reply {
         self.effects.push_back(Effect::SetContacts(super::acquainted(&contacts)));
-        self.contacts = contacts.into_iter().collect();
+        let former = std::mem::replace(&mut self.contacts, contacts.into_iter().collect());
         let calls: Vec<CallId> = self.calls.keys().copied().collect();
         for id in calls {
+            for (did, _) in former.iter().filter(|(_, policy)| **policy == Policy::Block) {
+                if !self.is_blocked(did) {
+                    self.meet_again(id, did, now);
+                }
+            }
             for did in self.present(id) {
                 if self.is_blocked(&did) {
-                    // Taken back, it is met again.
                     self.count_as_left(id, &did, now.mono);
                 }
             }
@@ -321,6 +325,14 @@ impl Engine {
             }
         }
         Reply::Done
+    }
+
+    /// Who was blocked for a while may still be there; if it is not, that is noticed as with everybody.
+    fn meet_again(&mut self, id: CallId, did: &Did, now: Now) {
+        let member = self.calls.get(&id).and_then(|call| call.members.get(did));
+        if let Some(Presence::Out { instance, lost: Some(_) }) = member.map(|member| &member.presence) {
+            self.revive(id, did, *instance, now);
+        }
     }
 
     fn set_addresses(&mut self, contact: Contact) -> Reply {

@@ -246,7 +246,7 @@ impl Engine {
     }
 
     /// A participant that counted as left for want of a network speaks again.
-    fn revive(&mut self, call: CallId, from: &Did, instance: Instance, now: Now) {
+    pub(super) fn revive(&mut self, call: CallId, from: &Did, instance: Instance, now: Now) {
         let member = self.calls.get(&call).and_then(|call| call.members.get(from));
         if let Some(Member { presence: Presence::Out { instance: former, lost: Some(state) }, .. }) = member
             && *former == instance
