@@ -28,7 +28,10 @@ impl Engine {
         let present = self.present(id);
         let invited = self.invited(id, now.mono);
         self.retire(id, reason, now);
-        self.outbox.drop_where(|outgoing| outgoing.signal.call == id);
+        // That this stay was taken is still to be heard by the other devices of the DID: one of them may be in a lower one.
+        let elsewhere = reason == EndReason::AnsweredElsewhere;
+        let moot = |body: &Body| elsewhere || !matches!(body, Body::Answered(_));
+        self.outbox.drop_where(|outgoing| outgoing.signal.call == id && moot(&outgoing.signal.body));
         for did in &present {
             self.stop_leg(id, did, now.mono);
         }
