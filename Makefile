@@ -52,7 +52,7 @@ simulate: ## whole calls in virtual time from SEEDS seeds, FIRST and on; with an
 		test --locked --lib -- --nocapture sim::random_worlds
 
 .PHONY: soak
-soak: ## everything that must be right each time, many times (about half an hour, on a machine that does nothing else)
+soak: ## everything that must be right each time, many times (a few minutes, on a machine that does nothing else)
 	@scripts/setup test
 	TELECON_SOAK=1 $(CARGO) test --locked --test it -- soak:: --nocapture --test-threads=1
 	$(CARGO) test --locked --lib -- leg::tests::measurements --ignored --nocapture --test-threads=1

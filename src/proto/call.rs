@@ -166,6 +166,8 @@ pub struct Member {
     pub attempts: Option<(Instance, u32)>,
     /// The state that clients were told last.
     pub shown: ParticipantState,
+    /// What clients were told last of its microphone and ears (without the version), and until when they are told no more.
+    pub media_shown: (MediaState, Option<Instant>),
     /// Its latest messages.
     pub heard: Recent<MessageId>,
 }
@@ -248,6 +250,7 @@ impl Member {
             left: None,
             attempts: None,
             shown: ParticipantState::Invited,
+            media_shown: (MediaState::default(), None),
             heard: Recent::new(REMEMBERED_MESSAGES),
         }
     }
@@ -272,6 +275,12 @@ impl Member {
     /// The leg to it, while there is one.
     pub fn leg(&self) -> Option<&Leg> {
         self.peer()?.leg.as_ref()
+    }
+
+    /// What clients have to be told of its microphone and ears.
+    pub fn unshown_media(&self) -> Option<MediaState> {
+        let media = MediaState { version: 0, ..self.peer()?.state };
+        (media != self.media_shown.0).then_some(media)
     }
 
     /// The state to show.

@@ -56,6 +56,8 @@ const MEET_PATIENCE: Duration = Duration::from_secs(30);
 /// Stays that begin unasked are numbered so far apart at most: where the last one was not written down, the next must
 /// hardly ever be numbered the same. A user needs longer to go to another device than these milliseconds.
 const UNASKED_SPREAD: u64 = 1_000;
+/// Clients hear of the same participant's microphone and ears no oftener: who switches all the time fills no journal.
+const MEDIA_PAUSE: Duration = Duration::from_secs(1);
 /// How long the last signals of a call are repeated.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -285,7 +287,7 @@ impl Engine {
             }
             Phase::Ended { .. } => {}
         }
-        self.show_changes(id);
+        self.show_changes(id, now.mono);
         // It may have ended just now.
         if let Some(Call { phase: Phase::Ended { until, .. }, .. }) = self.calls.get(&id)
             && (*until <= now.mono || !self.outbox.any(|outgoing| outgoing.signal.call == id))
@@ -365,7 +367,7 @@ impl Engine {
         self.broadcast(id, Body::Hello(super::signal::Presence { instance, state, contact: None }));
     }
 
-    fn show_changes(&mut self, id: CallId) {
+    fn show_changes(&mut self, id: CallId, now: Instant) {
         // Before this device is in the call, nobody is connecting to it.
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.instance().is_some()) else { return };
         for (did, member) in &mut call.members {
@@ -373,6 +375,14 @@ impl Engine {
             if state != member.shown {
                 member.shown = state;
                 let event = Event::ParticipantChanged { call: id, did: did.clone(), state };
+                self.effects.push_back(Effect::Output(Output::Event(event)));
+            }
+            if let Some(media) =
+                member.unshown_media().filter(|_| member.media_shown.1.is_none_or(|until| until <= now))
+            {
+                member.media_shown = (media, Some(now + MEDIA_PAUSE));
+                let (did, MediaState { muted, deafened, on_hold, .. }) = (did.clone(), media);
+                let event = Event::ParticipantMedia { call: id, did, muted, deafened, on_hold };
                 self.effects.push_back(Effect::Output(Output::Event(event)));
             }
         }
@@ -422,7 +432,9 @@ impl Engine {
                 let legs = call.members.values().filter_map(|member| member.peer()?.leg.as_ref());
                 let legs =
                     legs.flat_map(|leg| [leg.deadline(), leg.down_since().map(|since| since + self.config.reconnect)]);
-                let times = [expiry, call.hello.deadline(), self.lonely_until(call)];
+                let unshown = call.members.values().filter(|member| member.unshown_media().is_some());
+                let media = unshown.filter_map(|member| member.media_shown.1).min();
+                let times = [expiry, media, call.hello.deadline(), self.lonely_until(call)];
                 times.into_iter().chain(legs).flatten().min()
             }
         }

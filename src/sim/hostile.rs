@@ -37,6 +37,8 @@ struct Victim {
     opened: BTreeSet<CallId>,
     legs_opened: usize,
     offers_sent: usize,
+    media_told: usize,
+    told_muted: bool,
 }
 
 impl Victim {
@@ -67,6 +69,8 @@ impl Victim {
             opened: BTreeSet::new(),
             legs_opened: 0,
             offers_sent: 0,
+            media_told: 0,
+            told_muted: false,
         };
         victim.drain();
         victim
@@ -80,6 +84,10 @@ impl Victim {
                 Effect::CloseCall(call) => drop(self.opened.remove(&call)),
                 Effect::Send(outgoing) if matches!(outgoing.signal.body, Body::Offer(_)) => self.offers_sent += 1,
                 Effect::Output(Output::Event(Event::CallRang { .. })) => self.rang += 1,
+                Effect::Output(Output::Event(Event::ParticipantMedia { muted, .. })) => {
+                    self.media_told += 1;
+                    self.told_muted = muted;
+                }
                 Effect::Output(Output::Event(Event::CallSilenced { .. })) => self.silenced += 1,
                 Effect::Output(Output::Leg(_, LegCommand::Open { .. })) => self.legs_opened += 1,
                 Effect::Output(Output::Leg(id, LegCommand::Close)) => {
@@ -551,4 +559,20 @@ fn nobody_meets_oneself_in_a_call_whose_record_was_changed() {
     victim.ask(Request::Restore { calls, rejoin: true });
     let others: Vec<Did> = victim.engine.calls()[0].participants.iter().map(|other| other.did.clone()).collect();
     assert_eq!(others, [friend]);
+}
+
+#[test]
+fn a_participant_who_switches_its_microphone_all_the_time_is_told_of_once_a_second() {
+    let mut victim = Victim::new(AutoAccept::None);
+    let mallory = victim.others[1].clone();
+    let (call, stay) = victim.in_call_with(&mallory);
+    for version in 1..=1_001 {
+        let state = MediaState { version, muted: version % 2 == 1, ..MediaState::default() };
+        victim.hear(&mallory, Some(stay), Sealing::Pairwise, call, Body::State(state));
+        victim.pass(Duration::from_millis(10));
+    }
+    assert!((5..=12).contains(&victim.media_told), "told {} times in 10 s", victim.media_told);
+    victim.pass(Duration::from_secs(1));
+    let views = victim.engine.calls();
+    assert!(views[0].participants[0].muted && victim.told_muted, "the last word counts");
 }

@@ -139,7 +139,6 @@ impl Engine {
             let to_it = outgoing.signal.call == call && outgoing.to.as_ref() == Some(from);
             to_it && !matches!(outgoing.signal.body, Body::Join(_))
         });
-        self.show_media(call, from);
         let joined = matches!(phase, Phase::Joined { .. });
         if joined {
             // It may have been invited by somebody else.
@@ -158,16 +157,6 @@ impl Engine {
         let Some(peer) = member.and_then(Member::peer_mut) else { return };
         if state.version > peer.state.version || mutant!(OldStateCounts) {
             peer.state = state;
-            self.show_media(call, from);
-        }
-    }
-
-    fn show_media(&mut self, call: CallId, did: &Did) {
-        let known = self.calls.get(&call).filter(|call| call.is_alive());
-        let Some(peer) = known.and_then(|call| call.members.get(did)?.peer()) else { return };
-        let MediaState { version, muted, deafened, on_hold } = peer.state;
-        if version > 0 {
-            self.output(Output::Event(Event::ParticipantMedia { call, did: did.clone(), muted, deafened, on_hold }));
         }
     }
 
