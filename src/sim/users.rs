@@ -143,6 +143,10 @@ fn change_mind(sight: &Sight<'_>, chance: &mut Chance) -> Request {
     }
     let mut contacts = sight.contacts.to_vec();
     let at = chance.below(contacts.len() as u64) as usize;
+    if contacts[at].1 == Policy::Block {
+        // Taking it back during a call is for scenarios: what was said in between may be lost.
+        return Request::SetDoNotDisturb(false);
+    }
     contacts[at].1 = *chance.pick(&[Policy::Ask, Policy::Ask, Policy::Allow, Policy::Block]);
     Request::SetContacts(contacts)
 }
