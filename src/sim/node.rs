@@ -41,6 +41,8 @@ pub struct SimNode {
     pub rang: BTreeMap<CallId, u32>,
     /// By whom.
     pub rang_by: BTreeSet<(CallId, Did)>,
+    /// How often somebody in the call asked this person into it later on, without a ring so far.
+    pub asked_anew: BTreeMap<CallId, u32>,
     /// When each stranger rang last, in µs.
     pub strangers: BTreeMap<Did, u64>,
     /// Who said no to an invitation of this device.
@@ -122,6 +124,7 @@ impl World {
             ended: BTreeMap::new(),
             rang: BTreeMap::new(),
             rang_by: BTreeSet::new(),
+            asked_anew: BTreeMap::new(),
             strangers: BTreeMap::new(),
             refused_by: BTreeSet::new(),
             superseded: false,

@@ -155,7 +155,7 @@ impl Engine {
         for (did, Asked { offer, until_ms }) in asked {
             let left_ms = until_ms.saturating_sub(now.unix_ms);
             if left_ms >= LEAST_RING_MS && !self.is_blocked(&did) {
-                let until = now.mono + Duration::from_millis(left_ms).min(super::offers::longest_ring());
+                let until = now.mono + Duration::from_millis(left_ms).min(self.config.ring);
                 self.expect_answer(id, &did, offer, until);
                 self.send_offer(id, &did, now.mono);
             }
