@@ -364,7 +364,7 @@ impl Engine {
             return call.hello.close();
         }
         let state = self.media_state(id);
-        self.broadcast(id, Body::Hello(super::signal::Presence { instance, state, contact: None }));
+        self.broadcast(id, Body::Hello(super::signal::Presence { instance, state, contact: None, granted_by: None }));
     }
 
     fn show_changes(&mut self, id: CallId, now: Instant) {

@@ -251,6 +251,9 @@ pub struct Presence {
     pub state: MediaState,
     /// Only in `Join`, as far as the privacy settings allow.
     pub contact: Option<Contact>,
+    /// Whose invitation let the participant in, as the join block proves; `None`: it made the call, or the signal is on its
+    /// way out.
+    pub granted_by: Option<Did>,
 }
 
 /// Which half of the SDP exchange (RFC 8829).

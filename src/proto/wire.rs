@@ -515,7 +515,8 @@ impl WirePresence {
     fn into_presence(self) -> Result<(Presence, Vec<u8>), WireError> {
         let (fields, _, _) = decode_block(&self.block)?;
         let contact = self.contact.map(Contact::from);
-        Ok((Presence { instance: fields.instance, state: self.state.into(), contact }, self.block))
+        let granted_by = fields.chain.last().map(|grant| grant.inviter.clone());
+        Ok((Presence { instance: fields.instance, state: self.state.into(), contact, granted_by }, self.block))
     }
 }
 

@@ -38,6 +38,10 @@ impl World {
             Event::CallInvited { call, invitees } => {
                 self.coverage.mark(Mark::Invited);
                 self.nodes[ix].refused_by.retain(|(refused, did)| refused != call || !invitees.contains(did));
+                // Who said no to one may say yes to another.
+                for did in invitees {
+                    self.asked_later.insert((*call, did.clone()));
+                }
                 // A new invitation rings anew.
                 self.ledger.borrow_mut().police.invited_anew(*call, &self.dids[ix]);
                 let invited = (0..self.nodes.len()).filter(|node| invitees.contains(&self.dids[*node]));

@@ -146,7 +146,7 @@ impl Victim {
 
     fn hear_join(&mut self, from: &Did, call: CallId, number: u64) -> Instance {
         let instance = Instance { number, device: DeviceId([9; 16]) };
-        let join = Body::Join(Presence { instance, state: MediaState::default(), contact: None });
+        let join = Body::Join(Presence { instance, state: MediaState::default(), contact: None, granted_by: None });
         self.hear(from, Some(instance), Sealing::Envelope, call, join);
         instance
     }

@@ -89,7 +89,7 @@ impl World {
         let instance = Instance { number, device };
         let attempt = *chance.pick(&[0, 1, 2, 7, u32::MAX]);
         let state = MediaState { version: attempt, muted: true, deafened: false, on_hold: chance.percent(50) };
-        let presence = Presence { instance, state, contact: None };
+        let presence = Presence { instance, state, contact: None, granted_by: None };
         match chance.below(14) {
             0 => (Sealing::Envelope, offer),
             1 => (Sealing::Envelope, Body::Cancel(CancelReason::Cancelled)),

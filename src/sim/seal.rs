@@ -241,7 +241,8 @@ impl FreeSeal {
 impl Seal for FreeSeal {
     fn open_call(&mut self, ticket: &Ticket) {
         let keys = CallKeys { ticket: ticket.clone(), own: None, peers: BTreeMap::new() };
-        self.calls.entry(ticket.call).or_insert(keys);
+        // Who is invited anew holds another ticket.
+        self.calls.entry(ticket.call).or_insert(keys).ticket = ticket.clone();
     }
 
     fn join(&mut self, call: CallId, instance: Instance) {
@@ -292,6 +293,9 @@ impl Seal for FreeSeal {
             let mut signal = sealed.outgoing.signal.clone();
             if let Body::Offer(offer) = &mut signal.body {
                 offer.ticket.chain.clone_from(&sealed.chain);
+            }
+            if let Body::Join(presence) | Body::Hello(presence) = &mut signal.body {
+                presence.granted_by = sealed.chain.last().map(|grant| grant.inviter.clone());
             }
             Incoming { from: sealed.from.clone(), instance: sealed.instance, sealing: sealed.outgoing.sealing, signal }
         };

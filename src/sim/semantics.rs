@@ -152,6 +152,22 @@ fn who_said_no_can_be_asked_again() {
 }
 
 #[test]
+fn who_refuses_one_and_accepts_another_is_met_by_both() {
+    for real_seal in [false, true] {
+        let mut stage = Stage::with(Setup { real_seal, ..Setup::calm(3) });
+        let call = stage.call(0, &[1]);
+        assert_eq!(invite(&mut stage, 0, call, &[2]), Ok(Reply::Done));
+        stage.until(1, "it rings", |stage| stage.rings(2));
+        assert_eq!(stage.ask(2, Request::Reject(call, DeclineReason::Declined.into())), Ok(Reply::Done));
+        stage.until(1, "the inviter knows", |stage| stage.shown(0, call, 2) == Some(ParticipantState::Declined));
+        assert_eq!(invite(&mut stage, 1, call, &[2]), Ok(Reply::Done));
+        stage.until(2, "it rings again", |stage| stage.rings(2));
+        stage.accept(2, call);
+        stage.until(5, "all hear each other", |stage| stage.all_hear_each_other(&[0, 1, 2], call));
+    }
+}
+
+#[test]
 fn one_who_is_invited_by_two_rings_until_both_took_it_back() {
     let mut stage = Stage::of(4);
     let call = stage.call(0, &[1, 2]);

@@ -224,7 +224,7 @@ fn offer(from: &Did, to: &Did, ticket: Ticket) -> Body {
 
 fn presence(number: u64) -> Presence {
     let instance = Instance { number, device: DeviceId([9; 16]) };
-    Presence { instance, state: MediaState::default(), contact: None }
+    Presence { instance, state: MediaState::default(), contact: None, granted_by: None }
 }
 
 fn kind(body: &Body) -> &'static str {

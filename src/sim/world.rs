@@ -3,7 +3,7 @@
 //! It drives the same [`Node`] through the same doors as the daemon does: one `handle_*`, then `poll_output` until it is
 //! empty ([`super::drive`]). What is right is [`super::oracle`]'s to say; how bad things are, [`super::setup`]'s.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, rc::Rc, time::Duration};
 
 use crate::proto::{
     id::{CallId, Did},
@@ -75,6 +75,8 @@ pub struct World {
     pub people: Vec<Did>,
     /// Calls that were ever offered, for users who press on old ones.
     pub calls: Vec<CallId>,
+    /// Who was invited into which call by somebody who was in it already.
+    pub asked_later: BTreeSet<(CallId, Did)>,
     pub trace: Trace,
     /// What clients were told, where there is a trace.
     pub events: Vec<(NodeIx, Event)>,
@@ -107,6 +109,7 @@ impl World {
             ledger: Rc::default(),
             network,
             calls: Vec::new(),
+            asked_later: BTreeSet::new(),
             trace,
             events: Vec::new(),
             censor: None,

@@ -444,7 +444,8 @@ impl Engine {
             return;
         }
         let Some(instance) = self.calls.get(&id).and_then(Call::instance) else { return };
-        let presence = signal::Presence { instance, state: self.media_state(id), contact: self.contact.clone() };
+        let (state, contact) = (self.media_state(id), self.contact.clone());
+        let presence = signal::Presence { instance, state, contact, granted_by: None };
         // The own DID may have no other device.
         let persistence = if *to == self.config.did { Persistence::Patiently } else { Persistence::UntilAcked };
         self.post(id, to, Sealing::Envelope, Body::Join(presence), persistence, now);

@@ -77,7 +77,9 @@ impl Engine {
         }
         let until = known.ring_until;
         let member = known.members.entry(from.clone()).or_insert_with(|| Member::invited(false, until));
-        if matches!(member.presence, Presence::Declined(_)) && !mutant!(DeclinedComesIn) {
+        // It said no to the own invitation, not to somebody else's.
+        let by_another = presence.granted_by.as_ref().is_some_and(|inviter| *inviter != self.config.did);
+        if matches!(member.presence, Presence::Declined(_)) && !by_another && !mutant!(DeclinedComesIn) {
             // It said no to this invitation; a new one needs a new offer.
             return;
         }
@@ -240,7 +242,7 @@ impl Engine {
         if let Some(Member { presence: Presence::Out { instance: former, lost: Some(state) }, .. }) = member
             && *former == instance
         {
-            let presence = signal::Presence { instance, state: *state, contact: None };
+            let presence = signal::Presence { instance, state: *state, contact: None, granted_by: None };
             self.heard_of(call, from, presence, now);
         }
     }

@@ -92,7 +92,7 @@ fn instance(peer: &Peer, number: u64) -> Instance {
 }
 
 fn presence(instance: Instance) -> Presence {
-    Presence { instance, state: MediaState::default(), contact: None }
+    Presence { instance, state: MediaState::default(), contact: None, granted_by: None }
 }
 
 /// Where a message to that DID goes.

@@ -46,6 +46,7 @@ fn presence(contact: Option<Contact>) -> Presence {
         instance: instance(),
         state: MediaState { version: 3, muted: true, deafened: false, on_hold: false },
         contact,
+        granted_by: Some(person(1)),
     }
 }
 
