@@ -27,6 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tone;
+mod uplink;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -71,6 +72,8 @@ pub struct EncodedFrame {
     pub payload: Bytes,
     /// Sampling instant of its first sample, in 48 kHz units, wrapping; the RTP timestamp without offset.
     pub timestamp: u32,
+    /// Its length, in samples at 48 kHz.
+    pub samples: u32,
     /// The legs it was spoken to; no other may send it.
     pub to: Arc<BTreeSet<LegId>>,
 }
@@ -99,6 +102,8 @@ pub struct ReceivedPacket {
     pub timestamp: u32,
     /// An Opus packet.
     pub payload: Bytes,
+    /// It came a second time behind a later frame (RFC 2198): `sequence` is that frame's, and it stands for no packet.
+    pub copy: bool,
     /// When it was read from the socket.
     pub arrival: Instant,
 }

@@ -35,7 +35,7 @@ fn through_a_network(clip: &[f32], lost: impl Fn(usize) -> bool, delay_ms: impl 
         let arrival = epoch + Duration::from_secs_f64(((number + 1) as f64 * 20.0 + delay_ms(number)) / 1000.0);
         let (sequence, timestamp) = (number as u16, (number * FRAME_SAMPLES) as u32);
         if !lost(number) {
-            packets.push(ReceivedPacket { sequence, timestamp, payload, arrival });
+            packets.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival });
         }
     }
     packets.sort_by_key(|packet| packet.arrival);
@@ -164,14 +164,14 @@ impl Room {
         let limit = Instant::now() + Duration::from_secs(30);
         while !done(self) {
             assert!(Instant::now() < limit, "what was waited for did not happen");
-            let Ok(EncodedFrame { payload, timestamp, to }) = microphone.try_recv() else {
+            let Ok(EncodedFrame { payload, timestamp, to, .. }) = microphone.try_recv() else {
                 std::thread::yield_now();
                 std::thread::park_timeout(Duration::from_millis(1));
                 continue;
             };
             assert!(to.contains(&LegId(leg)));
             sequence = sequence.wrapping_add(1);
-            input.push(ReceivedPacket { sequence, timestamp, payload, arrival: Instant::now() });
+            input.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival: Instant::now() });
         }
     }
 }
@@ -312,7 +312,7 @@ fn the_null_backend_sends_silence_and_hears_legs() {
     wait("the first packet to be decoded", || {
         if let Ok(EncodedFrame { payload, timestamp, .. }) = microphone.try_recv() {
             sequence += 1;
-            input.push(ReceivedPacket { sequence, timestamp, payload, arrival: Instant::now() });
+            input.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival: Instant::now() });
         }
         while let Ok(event) = events.try_recv() {
             heard |= event == AudioEvent::FirstAudio(LegId(1));
@@ -365,7 +365,7 @@ fn what_twenty_milliseconds_cost() {
     for (number, payload) in payloads.iter().enumerate() {
         let (sequence, timestamp) = (number as u16, (number * FRAME_SAMPLES) as u32);
         let arrival = epoch + Duration::from_millis(20 * number as u64);
-        buffer.push(ReceivedPacket { sequence, timestamp, payload: payload.clone(), arrival });
+        buffer.push(ReceivedPacket { sequence, timestamp, payload: payload.clone(), copy: false, arrival });
         assert_ne!(buffer.pull(arrival + Duration::from_millis(10)), jitter::Pull::Conceal(1));
     }
     let jitter = per_frame(began);

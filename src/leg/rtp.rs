@@ -86,7 +86,12 @@ mod tests {
     use super::*;
 
     fn frame(timestamp: u32) -> EncodedFrame {
-        EncodedFrame { payload: Bytes::from_static(b"opus"), timestamp, to: Default::default() }
+        EncodedFrame {
+            payload: Bytes::from_static(b"opus"),
+            timestamp,
+            samples: FRAME_SAMPLES as u32,
+            to: Default::default(),
+        }
     }
 
     #[test]

@@ -512,7 +512,7 @@ impl Attempt {
         }
         self.meter.received(wire_bytes(&payload));
         let (sequence, timestamp) = (header.sequence_number, header.timestamp);
-        speaker.push(ReceivedPacket { sequence, timestamp, payload, arrival: Instant::now() });
+        speaker.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival: Instant::now() });
     }
 }
 

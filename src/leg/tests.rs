@@ -114,7 +114,7 @@ impl End {
     }
 
     fn say(&self, payload: Vec<u8>, timestamp: u32) {
-        let frame = EncodedFrame { payload: payload.into(), timestamp, to: for_it() };
+        let frame = EncodedFrame { payload: payload.into(), timestamp, samples: FRAME_SAMPLES as u32, to: for_it() };
         assert!(self.microphone.send(frame).is_ok(), "the leg listens");
     }
 }
@@ -245,7 +245,14 @@ async fn another_certificate_never_connects_and_no_audio_passes() {
     signal(&mut a, &mut b, &LegEvent::IceConnected, replace).await;
     let at = Instant::now();
     for end in [&mut b, &mut a] {
-        end.microphone.send(EncodedFrame { payload: vec![1; 60].into(), timestamp: 0, to: for_it() }).ok();
+        end.microphone
+            .send(EncodedFrame {
+                payload: vec![1; 60].into(),
+                timestamp: 0,
+                samples: FRAME_SAMPLES as u32,
+                to: for_it(),
+            })
+            .ok();
         let rest = end.rest().await;
         assert_eq!(rest[rest.len() - 2..], [LegEvent::Failed, LegEvent::Closed]);
         assert!(!rest.contains(&LegEvent::Connected));
@@ -317,7 +324,12 @@ async fn closing_ends_with_closed_here_and_disconnected_there() {
     let (microphone, at) = (b.microphone.clone(), Instant::now());
     let talk = tokio::spawn(async move {
         let mut pace = tokio::time::interval(Duration::from_millis(20));
-        let frame = |n| EncodedFrame { payload: vec![0; 60].into(), timestamp: n * FRAME_SAMPLES as u32, to: for_it() };
+        let frame = |n| EncodedFrame {
+            payload: vec![0; 60].into(),
+            timestamp: n * FRAME_SAMPLES as u32,
+            samples: FRAME_SAMPLES as u32,
+            to: for_it(),
+        };
         for n in 0.. {
             pace.tick().await;
             if microphone.send(frame(n)).is_err() {
@@ -371,7 +383,12 @@ async fn frames_from_before_the_connection_are_not_sent() {
 #[tokio::test]
 async fn frames_for_other_legs_are_not_sent_and_a_leg_that_sends_nothing_says_that_it_is_there() {
     let (mut a, mut b) = connected().await;
-    let elsewhere = EncodedFrame { payload: vec![1; 60].into(), timestamp: 0, to: Arc::new([LegId(2)].into()) };
+    let elsewhere = EncodedFrame {
+        payload: vec![1; 60].into(),
+        timestamp: 0,
+        samples: FRAME_SAMPLES as u32,
+        to: Arc::new([LegId(2)].into()),
+    };
     assert!(a.microphone.send(elsewhere).is_ok());
     for end in [&mut a, &mut b] {
         let packets = end.hear(2).await;

@@ -52,6 +52,7 @@ impl Bench {
             sequence: self.first_sequence.wrapping_add(number as u16),
             timestamp: self.first_timestamp.wrapping_add(number.wrapping_mul(960)),
             payload: Bytes::from_static(PACKET),
+            copy: false,
             arrival,
         }
     }
@@ -273,6 +274,7 @@ fn a_flood_is_bounded_and_garbage_is_dropped() {
             sequence: (dice.roll() * 65e3) as u16,
             timestamp: if round % 3 == 0 { timestamp } else { (round * 120) as u32 },
             payload: Bytes::from_static(if round % 7 == 0 { &[] } else { PACKET }),
+            copy: false,
             arrival: epoch + Duration::from_micros(round * 50),
         });
         assert!(buffer.packets.len() <= MAX_PACKETS);
