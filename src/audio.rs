@@ -11,7 +11,7 @@
 
 mod backend;
 mod callback;
-mod codec;
+pub mod codec;
 mod device;
 mod engine;
 mod file;
