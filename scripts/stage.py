@@ -74,8 +74,10 @@ def sound_server(stage):
     address, script = f"unix:{home}/native", pathlib.Path(home, "stage.pa")
     script.write_text(SOUND_SERVER.format(home=home))
     options = ["-n", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1", "--log-level=error"]
-    start(stage, ["pulseaudio", *options, "-F", script], home)
+    server = start(stage, ["pulseaudio", *options, "-F", script], home)
     until("PulseAudio answers", lambda: ask("pactl", "-s", address, "info").returncode == 0)
+    if (policy := os.sched_getscheduler(0)) != os.SCHED_OTHER:  # It lets go of what it inherits.
+        os.sched_setscheduler(server.pid, policy, os.sched_getparam(0))
     return address
 
 
