@@ -50,6 +50,7 @@ impl Engine {
         shared: Arc<Shared>,
         opener: Opener,
         microphone: broadcast::Sender<EncodedFrame>,
+        constant_bitrate: bool,
         events: mpsc::Sender<AudioEvent>,
     ) -> Self {
         Self {
@@ -60,7 +61,7 @@ impl Engine {
             opener,
             input: Port::new(|| Box::new(Silence::new())),
             output: Port::new(|| Box::new(Nowhere::new())),
-            uplink: Uplink::new(microphone),
+            uplink: Uplink::new(microphone, constant_bitrate),
             legs: BTreeMap::new(),
             ears: Ramp::default(),
             limiter: Limiter::default(),
@@ -93,7 +94,8 @@ impl Engine {
             return false;
         }
         let new_plan = (inbox.plan != self.plan).then(|| inbox.plan.clone());
-        for (id, slots) in inbox.added.drain(..) {
+        for (id, slots, wish) in inbox.added.drain(..) {
+            self.uplink.add_leg(id, wish);
             self.legs.insert(id, Remote::new(slots, self.shared.epoch));
         }
         while let Some((id, gain)) = inbox.gains.pop_first() {
@@ -102,6 +104,7 @@ impl Engine {
             }
         }
         for id in inbox.removed.drain(..) {
+            self.uplink.remove_leg(id);
             self.legs.remove(&id);
         }
         drop(inbox);
@@ -190,6 +193,7 @@ impl Engine {
         }
         self.report_at = now + REPORT;
         self.legs.retain(|_, leg| !leg.is_abandoned());
+        self.uplink.forget_abandoned_legs();
         let output_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
         let stats: BTreeMap<LegId, LegAudioStats> =
             self.legs.iter().map(|(id, leg)| (*id, leg.stats(output_ms))).collect();
