@@ -12,7 +12,7 @@
 mod backend;
 mod callback;
 mod choice;
-mod codec;
+pub mod codec;
 mod device;
 mod engine;
 mod file;
