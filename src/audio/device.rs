@@ -121,7 +121,7 @@ pub fn open_input(config: &config::Audio, waker: Waker) -> Attempt<dyn Capture> 
     stream.play().map_err(|error| fail(error.to_string()))?;
     let resampler = Inward::new(rate_hz).map_err(fail)?;
     let opened = Opened { backend: backend_name(&host).into(), device: name };
-    Ok((Box::new(DeviceInput { _stream: stream, ring: consumer, resampler, broken }), opened))
+    Ok((Box::new(DeviceInput { _stream: stream, ring: consumer, resampler, rate_hz, broken }), opened))
 }
 
 /// Opens the configured speaker.
@@ -161,6 +161,7 @@ struct DeviceInput {
     _stream: cpal::Stream,
     ring: rtrb::Consumer<f32>,
     resampler: Inward,
+    rate_hz: u32,
     broken: Arc<Broken>,
 }
 
@@ -184,6 +185,10 @@ impl Capture for DeviceInput {
 
     fn due(&self) -> Option<Instant> {
         None
+    }
+
+    fn delay_ms(&self) -> f64 {
+        self.ring.slots() as f64 * 1000.0 / f64::from(self.rate_hz)
     }
 
     fn broken(&mut self) -> Option<String> {

@@ -8,7 +8,6 @@ use tokio::sync::broadcast;
 use super::{
     BLOCK_SAMPLES, Block, EncodedFrame, FRAME_SAMPLES, SAMPLE_RATE_HZ,
     codec::{Encoder, PAUSE},
-    speech::TalkGate,
 };
 use crate::proto::id::LegId;
 
@@ -20,7 +19,6 @@ pub struct Uplink {
     timestamp: u32,
     /// The legs of the plan.
     to: Arc<BTreeSet<LegId>>,
-    gate: TalkGate,
     microphone: broadcast::Sender<EncodedFrame>,
 }
 
@@ -33,7 +31,6 @@ impl Uplink {
             filled: 0,
             timestamp: 0,
             to: Arc::default(),
-            gate: TalkGate::new(),
             microphone,
         }
     }
@@ -75,16 +72,14 @@ impl Uplink {
         self.encoder = Encoder::new().inspect_err(|error| tracing::error!(%error, "no memory for Opus")).ok();
     }
 
-    /// Adds 10 ms; every second block completes a frame. A muted frame is silence as a whole; true when it is time to tell
-    /// the user that it was not before.
-    pub fn add(&mut self, block: &Block, muted: bool) -> bool {
+    /// Adds 10 ms; every second block completes a frame. A muted frame is silence as a whole.
+    pub fn add(&mut self, block: &Block, muted: bool) {
         self.frame[self.filled..self.filled + BLOCK_SAMPLES].copy_from_slice(block);
         self.filled += BLOCK_SAMPLES;
         if self.filled < FRAME_SAMPLES {
-            return false;
+            return;
         }
         self.filled = 0;
-        let talked = self.gate.hears(&self.frame, muted);
         if muted {
             self.frame.fill(0.0);
         }
@@ -95,7 +90,6 @@ impl Uplink {
             Some(Err(error)) => tracing::warn!(%error, "a frame was not encoded"),
             None => {}
         }
-        talked
     }
 
     fn send(&self, payload: Bytes, timestamp: u32, to: Arc<BTreeSet<LegId>>) {
