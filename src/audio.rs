@@ -11,7 +11,7 @@
 
 mod backend;
 mod callback;
-mod codec;
+pub mod codec;
 mod device;
 mod engine;
 mod file;
@@ -41,13 +41,16 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
+use uplink::{WishReader, WishWriter};
+
 use crate::{
     config,
     proto::{id::LegId, io::AudioPlan},
 };
 
-pub use codec::PAUSE;
+pub use codec::{PAUSE, is_pause};
 pub use device::devices;
+pub use uplink::Wish;
 
 /// Sample rate of everything inside: 48 kHz, mono, f32 in -1..=1.
 pub const SAMPLE_RATE_HZ: u32 = 48_000;
@@ -194,8 +197,9 @@ impl Audio {
         let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
         let stages = processing::Stages::of(&config);
         let run = move || {
+            let constant_bitrate = config.constant_bitrate;
             let opener = port::Opener::new(config, backend::Waker::here());
-            engine::Engine::new(own, opener, stages, sender, events).run();
+            engine::Engine::new(own, opener, stages, sender, constant_bitrate, events).run();
         };
         let thread = std::thread::Builder::new().name("audio".into()).spawn(run);
         if let Err(error) = &thread {
@@ -220,15 +224,16 @@ impl Audio {
     /// Makes room for a leg's sound; what is pushed into the input is played while the plan names the leg.
     pub fn add_leg(&self, id: LegId) -> LegInput {
         let (slots, played) = rtrb::RingBuffer::new(SLOTS);
+        let (wish, reader) = uplink::wish();
         let mut inbox = self.shared.inbox();
         if inbox.added.len() < MAX_WAITING_LEGS {
-            inbox.added.push((id, played));
+            inbox.added.push((id, played, reader));
         } else {
             tracing::error!("the audio thread takes no legs over; one will not be heard");
         }
         drop(inbox);
         self.wake();
-        LegInput { slots }
+        LegInput { slots, wish }
     }
 
     /// Sets how a leg is heard; the latest holds. A leg that was not added is not remembered. Never blocks.
@@ -245,7 +250,7 @@ impl Audio {
     /// Forgets a leg and its figures. One whose [`LegInput`] was dropped is forgotten as well, if later.
     pub fn remove_leg(&self, id: LegId) {
         let mut inbox = self.shared.inbox();
-        inbox.added.retain(|(added, _)| *added != id);
+        inbox.added.retain(|(added, ..)| *added != id);
         inbox.gains.remove(&id);
         if inbox.removed.len() < MAX_WAITING_LEGS && !inbox.removed.contains(&id) {
             inbox.removed.push(id);
@@ -283,9 +288,10 @@ impl Drop for Audio {
     }
 }
 
-/// Where a leg's task puts what it receives.
+/// Where a leg's task puts what it receives, and says how its path wants the own voice encoded.
 pub struct LegInput {
     slots: rtrb::Producer<ReceivedPacket>,
+    wish: WishWriter,
 }
 
 impl LegInput {
@@ -293,13 +299,19 @@ impl LegInput {
     #[cfg(test)]
     pub(crate) fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
         let (slots, played) = rtrb::RingBuffer::new(packets);
-        (Self { slots }, played)
+        (Self { slots, wish: uplink::wish().0 }, played)
     }
 
     /// Hands a packet to the audio thread. Never blocks; when the thread lags 64 packets behind, the packet is dropped.
     pub fn push(&mut self, packet: ReceivedPacket) {
         // Full: as if it had been lost on the way.
         drop(self.slots.push(packet));
+    }
+
+    /// Says how this leg would like the own voice to be encoded; the latest holds. Never blocks and wakes nothing: it
+    /// counts from the next frame on.
+    pub fn wish(&mut self, wish: Wish) {
+        self.wish.set(wish);
     }
 }
 
@@ -314,7 +326,7 @@ struct Shared {
 #[derive(Default)]
 struct Inbox {
     plan: AudioPlan,
-    added: Vec<(LegId, rtrb::Consumer<ReceivedPacket>)>,
+    added: Vec<(LegId, rtrb::Consumer<ReceivedPacket>, WishReader)>,
     /// Taken over after what was added.
     gains: BTreeMap<LegId, Gain>,
     removed: Vec<LegId>,

@@ -122,6 +122,8 @@ pub struct Audio {
     pub push_to_talk: bool,
     /// Whoever comes into a call is muted at first.
     pub automute: bool,
+    /// Send silence like speech, in packets of one size.
+    pub constant_bitrate: bool,
 }
 
 /// `[audio] backend`
@@ -213,6 +215,7 @@ impl Default for Audio {
             process_files: false,
             push_to_talk: false,
             automute: false,
+            constant_bitrate: false,
         }
     }
 }

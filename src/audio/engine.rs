@@ -66,6 +66,7 @@ impl Engine {
         opener: Opener,
         stages: Stages,
         microphone: broadcast::Sender<EncodedFrame>,
+        constant_bitrate: bool,
         events: mpsc::Sender<AudioEvent>,
     ) -> Self {
         Self {
@@ -80,7 +81,7 @@ impl Engine {
             processing: None,
             room: (None, None),
             voice: OwnVoice::default(),
-            uplink: Uplink::new(microphone),
+            uplink: Uplink::new(microphone, constant_bitrate),
             legs: BTreeMap::new(),
             voices: BTreeMap::new(),
             speaking: BTreeSet::new(),
@@ -116,7 +117,8 @@ impl Engine {
             return false;
         }
         let new_plan = (inbox.plan != self.plan).then(|| inbox.plan.clone());
-        for (id, slots) in inbox.added.drain(..) {
+        for (id, slots, wish) in inbox.added.drain(..) {
+            self.uplink.add_leg(id, wish);
             self.legs.insert(id, Remote::new(slots, self.shared.epoch));
         }
         while let Some((id, gain)) = inbox.gains.pop_first() {
@@ -125,6 +127,7 @@ impl Engine {
             }
         }
         for id in inbox.removed.drain(..) {
+            self.uplink.remove_leg(id);
             self.legs.remove(&id);
             self.voices.remove(&id);
         }
@@ -275,6 +278,7 @@ impl Engine {
         self.report_at = now + REPORT;
         self.legs.retain(|_, leg| !leg.is_abandoned());
         self.voices.retain(|id, _| self.legs.contains_key(id));
+        self.uplink.forget_abandoned_legs();
         let output_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
         let stats: BTreeMap<LegId, LegAudioStats> =
             self.legs.iter().map(|(id, leg)| (*id, leg.stats(output_ms))).collect();

@@ -1,6 +1,7 @@
 //! The whole room: a lossy leg with real Opus in virtual time, and the thread with its file and null backends.
 
 mod calls;
+mod voice;
 
 use std::{
     path::{Path, PathBuf},
