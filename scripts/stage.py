@@ -84,11 +84,12 @@ def sound_server(stage):
 class Daemon:
     """A daemon that listens and answers."""
 
-    def __init__(self, stage, binary, backend, inside=(), address="127.0.0.1", interface="lo", **env):
+    def __init__(self, stage, binary, backend, inside=(), address="127.0.0.1", interface="lo", more_config="", **env):
         """`inside` is the command that enters a network namespace, where that interface has that address."""
         home = new_home(stage)
         self.command = [binary, "--home", home]
-        pathlib.Path(home, "telecon.toml").write_text(CONFIG.format(backend=backend, address=address, interface=interface))
+        config = CONFIG.format(backend=backend, address=address, interface=interface) + more_config
+        pathlib.Path(home, "telecon.toml").write_text(config)
         self.process = start(stage, [*inside, *self.command, "daemon"], home, **env)
         until("the daemon answers", lambda: ask(*self.command, "status").returncode == 0)
         own = until("the daemon listens", lambda: (own := self.json("id"))["listen"] and own)
