@@ -18,6 +18,7 @@ mod file;
 mod jitter;
 mod mixer;
 mod port;
+mod recording;
 mod remote;
 mod resample;
 mod speech;
@@ -31,9 +32,10 @@ mod uplink;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{JoinHandle, Thread},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -47,6 +49,7 @@ use crate::{
 
 pub use codec::PAUSE;
 pub use device::devices;
+pub use recording::{NewRecording, RecordingError, RecordingStatus};
 
 /// Sample rate of everything inside: 48 kHz, mono, f32 in -1..=1.
 pub const SAMPLE_RATE_HZ: u32 = 48_000;
@@ -62,6 +65,8 @@ const MICROPHONE_FRAMES: usize = 16;
 const SLOTS: usize = 64;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;
+/// How long a recording may take to be completed when the daemon stops.
+const LAST_PAGES: Duration = Duration::from_secs(1);
 /// Loudest that a participant can be made.
 pub const MAX_GAIN_PERCENT: u16 = 200;
 
@@ -115,6 +120,8 @@ pub enum AudioEvent {
     FirstAudio(LegId),
     /// The user speaks while the plan says `muted`: told at once after each mute, then at most every five seconds.
     TalkedWhileMuted,
+    /// A recording cannot be written any further: [`Audio::recording`] says why.
+    RecordingFailed,
     /// [`Audio::status`] has news.
     Changed,
 }
@@ -171,7 +178,10 @@ pub struct Device {
 pub struct Audio {
     shared: Arc<Shared>,
     microphone: broadcast::Sender<EncodedFrame>,
+    events: mpsc::Sender<AudioEvent>,
     thread: Option<JoinHandle<()>>,
+    /// Of the latest recording. Held for a copy only.
+    recorder: Mutex<Option<recording::Running>>,
 }
 
 impl Audio {
@@ -182,16 +192,17 @@ impl Audio {
         let shared = Arc::new(Shared::new(config));
         let (microphone, _) = broadcast::channel(MICROPHONE_FRAMES);
         let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
+        let told = events.clone();
         let run = move || {
             let opener = port::Opener::new(config, backend::Waker::here());
-            engine::Engine::new(own, opener, sender, events).run();
+            engine::Engine::new(own, opener, sender, told).run();
         };
         let thread = std::thread::Builder::new().name("audio".into()).spawn(run);
         if let Err(error) = &thread {
             let problem = format!("there is no thread for audio ({error}); free some memory and restart telecon");
             shared.board().status.problem = Some(problem);
         }
-        Self { shared, microphone, thread: thread.ok() }
+        Self { shared, microphone, events, thread: thread.ok(), recorder: Mutex::default() }
     }
 
     /// Sets what is to be captured and played; the latest plan holds. Never blocks.
@@ -244,6 +255,40 @@ impl Audio {
         self.wake();
     }
 
+    /// Begins a recording, in place of one that may still run, and returns its directory. Blocks are written while the plan's
+    /// `recording` names the call. Waits for the disk.
+    ///
+    /// # Errors
+    /// When nothing can be written there; nothing has changed then.
+    pub fn start_recording(&self, new: &NewRecording) -> Result<PathBuf, RecordingError> {
+        let events = self.events.clone();
+        let failed = move || {
+            let _daemon_gone = events.blocking_send(AudioEvent::RecordingFailed);
+        };
+        let (tap, recorder) = recording::start(new, failed)?;
+        let directory = recorder.status().directory;
+        *self.recorder() = Some(recorder);
+        self.shared.inbox().tap = Some(Some(tap));
+        self.wake();
+        Ok(directory)
+    }
+
+    /// Ends the recording, if there is one; its files are completed in a moment. Never blocks.
+    pub fn stop_recording(&self) {
+        self.shared.inbox().tap = Some(None);
+        self.wake();
+    }
+
+    /// The latest recording, also when it has ended. Never blocks.
+    pub fn recording(&self) -> Option<RecordingStatus> {
+        self.recorder().as_ref().map(recording::Running::status)
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Option<recording::Running>> {
+        // Nobody panics while holding it.
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where sound comes from and goes to. Never blocks.
     pub fn status(&self) -> AudioStatus {
         self.shared.board().status.clone()
@@ -268,6 +313,10 @@ impl Drop for Audio {
         if let Some(thread) = self.thread.take() {
             // It waits for nothing but itself; a panic there has been reported already.
             drop(thread.join());
+        }
+        if let Some(recorder) = self.recorder().take() {
+            // It ends with the audio thread. A disk that hangs holds nothing up.
+            recorder.wait(LAST_PAGES);
         }
     }
 }
@@ -307,6 +356,8 @@ struct Inbox {
     /// Taken over after what was added.
     gains: BTreeMap<LegId, Gain>,
     removed: Vec<LegId>,
+    /// Another recording; `Some(None)`: none any more.
+    tap: Option<Option<recording::Tap>>,
     stop: bool,
 }
 

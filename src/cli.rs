@@ -20,7 +20,7 @@ mod show;
 mod text;
 mod transfer;
 
-use args::{Args, ConfigVerb, ContactVerb, IdVerb, Level, Switch, Verb};
+use args::{AbsolutePath, Args, ConfigVerb, ContactVerb, IdVerb, Level, RecordVerb, Switch, Verb};
 use exit::CliError;
 use text::Printer;
 
@@ -109,6 +109,11 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
         Verb::Volume { who, level: Level::Percent(percent) } => (Method::MediaVolume { who, percent }, show::volume),
         Verb::Volume { who, level: Level::Off } => (Method::MediaBlock { who }, show::volume),
         Verb::Volume { who, level: Level::On } => (Method::MediaUnblock { who }, show::volume),
+        Verb::Record { verb: RecordVerb::Start { directory } } => {
+            let directory = directory.map(|AbsolutePath(path)| path);
+            (Method::MediaRecord { call: None, directory }, show::record_started)
+        }
+        Verb::Record { verb: RecordVerb::Stop } => (Method::MediaStopRecord {}, show::record_stopped),
         Verb::Contacts { verb: ContactVerb::List } => (Method::ContactList {}, show::contacts),
         Verb::Contacts { verb: ContactVerb::Add { did, name, address } } => {
             (Method::ContactAdd { did, name, address }, show::added)

@@ -16,6 +16,7 @@ use super::{
     backend::{Nowhere, Silence},
     mixer::{self, Limiter, Ramp},
     port::{Opener, Port},
+    recording::Tap,
     remote::Remote,
     tone::RingTone,
     uplink::Uplink,
@@ -24,6 +25,8 @@ use crate::proto::{id::LegId, io::AudioPlan};
 
 /// Figures for `leg_stats` and `status` are renewed so often while something plays.
 const REPORT: Duration = Duration::from_millis(250);
+/// What a muted microphone says.
+const SILENCE: Block = [0.0; BLOCK_SAMPLES];
 /// Longest sleep while something is open: a callback that does not come is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
@@ -43,6 +46,7 @@ pub struct Engine {
     limiter: Limiter,
     tone: RingTone,
     report_at: Instant,
+    recording: Option<Tap>,
 }
 
 impl Engine {
@@ -66,6 +70,7 @@ impl Engine {
             limiter: Limiter::default(),
             tone: RingTone::default(),
             report_at: Instant::now(),
+            recording: None,
         }
     }
 
@@ -104,9 +109,14 @@ impl Engine {
         for id in inbox.removed.drain(..) {
             self.legs.remove(&id);
         }
+        let new_tap = inbox.tap.take();
         drop(inbox);
+        let is_new = new_tap.is_some();
+        self.recording = new_tap.unwrap_or(self.recording.take());
         if let Some(plan) = new_plan {
             self.follow(plan);
+        } else if is_new {
+            self.follow_recording();
         }
         true
     }
@@ -117,6 +127,13 @@ impl Engine {
         }
         self.plan = plan;
         self.tone.ring(self.plan.ring);
+        self.follow_recording();
+    }
+
+    fn follow_recording(&mut self) {
+        if let Some(tap) = &mut self.recording {
+            tap.follow(self.plan.recording.as_ref());
+        }
     }
 
     /// Opens, closes and retries; tells when that changed the status.
@@ -143,6 +160,9 @@ impl Engine {
         let Some(microphone) = self.input.active() else { return };
         let mut block = [0.0; BLOCK_SAMPLES];
         while microphone.read(&mut block, now) {
+            if let Some(tap) = &mut self.recording {
+                tap.own(if self.plan.muted { &SILENCE } else { &block });
+            }
             if self.uplink.add(&block, self.plan.muted) {
                 self.unsent.push(AudioEvent::TalkedWhileMuted);
             }
@@ -167,10 +187,16 @@ impl Engine {
 
     fn mix(&mut self, now: Instant) -> Block {
         let mut sum = [0.0; BLOCK_SAMPLES];
+        if let Some(tap) = &mut self.recording {
+            tap.tick(now);
+        }
         for (id, leg) in &mut self.legs {
             let mut started = false;
             if let Some(block) = leg.block(now, &mut started) {
                 mixer::add(&mut sum, &block);
+                if let Some(tap) = &mut self.recording {
+                    tap.heard(*id, leg.raw());
+                }
             }
             if started {
                 self.unsent.push(AudioEvent::FirstAudio(*id));

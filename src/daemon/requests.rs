@@ -2,6 +2,7 @@
 
 mod calls;
 mod contacts;
+mod recording;
 
 use std::sync::Arc;
 
@@ -94,6 +95,8 @@ impl Daemon {
             Method::MediaVolume { who, percent } => self.volume(&who, percent, now),
             Method::MediaBlock { who } => self.block_audio(&who, true, now),
             Method::MediaUnblock { who } => self.block_audio(&who, false, now),
+            Method::MediaRecord { call, directory } => self.record(call.as_deref(), directory, now),
+            Method::MediaStopRecord {} => self.stop_record(now),
             Method::MediaStats {} => Ok(self.stats()),
             Method::ContactList {} => Ok(json!({ "contacts": self.people.contacts() })),
             Method::ContactAdd { did, name, address } => self.add_contact(&did, &name, address.as_deref(), now),
@@ -143,6 +146,7 @@ impl Daemon {
     }
 
     fn status(&self) -> Value {
+        let (recording, recording_problem) = self.recording();
         views::status(&views::Status {
             did: &self.did,
             uptime_s: self.started.elapsed().as_secs(),
@@ -155,6 +159,8 @@ impl Daemon {
             stopping: self.stopping.is_some(),
             clock: self.clock_hint(),
             audio: &self.audio.status(),
+            recording,
+            recording_problem,
             seq: self.journal.last_seq(),
             marked: self.journal.marked(),
             missed: self.journal.missed(),
@@ -250,6 +256,8 @@ fn changes_something(method: &Method) -> bool {
         | Method::MediaVolume { .. }
         | Method::MediaBlock { .. }
         | Method::MediaUnblock { .. }
+        | Method::MediaRecord { .. }
+        | Method::MediaStopRecord {}
         | Method::ContactAdd { .. }
         | Method::ContactRemove { .. }
         | Method::ContactAllow { .. }
@@ -281,6 +289,8 @@ fn not_done(error: &RequestError) -> Failure {
             ("not_joinable", "only calls left or missed within the last hour can be; `telecon calls` lists them")
         }
         RequestError::NotInCall => ("not_in_call", "`telecon calls` tells its state"),
+        RequestError::OnHold => ("on_hold", "`telecon resume` takes it from hold"),
+        RequestError::RecordsAnother => ("records_another", "`telecon record stop` ends that recording"),
         RequestError::Closed => ("closed_call", "ask its creator, or make a new call"),
         RequestError::TooFar => ("too_far", "ask somebody who was invited earlier, or make a new call"),
         RequestError::InvitedYou => ("invited_you", "they can come back with `telecon join`"),
