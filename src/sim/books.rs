@@ -83,6 +83,7 @@ impl World {
             | Event::TalkedWhileMuted
             | Event::RecordingEnded { .. }
             | Event::RecordingFailed { .. }
+            | Event::AudioChanged { .. }
             | Event::ContactsChanged
             | Event::VolumeChanged { .. }
             | Event::EventsMarked { .. } => {}

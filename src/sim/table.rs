@@ -285,7 +285,7 @@ fn event_word(event: &Event) -> Option<String> {
         Event::ParticipantDeclined { .. } | Event::ParticipantMedia { .. } => "shown".into(),
         Event::MediaChanged { .. } | Event::DoNotDisturbChanged { .. } => "told to clients".into(),
         // These are the shell's own.
-        Event::TalkedWhileMuted | Event::RecordingFailed { .. } => return None,
+        Event::TalkedWhileMuted | Event::AudioChanged { .. } | Event::RecordingFailed { .. } => return None,
         Event::ContactsChanged | Event::VolumeChanged { .. } | Event::EventsMarked { .. } => return None,
     })
 }

@@ -74,6 +74,11 @@ fn happened(event: &Value, names: &Names) -> String {
         Some("recording_started") => format!("{call} is recorded here"),
         Some("recording_ended") => format!("{call} is not recorded here any more"),
         Some("recording_failed") => format!("{call} recording failed: {}", word(&event["problem"])),
+        Some("audio_changed") => {
+            let (input, output) = (word(&event["input"]), word(&event["output"]));
+            let problem = event["problem"].as_str().map_or(String::new(), |problem| format!("; {problem}"));
+            format!("sound: {input} to {output}{problem}")
+        }
         Some("talked_while_muted") => "you are talking, and your microphone is off".into(),
         Some("contacts_changed") => "the contacts changed".into(),
         Some("volume_changed") => format!("{did} is {}", loudness(&event["percent"], &event["blocked"])),
