@@ -56,7 +56,7 @@ pub enum Kind {
 pub const ICE_SERVER_KEYS: [&str; 3] = ["urls", "username", "credential"];
 
 /// All keys of the file.
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 26] = [
     now("network.listen", Kind::Listen),
     now("network.peers", Kind::Dial),
     now("network.mdns", Kind::Switch),
@@ -68,6 +68,9 @@ pub const KEYS: [Key; 23] = [
     now("audio.backend", Kind::Word(&["auto", "pipewire", "pulseaudio", "alsa", "file", "null"])),
     now("audio.input", Kind::Name),
     now("audio.output", Kind::Name),
+    now("audio.ring_output", Kind::Text),
+    now("audio.ring_sound", Kind::Switch),
+    now("audio.sounds", Kind::Switch),
     now("audio.input_file", Kind::Text),
     now("audio.output_file", Kind::Text),
     not_yet("audio.echo_cancellation", Kind::Switch),

@@ -74,6 +74,12 @@ impl Call {
         matches!(self.phase, Phase::Incoming { silent: false, .. })
     }
 
+    /// Offered from here, nobody was there yet, and it rings with somebody.
+    pub fn rings_elsewhere(&self, own: &Did) -> bool {
+        let rings = |member: &Member| member.state() == ParticipantState::Ringing;
+        self.is_offered_by(own) && !self.met && self.members.values().any(rings)
+    }
+
     /// This device is in it and has not put it on hold.
     pub fn is_active(&self) -> bool {
         self.instance().is_some() && !self.on_hold
@@ -160,6 +166,8 @@ pub struct Member {
     pub offer: Option<MessageId>,
     /// Until when an invitation of it may be taken, as far as known here.
     pub invited_until: Instant,
+    /// Where its node can be dialled, as it said last; it holds for every stay.
+    pub contact: Option<Contact>,
     /// Stays up to this one are over; the participant said so.
     pub left: Option<Instance>,
     /// The number of the latest attempt of its former leg, with its stay.
@@ -197,8 +205,6 @@ pub struct Peer {
     pub instance: Instance,
     /// Microphone and ears.
     pub state: MediaState,
-    /// Where its node can be dialled.
-    pub contact: Option<Contact>,
     /// It was here a moment ago in a former stay: to the user it never left.
     pub continues: bool,
     /// When both were in.
@@ -247,6 +253,7 @@ impl Member {
             invited_here,
             offer: None,
             invited_until,
+            contact: None,
             left: None,
             attempts: None,
             shown: ParticipantState::Invited,
