@@ -45,14 +45,17 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
+use uplink::{WishReader, WishWriter};
+
 use crate::{
     config,
     proto::{id::LegId, io::AudioPlan},
 };
 
-pub use codec::PAUSE;
+pub use codec::{PAUSE, is_pause};
 pub use device::devices;
 pub use trial::{MAX_SECONDS as MAX_TEST_SECONDS, MicTest};
+pub use uplink::Wish;
 
 /// Sample rate of everything inside: 48 kHz, mono, f32 in -1..=1.
 pub const SAMPLE_RATE_HZ: u32 = 48_000;
@@ -226,8 +229,9 @@ impl Audio {
         let (microphone, _) = broadcast::channel(MICROPHONE_FRAMES);
         let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
         let run = move || {
+            let constant_bitrate = config.constant_bitrate;
             let opener = opener::Opener::new(config, backend::Waker::here());
-            engine::Engine::new(own, opener, sender, events).run();
+            engine::Engine::new(own, opener, sender, constant_bitrate, events).run();
         };
         let thread = std::thread::Builder::new().name("audio".into()).spawn(run);
         if let Err(error) = &thread {
@@ -276,15 +280,16 @@ impl Audio {
     /// Makes room for a leg's sound; what is pushed into the input is played while the plan names the leg.
     pub fn add_leg(&self, id: LegId) -> LegInput {
         let (slots, played) = rtrb::RingBuffer::new(SLOTS);
+        let (wish, reader) = uplink::wish();
         let mut inbox = self.shared.inbox();
         if inbox.added.len() < MAX_WAITING_LEGS {
-            inbox.added.push((id, played));
+            inbox.added.push((id, played, reader));
         } else {
             tracing::error!("the audio thread takes no legs over; one will not be heard");
         }
         drop(inbox);
         self.wake();
-        LegInput { slots }
+        LegInput { slots, wish }
     }
 
     /// Sets how a leg is heard; the latest holds. A leg that was not added is not remembered. Never blocks.
@@ -301,7 +306,7 @@ impl Audio {
     /// Forgets a leg and its figures. One whose [`LegInput`] was dropped is forgotten as well, if later.
     pub fn remove_leg(&self, id: LegId) {
         let mut inbox = self.shared.inbox();
-        inbox.added.retain(|(added, _)| *added != id);
+        inbox.added.retain(|(added, ..)| *added != id);
         inbox.gains.remove(&id);
         if inbox.removed.len() < MAX_WAITING_LEGS && !inbox.removed.contains(&id) {
             inbox.removed.push(id);
@@ -339,9 +344,10 @@ impl Drop for Audio {
     }
 }
 
-/// Where a leg's task puts what it receives.
+/// Where a leg's task puts what it receives, and says how its path wants the own voice encoded.
 pub struct LegInput {
     slots: rtrb::Producer<ReceivedPacket>,
+    wish: WishWriter,
 }
 
 impl LegInput {
@@ -349,13 +355,19 @@ impl LegInput {
     #[cfg(test)]
     pub(crate) fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
         let (slots, played) = rtrb::RingBuffer::new(packets);
-        (Self { slots }, played)
+        (Self { slots, wish: uplink::wish().0 }, played)
     }
 
     /// Hands a packet to the audio thread. Never blocks; when the thread lags 64 packets behind, the packet is dropped.
     pub fn push(&mut self, packet: ReceivedPacket) {
         // Full: as if it had been lost on the way.
         drop(self.slots.push(packet));
+    }
+
+    /// Says how this leg would like the own voice to be encoded; the latest holds. Never blocks and wakes nothing: it
+    /// counts from the next frame on.
+    pub fn wish(&mut self, wish: Wish) {
+        self.wish.set(wish);
     }
 }
 
@@ -370,7 +382,7 @@ struct Shared {
 #[derive(Default)]
 struct Inbox {
     plan: AudioPlan,
-    added: Vec<(LegId, rtrb::Consumer<ReceivedPacket>)>,
+    added: Vec<(LegId, rtrb::Consumer<ReceivedPacket>, WishReader)>,
     /// Taken over after what was added.
     gains: BTreeMap<LegId, Gain>,
     removed: Vec<LegId>,

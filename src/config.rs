@@ -120,6 +120,8 @@ pub struct Audio {
     pub noise_suppression: bool,
     /// Level the microphone.
     pub auto_gain: bool,
+    /// Send silence like speech, in packets of one size.
+    pub constant_bitrate: bool,
 }
 
 /// `[audio] backend`
@@ -210,6 +212,7 @@ impl Default for Audio {
             echo_cancellation: true,
             noise_suppression: true,
             auto_gain: true,
+            constant_bitrate: false,
         }
     }
 }

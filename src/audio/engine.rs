@@ -59,6 +59,7 @@ impl Engine {
         shared: Arc<Shared>,
         opener: Opener,
         microphone: broadcast::Sender<EncodedFrame>,
+        constant_bitrate: bool,
         events: mpsc::Sender<AudioEvent>,
     ) -> Self {
         Self {
@@ -70,7 +71,7 @@ impl Engine {
             input: Port::new(|| Box::new(Silence::new())),
             output: Port::new(|| Box::new(Nowhere::new())),
             ring: Port::new(|| Box::new(Nowhere::new())),
-            uplink: Uplink::new(microphone),
+            uplink: Uplink::new(microphone, constant_bitrate),
             speaks: false,
             legs: BTreeMap::new(),
             ears: Ramp::default(),
@@ -106,7 +107,8 @@ impl Engine {
             return false;
         }
         let new_plan = (inbox.plan != self.plan).then(|| inbox.plan.clone());
-        for (id, slots) in inbox.added.drain(..) {
+        for (id, slots, wish) in inbox.added.drain(..) {
+            self.uplink.add_leg(id, wish);
             self.legs.insert(id, Remote::new(slots, self.shared.epoch));
         }
         while let Some((id, gain)) = inbox.gains.pop_first() {
@@ -115,6 +117,7 @@ impl Engine {
             }
         }
         for id in inbox.removed.drain(..) {
+            self.uplink.remove_leg(id);
             self.legs.remove(&id);
         }
         let selected = std::mem::take(&mut inbox.selected);
@@ -122,7 +125,7 @@ impl Engine {
         drop(inbox);
         selected.into_iter().for_each(|(role, name)| self.select(role, &name));
         if let Some(seconds) = test {
-            self.trial = (seconds > 0).then(|| Trial::new(seconds));
+            self.trial = (seconds > 0 && !self.plan.is_heard()).then(|| Trial::new(seconds));
         }
         if let Some(plan) = new_plan {
             self.follow(plan);
@@ -138,7 +141,7 @@ impl Engine {
         self.plan = plan;
         self.sounds.ring(self.plan.ring && self.opener.lets_ring());
         self.sounds.ring_back(self.plan.ring_back && self.opener.lets_ring_back());
-        if self.plan.microphone || self.plan.playback || self.plan.ring || self.plan.ring_back {
+        if self.plan.is_heard() {
             // A call comes first.
             self.trial = None;
         }
@@ -251,6 +254,7 @@ impl Engine {
         }
         self.report_at = now + if self.trial.is_some() { METER } else { REPORT };
         self.legs.retain(|_, leg| !leg.is_abandoned());
+        self.uplink.forget_abandoned_legs();
         let output_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
         let stats: BTreeMap<LegId, LegAudioStats> =
             self.legs.iter().map(|(id, leg)| (*id, leg.stats(output_ms))).collect();

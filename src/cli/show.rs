@@ -323,12 +323,35 @@ pub fn stats(answer: &Value) -> String {
         true => line("nobody is connected"),
         false => table(&heading, &legs.iter().map(row).collect::<Vec<_>>()),
     };
+    legs.iter().for_each(|leg| text.push_str(&sending(leg)));
     let dropped = answer["rejected"].as_object().into_iter().flatten();
     let dropped: Vec<String> = dropped.map(|(reason, count)| format!("{count} {}", reason.replace('_', " "))).collect();
     if !dropped.is_empty() {
         text.push_str(&line(&format!("dropped signals: {}", dropped.join(", "))));
     }
     text
+}
+
+/// How the own voice goes to one participant; nothing before it does.
+fn sending(leg: &Value) -> String {
+    let figure = |key: &str| leg[key].as_f64().filter(|figure| *figure > 0.0);
+    let (Some(bitrate), Some(frame), Some(wire)) = (figure("bitrate_kbps"), figure("frame_ms"), figure("wire_kbps"))
+    else {
+        return String::new();
+    };
+    let mut text =
+        format!("to {}: {bitrate:.0} kbit/s in frames of {frame} ms, {wire:.0} kbit/s on the wire", person(leg));
+    let copies: Vec<String> = leg["redundancy_ms"].as_array().into_iter().flatten().map(Value::to_string).collect();
+    if !copies.is_empty() {
+        text += &format!("; sent again after {} ms", copies.join(", "));
+    }
+    if let Some(loss) = figure("remote_loss_pct") {
+        text += &format!("; {loss:.1} % lost on the way");
+    }
+    if let Some(outage) = figure("remote_outage_ms") {
+        text += &format!(", up to {outage:.0} ms at once");
+    }
+    line(&text)
 }
 
 fn figure(value: &Value) -> String {

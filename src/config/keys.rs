@@ -56,7 +56,7 @@ pub enum Kind {
 pub const ICE_SERVER_KEYS: [&str; 3] = ["urls", "username", "credential"];
 
 /// All keys of the file.
-pub const KEYS: [Key; 25] = [
+pub const KEYS: [Key; 26] = [
     now("network.listen", Kind::Listen),
     now("network.peers", Kind::Dial),
     now("network.mdns", Kind::Switch),
@@ -76,6 +76,7 @@ pub const KEYS: [Key; 25] = [
     not_yet("audio.echo_cancellation", Kind::Switch),
     not_yet("audio.noise_suppression", Kind::Switch),
     not_yet("audio.auto_gain", Kind::Switch),
+    now("audio.constant_bitrate", Kind::Switch),
     now("call.ring_seconds", Kind::Seconds(1..=MAX_SECONDS)),
     now("call.auto_accept", Kind::Word(&["none", "contacts", "all"])),
     now("call.who_may_ring", Kind::Word(&["contacts", "anyone"])),

@@ -184,6 +184,12 @@ pub(super) fn leg(
         "candidates_ignored": leg.candidates_ignored,
         "frames_dropped": leg.frames_dropped,
         "remote_loss_pct": leg.remote_loss_pct,
+        "remote_outage_ms": leg.remote_outage_ms,
+        "queue_ms": leg.queue_ms,
+        "wire_kbps": leg.wire_kbps,
+        "bitrate_kbps": leg.bitrate_kbps,
+        "frame_ms": leg.frame_ms,
+        "redundancy_ms": leg.redundancy_ms.iter().filter(|ms| **ms > 0).collect::<Vec<_>>(),
         "level_db": audio.map(|audio| audio.level_db),
         "connected_ms": other.setup.first_audio,
         "setup": other.setup,
@@ -357,6 +363,16 @@ mod tests {
         let unheard = leg(&view.participants[0], &view, &LegStats::default(), None, &People::default());
         assert_eq!((unheard.get("level_db"), keys(&unheard)), (Some(&Value::Null), keys(&shown)));
         assert_eq!(shown["connected_ms"], 66);
+    }
+
+    #[test]
+    fn a_leg_tells_how_the_voice_is_protected() {
+        let view = call_view(0x11, CallState::Active);
+        let protected = LegStats { redundancy_ms: [20, 200, 0], wire_kbps: 142.5, frame_ms: 20, ..LegStats::default() };
+        let shown = leg(&view.participants[0], &view, &protected, None, &People::default());
+        assert_eq!((&shown["redundancy_ms"], &shown["wire_kbps"]), (&json!([20, 200]), &json!(142.5)));
+        let clean = leg(&view.participants[0], &view, &LegStats::default(), None, &People::default());
+        assert_eq!((&clean["redundancy_ms"], &clean["remote_outage_ms"]), (&json!([]), &Value::Null));
     }
 
     #[test]

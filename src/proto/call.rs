@@ -166,6 +166,8 @@ pub struct Member {
     pub offer: Option<MessageId>,
     /// Until when an invitation of it may be taken, as far as known here.
     pub invited_until: Instant,
+    /// Where its node can be dialled, as it said last; it holds for every stay.
+    pub contact: Option<Contact>,
     /// Stays up to this one are over; the participant said so.
     pub left: Option<Instance>,
     /// The number of the latest attempt of its former leg, with its stay.
@@ -203,8 +205,6 @@ pub struct Peer {
     pub instance: Instance,
     /// Microphone and ears.
     pub state: MediaState,
-    /// Where its node can be dialled.
-    pub contact: Option<Contact>,
     /// It was here a moment ago in a former stay: to the user it never left.
     pub continues: bool,
     /// When both were in.
@@ -253,6 +253,7 @@ impl Member {
             invited_here,
             offer: None,
             invited_until,
+            contact: None,
             left: None,
             attempts: None,
             shown: ParticipantState::Invited,

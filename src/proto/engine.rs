@@ -53,8 +53,9 @@ const MAX_EARLY_CANCELS: usize = 256;
 const EARLY_CANCEL_KEPT: Duration = Duration::from_secs(300);
 /// Who accepted and meets nobody leaves after this.
 const MEET_PATIENCE: Duration = Duration::from_secs(30);
-/// Stays that begin unasked are numbered so far apart at most: where the last one was not written down, the next must
-/// hardly ever be numbered the same. A user needs longer to go to another device than these milliseconds.
+/// Stays that begin unasked are numbered so far apart at most, those that begin when the machine woke half as far: where the last
+/// one was not written down, the next must hardly ever be numbered the same, and one after a wake never lower, since the others
+/// would not listen to it. A user needs longer to go to another device than these milliseconds.
 const UNASKED_SPREAD: u64 = 1_000;
 /// Clients hear of the same participant's microphone and ears no oftener: who switches all the time fills no journal.
 const MEDIA_PAUSE: Duration = Duration::from_secs(1);
@@ -85,9 +86,11 @@ pub struct EngineConfig {
 enum Arrival {
     /// The user is at this device: it takes the call from every other one.
     Wanted,
-    /// After a crash or a sleep: a device that the user has gone to meanwhile keeps the call. The stay is therefore numbered
-    /// right above the former one, and not after the clock.
-    Unasked,
+    /// After a crash: a device that the user has gone to meanwhile keeps the call. The stay is therefore numbered right above the
+    /// former one, and not after the clock.
+    Restarted,
+    /// After a sleep: likewise.
+    Woken,
 }
 
 /// What the engine wants, before sealing: [`super::node::Node`] turns it into [`Output`]s.

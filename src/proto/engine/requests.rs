@@ -201,6 +201,9 @@ impl Engine {
         if let Some(call) = self.calls.get(&id) {
             self.strangers.retain(|(did, _)| !call.is_inviter(did));
         }
+        for did in self.awaited(id) {
+            self.dial(id, &did);
+        }
         for did in self.present(id) {
             self.meet(id, &did, now.mono);
         }
@@ -365,6 +368,12 @@ impl Engine {
         call.members.iter().filter(|(_, member)| member.peer().is_some()).map(|(did, _)| did.clone()).collect()
     }
 
+    /// Who may be in the call, or come.
+    fn awaited(&self, id: CallId) -> Vec<Did> {
+        let Some(call) = self.calls.get(&id) else { return Vec::new() };
+        call.members.iter().filter(|(_, member)| member.is_invited()).map(|(did, _)| did.clone()).collect()
+    }
+
     /// A call whose keys and inbox are open; it rings here until `ring_until`. One that is over here begins again with what
     /// is known of its participants.
     pub(super) fn add_call(&mut self, ticket: Ticket, from: Did, invited: BTreeSet<Did>, ring_until: Instant) {
@@ -410,7 +419,8 @@ impl Engine {
         let above = if mutant!(StayNotAbove) { 0 } else { call.stay.saturating_add(1) };
         call.stay = match arrival {
             Arrival::Wanted => now.unix_ms.max(above),
-            Arrival::Unasked => above.saturating_add(self.rng.random_range(0..UNASKED_SPREAD)),
+            Arrival::Woken => above.saturating_add(self.rng.random_range(0..UNASKED_SPREAD / 2)),
+            Arrival::Restarted => above.saturating_add(self.rng.random_range(UNASKED_SPREAD / 2..UNASKED_SPREAD)),
         };
         let instance = Instance { number: call.stay, device: self.config.device };
         call.phase = Phase::Joined { instance };
