@@ -20,6 +20,7 @@ mod jitter;
 mod mixer;
 mod opener;
 mod port;
+mod processing;
 mod pulse;
 mod remote;
 mod resample;
@@ -126,6 +127,13 @@ pub enum AudioEvent {
     FirstAudio(LegId),
     /// The user speaks while the plan says `muted`: told at once after each mute, then at most every five seconds.
     TalkedWhileMuted,
+    /// Somebody began or ceased to speak, as heard here.
+    Speaking {
+        /// The leg; `None`: the user, to the others.
+        who: Option<LegId>,
+        /// Begins, or ceases.
+        speaking: bool,
+    },
     /// [`Audio::status`] has news.
     Changed,
 }
@@ -172,6 +180,8 @@ pub struct AudioStatus {
     pub playing: bool,
     /// The microphone test that runs.
     pub test: Option<MicTest>,
+    /// What is done to the sound of the input, by its keys in the configuration.
+    pub processing: Vec<String>,
     /// What does not work: cause and remedy in one sentence each.
     pub problem: Option<String>,
     /// `file` backend: unix time in µs at which sample 0 of the present pass of the input file was spoken.
@@ -228,10 +238,11 @@ impl Audio {
         let shared = Arc::new(Shared::new(config));
         let (microphone, _) = broadcast::channel(MICROPHONE_FRAMES);
         let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
+        let stages = processing::Stages::of(&config);
         let run = move || {
             let constant_bitrate = config.constant_bitrate;
             let opener = opener::Opener::new(config, backend::Waker::here());
-            engine::Engine::new(own, opener, sender, constant_bitrate, events).run();
+            engine::Engine::new(own, opener, stages, sender, constant_bitrate, events).run();
         };
         let thread = std::thread::Builder::new().name("audio".into()).spawn(run);
         if let Err(error) = &thread {
@@ -408,7 +419,8 @@ impl Shared {
                 ("none", config.input.clone(), config.output.clone())
             }
         };
-        let status = AudioStatus { backend: backend.into(), input, output, ..AudioStatus::default() };
+        let processing = processing::Stages::of(config).on(backend).names();
+        let status = AudioStatus { backend: backend.into(), input, output, processing, ..AudioStatus::default() };
         Self {
             epoch: Instant::now(),
             inbox: Mutex::default(),

@@ -116,10 +116,18 @@ pub struct Audio {
     pub output_file: String,
     /// Remove the speaker's sound from the microphone.
     pub echo_cancellation: bool,
-    /// Remove steady noise from the microphone.
+    /// Turn steady noise of the microphone down.
     pub noise_suppression: bool,
-    /// Level the microphone.
+    /// Turn a quiet microphone up.
     pub auto_gain: bool,
+    /// Remove rumble from the microphone.
+    pub high_pass: bool,
+    /// Do all of this to the `file` backend's input, too.
+    pub process_files: bool,
+    /// The microphone is closed but while `telecon talk on` holds.
+    pub push_to_talk: bool,
+    /// Whoever comes into a call is muted at first.
+    pub automute: bool,
     /// Send silence like speech, in packets of one size.
     pub constant_bitrate: bool,
 }
@@ -212,6 +220,10 @@ impl Default for Audio {
             echo_cancellation: true,
             noise_suppression: true,
             auto_gain: true,
+            high_pass: true,
+            process_files: false,
+            push_to_talk: false,
+            automute: false,
             constant_bitrate: false,
         }
     }

@@ -287,6 +287,7 @@ impl Daemon {
         match event {
             AudioEvent::FirstAudio(id) => self.node.handle_input(Input::Leg(id, LegEvent::FirstAudio), now),
             AudioEvent::TalkedWhileMuted => self.tell(Event::TalkedWhileMuted, now),
+            AudioEvent::Speaking { .. } => {}
             AudioEvent::Changed => self.audio_changed(now),
         }
     }

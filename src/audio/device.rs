@@ -153,7 +153,7 @@ pub fn open_input(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn C
     stream.play().map_err(|error| fail(error.to_string()))?;
     let resampler = Inward::new(rate_hz).map_err(fail)?;
     let opened = Opened { backend: backend_name(&host).into(), device: name, instead };
-    Ok((Box::new(DeviceInput { _stream: stream, ring: consumer, resampler, fresh: true, broken }), opened))
+    Ok((Box::new(DeviceInput { _stream: stream, ring: consumer, resampler, fresh: true, rate_hz, broken }), opened))
 }
 
 /// Opens a speaker.
@@ -196,6 +196,7 @@ struct DeviceInput {
     resampler: Inward,
     /// Nothing was read yet.
     fresh: bool,
+    rate_hz: u32,
     broken: Arc<Broken>,
 }
 
@@ -222,6 +223,10 @@ impl Capture for DeviceInput {
 
     fn due(&self) -> Option<Instant> {
         None
+    }
+
+    fn delay_ms(&self) -> f64 {
+        self.ring.slots() as f64 * 1000.0 / f64::from(self.rate_hz)
     }
 
     fn broken(&mut self) -> Option<String> {

@@ -1,10 +1,10 @@
-//! The audio thread: opens and closes what the plan asks for, encodes the microphone, mixes the legs.
+//! The audio thread: opens and closes what the plan asks for, cleans and encodes the microphone, mixes the legs.
 //!
 //! It sleeps until a callback, a command or its own next deadline wakes it; with an empty plan it sleeps for ever.
 //! It never waits for a device: those are opened and closed by threads of their own ([`super::port`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,8 +16,10 @@ use super::{
     backend::{Nowhere, Silence},
     mixer::{self, Limiter, Ramp},
     opener::Opener,
-    port::Port,
+    port::{Opened, Port},
+    processing::{Processing, Stages},
     remote::Remote,
+    speech::{OwnVoice, SpeechDetector},
     tone::Sounds,
     trial::Trial,
     uplink::Uplink,
@@ -30,6 +32,8 @@ const REPORT: Duration = Duration::from_millis(250);
 const METER: Duration = Duration::from_millis(100);
 /// Longest sleep while something is open: a callback that does not come is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// A block's first sample is so much older than its last.
+const BLOCK_MS: f64 = 10.0;
 
 /// All that the audio thread owns.
 pub struct Engine {
@@ -43,10 +47,21 @@ pub struct Engine {
     output: Port<dyn super::backend::Playback>,
     /// The ring tone's own device, where it has one.
     ring: Port<dyn super::backend::Playback>,
+    /// What is to be done to the microphone's sound…
+    stages: Stages,
+    /// …and what is done to it, while a device is open…
+    processing: Option<Processing>,
+    /// …and between which input and output sound may come back.
+    room: (Option<Opened>, Option<Opened>),
+    voice: OwnVoice,
     uplink: Uplink,
     /// The uplink has begun.
     speaks: bool,
     legs: BTreeMap<LegId, Remote>,
+    /// Of each leg that was heard.
+    voices: BTreeMap<LegId, SpeechDetector>,
+    /// Who was told to be speaking: legs, and `None` for the user.
+    speaking: BTreeSet<Option<LegId>>,
     ears: Ramp,
     limiter: Limiter,
     sounds: Sounds,
@@ -58,6 +73,7 @@ impl Engine {
     pub fn new(
         shared: Arc<Shared>,
         opener: Opener,
+        stages: Stages,
         microphone: broadcast::Sender<EncodedFrame>,
         constant_bitrate: bool,
         events: mpsc::Sender<AudioEvent>,
@@ -71,9 +87,15 @@ impl Engine {
             input: Port::new(|| Box::new(Silence::new())),
             output: Port::new(|| Box::new(Nowhere::new())),
             ring: Port::new(|| Box::new(Nowhere::new())),
+            stages,
+            processing: None,
+            room: (None, None),
+            voice: OwnVoice::default(),
             uplink: Uplink::new(microphone, constant_bitrate),
             speaks: false,
             legs: BTreeMap::new(),
+            voices: BTreeMap::new(),
+            speaking: BTreeSet::new(),
             ears: Ramp::default(),
             limiter: Limiter::default(),
             sounds: Sounds::new(),
@@ -89,6 +111,7 @@ impl Engine {
             self.drive_ports(now);
             self.capture(now);
             self.playback(now);
+            self.tell_who_speaks();
             self.report(now);
             match self.wake_at(now) {
                 Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
@@ -119,6 +142,7 @@ impl Engine {
         for id in inbox.removed.drain(..) {
             self.uplink.remove_leg(id);
             self.legs.remove(&id);
+            self.voices.remove(&id);
         }
         let selected = std::mem::take(&mut inbox.selected);
         let (sounds, test) = (std::mem::take(&mut inbox.sounds), inbox.test.take());
@@ -181,22 +205,54 @@ impl Engine {
         }
         self.speaks = self.plan.microphone;
         if changed {
+            self.furnish();
             self.publish_status();
             self.emit(AudioEvent::Changed);
         }
     }
 
+    /// Another device is another room: nothing that was learned of the last one is true there.
+    fn furnish(&mut self) {
+        let room = (self.input.name(), self.output.name());
+        if room == self.room {
+            return;
+        }
+        match &room.0 {
+            None => self.processing = None,
+            Some(input) if self.room.0.as_ref() != Some(input) => {
+                self.processing = Processing::new(self.stages.on(&input.backend));
+            }
+            Some(_) => {
+                if let Some(processing) = &mut self.processing {
+                    processing.forget_echo();
+                }
+            }
+        }
+        self.room = room;
+    }
+
     fn capture(&mut self, now: Instant) {
-        let Some(microphone) = self.input.active() else { return };
+        let to_ear_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
+        let muted = self.plan.muted;
+        let Some(microphone) = self.input.active() else {
+            self.voice = OwnVoice::default();
+            return;
+        };
         let mut block = [0.0; BLOCK_SAMPLES];
         while microphone.read(&mut block, now) {
+            // Also while muted: it stays in tune with the room, and does not take the others' voices for the user's.
+            if let Some(processing) = &mut self.processing {
+                processing.captured(&mut block, to_ear_ms + BLOCK_MS + microphone.delay_ms());
+            }
+            // As others would hear it.
             if let Some(trial) = &mut self.trial {
                 trial.hear(&block);
                 continue;
             }
-            if self.uplink.add(&block, self.plan.muted) {
+            if self.voice.hears(Some(&block), muted) {
                 self.unsent.push(AudioEvent::TalkedWhileMuted);
             }
+            self.uplink.add(&block, muted);
         }
     }
 
@@ -210,6 +266,9 @@ impl Engine {
         }
         while self.output.active().is_some_and(|speaker| speaker.wants(now)) {
             let block = self.mix(now);
+            if let Some(processing) = &mut self.processing {
+                processing.played(&block);
+            }
             if let Some(speaker) = self.output.active() {
                 speaker.play(&block);
             }
@@ -227,8 +286,13 @@ impl Engine {
         let mut sum = [0.0; BLOCK_SAMPLES];
         for (id, leg) in &mut self.legs {
             let mut started = false;
-            if let Some(block) = leg.block(now, &mut started) {
-                mixer::add(&mut sum, &block);
+            let block = leg.block(now, &mut started);
+            if let Some(block) = &block {
+                mixer::add(&mut sum, block);
+                self.voices.entry(*id).or_default();
+            }
+            if let Some(voice) = self.voices.get_mut(id) {
+                voice.hears(block.as_ref());
             }
             if started {
                 self.unsent.push(AudioEvent::FirstAudio(*id));
@@ -246,6 +310,27 @@ impl Engine {
         sum
     }
 
+    /// Tells who began and who ceased to speak. What the channel has no room for is told at a later turn.
+    fn tell_who_speaks(&mut self) {
+        if !self.output.is_wanted() {
+            self.voices.clear();
+        }
+        let heard = self.voices.iter().filter(|(_, voice)| voice.speaks()).map(|(id, _)| Some(*id));
+        let speaking: BTreeSet<_> = heard.chain(self.voice.speaks().then_some(None)).collect();
+        let news: Vec<_> = speaking.symmetric_difference(&self.speaking).copied().collect();
+        for who in news {
+            let begins = speaking.contains(&who);
+            if self.events.try_send(AudioEvent::Speaking { who, speaking: begins }).is_err() {
+                return;
+            }
+            if begins {
+                self.speaking.insert(who);
+            } else {
+                self.speaking.remove(&who);
+            }
+        }
+    }
+
     fn report(&mut self, now: Instant) {
         let unsent = std::mem::take(&mut self.unsent);
         unsent.into_iter().for_each(|event| self.emit(event));
@@ -254,6 +339,7 @@ impl Engine {
         }
         self.report_at = now + if self.trial.is_some() { METER } else { REPORT };
         self.legs.retain(|_, leg| !leg.is_abandoned());
+        self.voices.retain(|id, _| self.legs.contains_key(id));
         self.uplink.forget_abandoned_legs();
         let output_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
         let stats: BTreeMap<LegId, LegAudioStats> =
@@ -273,12 +359,16 @@ impl Engine {
         let input_started = self.input.active().and_then(|microphone| microphone.started_unix_us());
         let output_started = self.output.active().and_then(|speaker| speaker.started_unix_us());
         let names = (self.input.name(), self.output.name());
+        let processing = names.0.as_ref().map(|opened| self.stages.on(&opened.backend).names());
         let mut board = self.shared.board();
         let status = &mut board.status;
         status.problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
         // The last pass's times stay readable after the call.
         status.input_started_unix_us = input_started.or(status.input_started_unix_us);
         status.output_started_unix_us = output_started.or(status.output_started_unix_us);
+        if let Some(processing) = processing {
+            status.processing = processing;
+        }
         if let Some(opened) = names.0 {
             status.backend = opened.backend;
             status.input = opened.device;
@@ -305,7 +395,8 @@ impl Engine {
         let input = self.input.due(|microphone| microphone.due());
         let output = self.output.due(|speaker| speaker.due());
         let ring = self.ring.due(|speaker| speaker.due());
-        let retry = (!self.unsent.is_empty()).then_some(now + LONGEST_SLEEP);
+        let untold = !self.unsent.is_empty() || !self.speaking.is_empty();
+        let retry = untold.then_some(now + LONGEST_SLEEP);
         let in_use = self.input.is_wanted() || self.output.is_wanted() || self.ring.is_wanted();
         let alive = in_use.then_some(now + LONGEST_SLEEP);
         [input, output, ring, retry, alive].into_iter().flatten().min()
