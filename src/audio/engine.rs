@@ -173,8 +173,10 @@ impl Engine {
 
     /// Another device: what is open goes over to it.
     fn select(&mut self, role: Role, name: &str) {
+        if !self.opener.choose(role, name) {
+            return;
+        }
         let now = Instant::now();
-        self.opener.choose(role, name);
         match role {
             Role::Input => self.input.switch(now, || self.opener.input()),
             Role::Output => self.output.switch(now, || self.opener.output()),

@@ -167,7 +167,7 @@ fn find(config: &config::Audio, role: Role, wanted: &str) -> Result<Option<Strin
 }
 
 /// The sound of an event, and the call that has to be heard for it.
-fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId>, Sound)> {
+pub(super) fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId>, Sound)> {
     match event {
         Event::ParticipantChanged { call, state: ParticipantState::Joined, .. } => Some((Some(*call), Sound::Joined)),
         Event::ParticipantChanged { call, state: ParticipantState::Left, .. } => Some((Some(*call), Sound::Left)),
