@@ -17,6 +17,8 @@ mod addresses;
 mod congestion;
 mod connection;
 mod description;
+#[cfg(test)]
+pub(crate) mod direction;
 mod feedback;
 mod media;
 mod red;
@@ -25,8 +27,6 @@ mod runtime;
 mod statistics;
 mod task;
 
-#[cfg(test)]
-pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
