@@ -192,6 +192,9 @@ fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId>, Sound)> 
         | Event::CallInterrupted { .. }
         | Event::ParticipantDeclined { .. }
         | Event::ParticipantMedia { .. }
+        | Event::RecordingStarted { .. }
+        | Event::RecordingEnded { .. }
+        | Event::RecordingFailed { .. }
         | Event::MediaChanged { .. }
         | Event::DoNotDisturbChanged { .. }
         | Event::TalkedWhileMuted
