@@ -414,8 +414,16 @@ impl LegInput {
     /// An input and what comes out of it, for tests of legs.
     #[cfg(test)]
     pub(crate) fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
+        let (input, played, _) = Self::heeded(packets);
+        (input, played)
+    }
+
+    /// As [`LegInput::pair`], with where its wishes are found.
+    #[cfg(test)]
+    fn heeded(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>, WishReader) {
         let (slots, played) = rtrb::RingBuffer::new(packets);
-        (Self { slots, wish: uplink::wish().0 }, played)
+        let (wish, reader) = uplink::wish();
+        (Self { slots, wish }, played, reader)
     }
 
     /// Hands a packet to the audio thread. Never blocks; when the thread lags 64 packets behind, the packet is dropped.

@@ -174,7 +174,7 @@ struct Daemon {
     tasks: Arc<Semaphore>,
     found: mpsc::Sender<devices::Found>,
     /// What clients know of sound.
-    audio_told: Option<Event>,
+    audio_told: Event,
     started: Instant,
     timer_rests_until: Instant,
     /// When an offer was dropped last because of the clocks.

@@ -157,7 +157,7 @@ impl Engine {
         self.recording = new_tap.unwrap_or(self.recording.take());
         selected.into_iter().for_each(|(role, name)| self.select(role, &name));
         if let Some(seconds) = test {
-            self.trial = (seconds > 0).then(|| Trial::new(seconds));
+            self.trial = (seconds > 0 && !self.plan.is_heard()).then(|| Trial::new(seconds));
         }
         if let Some(plan) = new_plan {
             self.follow(plan);
@@ -175,7 +175,7 @@ impl Engine {
         self.plan = plan;
         self.sounds.ring(self.plan.ring && self.opener.lets_ring());
         self.sounds.ring_back(self.plan.ring_back && self.opener.lets_ring_back());
-        if self.plan.microphone || self.plan.playback || self.plan.ring || self.plan.ring_back {
+        if self.plan.is_heard() {
             // A call comes first.
             self.trial = None;
         }
@@ -190,8 +190,10 @@ impl Engine {
 
     /// Another device: what is open goes over to it.
     fn select(&mut self, role: Role, name: &str) {
+        if !self.opener.choose(role, name) {
+            return;
+        }
         let now = Instant::now();
-        self.opener.choose(role, name);
         match role {
             Role::Input => self.input.switch(now, || self.opener.input()),
             Role::Output => self.output.switch(now, || self.opener.output()),
@@ -257,13 +259,14 @@ impl Engine {
         };
         let mut block = [0.0; BLOCK_SAMPLES];
         while microphone.read(&mut block, now) {
-            if let Some(trial) = &mut self.trial {
-                trial.hear(&block);
-                continue;
-            }
             // Also while muted: it stays in tune with the room, and does not take the others' voices for the user's.
             if let Some(processing) = &mut self.processing {
                 processing.captured(&mut block, to_ear_ms + BLOCK_MS + microphone.delay_ms());
+            }
+            // As others would hear it.
+            if let Some(trial) = &mut self.trial {
+                trial.hear(&block);
+                continue;
             }
             if let Some(tap) = &mut self.recording {
                 tap.own(if muted { &SILENCE } else { &block });

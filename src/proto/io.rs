@@ -262,6 +262,13 @@ pub struct Recorded {
     pub who: BTreeMap<LegId, Did>,
 }
 
+impl AudioPlan {
+    /// Anything of a call is to be heard or said.
+    pub fn is_heard(&self) -> bool {
+        self.microphone || self.playback || self.ring || self.ring_back
+    }
+}
+
 /// What the engine wants done, in this order.
 #[derive(Debug, Clone)]
 pub enum Output {
