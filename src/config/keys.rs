@@ -56,7 +56,7 @@ pub enum Kind {
 pub const ICE_SERVER_KEYS: [&str; 3] = ["urls", "username", "credential"];
 
 /// All keys of the file.
-pub const KEYS: [Key; 30] = [
+pub const KEYS: [Key; 27] = [
     now("network.listen", Kind::Listen),
     now("network.peers", Kind::Dial),
     now("network.mdns", Kind::Switch),
@@ -77,9 +77,6 @@ pub const KEYS: [Key; 30] = [
     now("audio.process_files", Kind::Switch),
     now("audio.push_to_talk", Kind::Switch),
     now("audio.automute", Kind::Switch),
-    not_yet("audio.echo_cancellation", Kind::Switch),
-    not_yet("audio.noise_suppression", Kind::Switch),
-    not_yet("audio.auto_gain", Kind::Switch),
     now("audio.constant_bitrate", Kind::Switch),
     now("call.ring_seconds", Kind::Seconds(1..=MAX_SECONDS)),
     now("call.auto_accept", Kind::Word(&["none", "contacts", "all"])),

@@ -70,7 +70,7 @@ pub(super) async fn start(
     let audio = Audio::start(&config.audio, audio_events_in);
     let (leg_events_in, leg_events) = mpsc::channel(LEG_EVENTS);
 
-    let engine_config = engine_config(&identity.did, identity.device, &config.call);
+    let engine_config = engine_config(&identity.did, identity.device, &config);
     let engine = Engine::new(engine_config, rand::random(), people.policies(), seen);
     let sealer = Sealer::new(identity.signing, identity.did.clone(), identity.device, rand::random());
     let mut daemon = Daemon {
@@ -116,7 +116,8 @@ fn addresses(key: &'static str, texts: &[String]) -> Result<Vec<Multiaddr>, Daem
     texts.iter().map(parse).collect()
 }
 
-fn engine_config(did: &Did, device: DeviceId, call: &config::Call) -> EngineConfig {
+fn engine_config(did: &Did, device: DeviceId, config: &Config) -> EngineConfig {
+    let (call, audio) = (&config.call, &config.audio);
     EngineConfig {
         did: did.clone(),
         device,
@@ -125,6 +126,8 @@ fn engine_config(did: &Did, device: DeviceId, call: &config::Call) -> EngineConf
         reconnect: Duration::from_secs(call.reconnect_seconds.into()),
         auto_accept: call.auto_accept,
         who_may_ring: call.who_may_ring,
+        push_to_talk: audio.push_to_talk,
+        automute: audio.automute,
     }
 }
 

@@ -79,6 +79,10 @@ pub struct EngineConfig {
     pub auto_accept: AutoAccept,
     /// Whose offers ring.
     pub who_may_ring: WhoMayRing,
+    /// The microphone is open only while [`Request::Talk`] holds.
+    pub push_to_talk: bool,
+    /// Whoever comes into a call is muted at first.
+    pub automute: bool,
 }
 
 /// How a stay begins.
@@ -129,7 +133,10 @@ pub struct Engine {
     /// Connections that have not reported `Closed` yet.
     legs: BTreeMap<LegId, Connection>,
     last_leg: u64,
+    /// By the user, whatever is pushed.
     muted: bool,
+    /// With push-to-talk: until when the user is listened to.
+    talks_until: Option<Instant>,
     deafened: bool,
     /// Grows with every change of what participants are told of microphone and ears.
     media_version: u32,
@@ -180,6 +187,7 @@ impl Engine {
             legs: BTreeMap::new(),
             last_leg: 0,
             muted: false,
+            talks_until: None,
             deafened: false,
             media_version: 0,
             do_not_disturb: false,
@@ -218,7 +226,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let calls = self.calls.values().filter_map(|call| self.call_deadline(call));
         let past = self.past.values().map(|(_, until)| *until);
-        calls.chain(self.outbox.deadline()).chain(past).min()
+        calls.chain(self.outbox.deadline()).chain(past).chain(self.talks_until).min()
     }
 
     /// Calls that are not over.
@@ -236,9 +244,9 @@ impl Engine {
         self.do_not_disturb
     }
 
-    /// The own microphone is off.
+    /// The own microphone is off: by the user's will, or since nothing is pushed.
     pub fn muted(&self) -> bool {
-        self.muted
+        self.muted || (self.config.push_to_talk && self.talks_until.is_none() && !mutant!(TalkIgnored))
     }
 
     /// The own ears are off.
@@ -259,6 +267,9 @@ impl Engine {
     /// Does whatever has become due, and tells what has changed.
     fn settle(&mut self, now: Now) {
         self.outbox.expire(now.mono);
+        if self.talks_until.is_some_and(|until| until <= now.mono) && !mutant!(TalksForEver) {
+            self.change_media(now.mono, |engine| engine.talks_until = None);
+        }
         let calls: Vec<CallId> = self.calls.keys().copied().collect();
         for call in calls {
             self.settle_call(call, now);
@@ -400,7 +411,7 @@ impl Engine {
             legs,
             microphone: active.is_some_and(|call| call.has_leg_up() || mutant!(MicrophoneEarly)),
             playback: active.is_some_and(Call::has_company),
-            muted: self.muted,
+            muted: self.muted(),
             deafened: self.deafened,
             ring: self.calls.values().any(Call::rings),
         }
@@ -409,7 +420,7 @@ impl Engine {
     /// What the participants of the call are told of microphone and ears.
     fn media_state(&self, id: CallId) -> MediaState {
         let on_hold = self.calls.get(&id).is_some_and(|call| call.on_hold);
-        MediaState { version: self.media_version, muted: self.muted, deafened: self.deafened, on_hold }
+        MediaState { version: self.media_version, muted: self.muted(), deafened: self.deafened, on_hold }
     }
 
     fn policy(&self, did: &Did) -> Option<Policy> {

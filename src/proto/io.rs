@@ -98,6 +98,9 @@ pub enum Standing {
     Past(u64),
 }
 
+/// How long one push to talk lasts: whoever died with a finger on the key is not listened to for ever.
+pub const TALK: Duration = Duration::from_secs(60);
+
 /// How long a call that was left or missed can be joined.
 pub const JOINABLE: Duration = Duration::from_secs(3600);
 
@@ -192,6 +195,8 @@ pub enum Request {
     Resume(CallId),
     /// Microphone off or on.
     Mute(bool),
+    /// With push-to-talk: speak, for [`TALK`] at most, or cease to.
+    Talk(bool),
     /// Ears off or on.
     Deafen(bool),
     /// Nothing rings and nothing is accepted; contacts are told so.
@@ -253,6 +258,9 @@ pub enum RequestError {
     /// Nobody, oneself, or more than [`super::signal::MAX_PARTICIPANTS`].
     #[error("a call needs between 1 and 31 other participants")]
     BadInvitees,
+    /// Only with push-to-talk is there something to push.
+    #[error("push-to-talk is not switched on")]
+    NoPushToTalk,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -490,6 +498,16 @@ pub enum Event {
     },
     /// The user speaks while the microphone is off.
     TalkedWhileMuted,
+    /// Somebody in the active call, or the user, began or ceased to speak, as heard here. It is told to those who watch, and
+    /// not kept.
+    ParticipantSpeaking {
+        /// The call.
+        call: CallId,
+        /// Who; the own DID for the user.
+        did: Did,
+        /// Begins, or ceases.
+        speaking: bool,
+    },
     /// A contact was added, changed or removed.
     ContactsChanged,
     /// How a person is heard here was changed.

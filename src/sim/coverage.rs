@@ -72,6 +72,8 @@ marks! {
     FirstAudio => "first audio heard",
     Reconnecting => "participants shown as reconnecting",
     MediaState => "participants' mute and deafen shown",
+    Talked => "pushes to talk",
+    BegunMuted => "calls begun muted",
     Restart => "daemons killed and started again",
     RestartInCall => "daemons killed in a call",
     LostWrite => "daemons killed before the last write reached the disk",

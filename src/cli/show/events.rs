@@ -70,6 +70,8 @@ fn happened(event: &Value, names: &Names) -> String {
         }
         Some("media_changed") => media_words(event),
         Some("do_not_disturb_changed") => format!("do not disturb {}", on_off(&event["on"])),
+        Some("participant_speaking") if event["speaking"] == true => format!("{call} {did} speaks"),
+        Some("participant_speaking") => format!("{call} {did} is silent"),
         Some("talked_while_muted") => "you are talking, and your microphone is off".into(),
         Some("contacts_changed") => "the contacts changed".into(),
         Some("volume_changed") => format!("{did} is {}", loudness(&event["percent"], &event["blocked"])),
