@@ -104,6 +104,12 @@ pub struct Audio {
     pub input: String,
     /// Playback device, or `default`.
     pub output: String,
+    /// Where calls ring: a device, `default`, or nothing for the same as `output`.
+    pub ring_output: String,
+    /// Incoming calls are to be heard ringing.
+    pub ring_sound: bool,
+    /// What else telecon makes heard of calls: ring-back, busy, who joins and who leaves.
+    pub sounds: bool,
     /// For the `file` backend: a WAV that is spoken into the call, looped.
     pub input_file: String,
     /// For the `file` backend: a WAV of what the speaker would play.
@@ -206,6 +212,9 @@ impl Default for Audio {
             backend: Backend::Auto,
             input: "default".into(),
             output: "default".into(),
+            ring_output: String::new(),
+            ring_sound: true,
+            sounds: true,
             input_file: String::new(),
             output_file: String::new(),
             echo_cancellation: true,

@@ -17,6 +17,8 @@ mod addresses;
 mod congestion;
 mod connection;
 mod description;
+#[cfg(test)]
+pub(crate) mod direction;
 mod feedback;
 mod media;
 mod red;

@@ -17,6 +17,7 @@ mod network;
 mod node;
 mod oracle;
 mod police;
+mod recordings;
 mod scenarios;
 mod seal;
 mod semantics;

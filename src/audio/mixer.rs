@@ -135,8 +135,11 @@ mod tests {
     fn no_sum_of_voices_leaves_the_scale_wherever_its_peaks_fall() {
         // Bursts of all kinds of lengths, from silence to four times full scale at once.
         for period in [37, 480, 613, 4_801] {
-            let sum: Vec<f32> =
-                hum(311.0, 2.0, |_| 4.0).iter().enumerate().map(|(n, s)| if n / period % 2 == 0 { 0.0 } else { *s }).collect();
+            let sum: Vec<f32> = hum(311.0, 2.0, |_| 4.0)
+                .iter()
+                .enumerate()
+                .map(|(n, s)| if n / period % 2 == 0 { 0.0 } else { *s })
+                .collect();
             let heard = limited(&mut Limiter::default(), &sum);
             assert!(loudest(&heard) <= CEILING + 1e-5, "{period}: {}", loudest(&heard));
         }

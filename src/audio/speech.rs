@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn noise_clicks_and_silence_are_no_speech() {
-        let clicks: Vec<f32> = noise(0.5, 10).into_iter().enumerate().map(|(at, s)| if at % 24_000 < 200 { s } else { 0.0 }).collect();
+        let clicks: Vec<f32> =
+            noise(0.5, 10).into_iter().enumerate().map(|(at, s)| if at % 24_000 < 200 { s } else { 0.0 }).collect();
         for (name, sound) in [("silence", vec![0.0; 96_000]), ("noise", noise(0.1, 10)), ("clicks", clicks)] {
             let share = share(&sound);
             println!("{name}: {share:.3}");

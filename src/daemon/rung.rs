@@ -48,10 +48,14 @@ impl Rung {
             | Event::ParticipantChanged { .. }
             | Event::ParticipantDeclined { .. }
             | Event::ParticipantMedia { .. }
+            | Event::RecordingStarted { .. }
+            | Event::RecordingEnded { .. }
+            | Event::RecordingFailed { .. }
             | Event::MediaChanged { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted
             | Event::ParticipantSpeaking { .. }
+            | Event::AudioChanged { .. }
             | Event::ContactsChanged
             | Event::VolumeChanged { .. }
             | Event::EventsMarked { .. } => {}

@@ -34,6 +34,8 @@ pub(super) struct Status<'a> {
     pub stopping: bool,
     pub clock: Option<&'static str>,
     pub audio: &'a AudioStatus,
+    pub recording: Value,
+    pub recording_problem: Option<String>,
     pub seq: u64,
     pub marked: u64,
     pub missed: usize,
@@ -68,6 +70,8 @@ pub(super) fn status(from: &Status<'_>) -> Value {
         "stopping": from.stopping,
         "clock": from.clock,
         "audio": from.audio,
+        "recording": from.recording,
+        "recording_problem": from.recording_problem,
         "seq": from.seq,
         "marked": from.marked,
         "missed": from.missed,
@@ -92,8 +96,15 @@ pub(super) fn call(view: &CallView, people: &People) -> Value {
         "from": view.from,
         "from_name": people.name(&view.from),
         "closed": view.closed,
+        "recording": view.recording,
         "participants": participants,
     })
+}
+
+/// Who records the call, as they say themselves.
+pub(super) fn recorders(view: &CallView, people: &People) -> Value {
+    let recorders = view.participants.iter().filter(|other| other.recording).map(|other| other.did.clone());
+    named(&recorders.collect::<Vec<_>>(), people).into()
 }
 
 fn participant(view: &ParticipantView, call: CallId, people: &People) -> Value {
@@ -106,6 +117,7 @@ fn participant(view: &ParticipantView, call: CallId, people: &People) -> Value {
         "deafened": view.deafened,
         "on_hold": view.on_hold,
         "speaking": people.speaks(call, &view.did),
+        "recording": view.recording,
         "decline": view.decline,
         "volume_percent": gain.percent,
         "audio_blocked": gain.blocked,
@@ -243,6 +255,7 @@ pub(super) mod samples {
             muted: false,
             deafened: true,
             on_hold: false,
+            recording: false,
             decline: None,
             leg: Some(LegId(1)),
             setup,
@@ -252,6 +265,7 @@ pub(super) mod samples {
             state,
             from: did_of(2),
             closed: false,
+            recording: false,
             participants: vec![other],
         }
     }
@@ -322,9 +336,7 @@ mod tests {
             input: "silence".into(),
             output: "nothing".into(),
             processing: vec!["high_pass".into()],
-            problem: None,
-            input_started_unix_us: None,
-            output_started_unix_us: None,
+            ..AudioStatus::default()
         };
         let did = did_of(1);
         let from = Status {
@@ -340,6 +352,8 @@ mod tests {
             stopping: false,
             clock: None,
             audio: &audio,
+            recording: Value::Null,
+            recording_problem: None,
             seq: 9,
             marked: 4,
             missed: 2,

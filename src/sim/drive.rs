@@ -1,7 +1,8 @@
 //! One mutation, then drain fully: carries a node's outputs out, as the daemon's loop does, and keeps the books.
 
 use crate::proto::{
-    io::{CallView, LegCommand, Output, PastCall, Policy, Reply, Request, RequestError, TALK},
+    engine::TALK,
+    io::{CallView, LegCommand, Output, PastCall, Policy, Reply, Request, RequestError},
     signal::{Body, Contact, Decline, MAX_SEALED_BYTES, Topic},
 };
 
@@ -80,6 +81,7 @@ impl World {
                 if plan == self.nodes[ix].plan {
                     return Err(format!("the same audio plan twice: {plan:?}"));
                 }
+                oracle::told_of_recording(self, ix, &plan)?;
                 self.nodes[ix].plan = plan;
                 self.carry_audio(ix);
             }
@@ -182,7 +184,8 @@ impl World {
         let wanted = match &request {
             Request::Accept(call, _) | Request::Join(call, _) => Some(*call),
             Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Invite { .. } => None,
-            Request::Hold(_) | Request::Resume(_) | Request::Mute(_) | Request::Deafen(_) | Request::Talk(_) => None,
+            Request::Hold(_) | Request::Resume(_) | Request::Record { .. } => None,
+            Request::Mute(_) | Request::Deafen(_) | Request::Talk(_) => None,
             Request::SetDoNotDisturb(_) | Request::SetContacts(_) | Request::SetAddresses(_) => None,
             Request::Restore { .. } | Request::Shutdown => None,
         };
@@ -229,6 +232,10 @@ impl World {
                     self.nodes[ix].talks_until = talks.then_some(now.mono + TALK);
                     self.coverage.mark(Mark::Talked);
                 }
+                Request::Record { call, on } => {
+                    let records = &mut self.nodes[ix].records;
+                    *records = if on { Some(call) } else { records.filter(|other| *other != call) };
+                }
                 Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Join(..) => {}
                 Request::Invite { .. } | Request::Hold(_) | Request::Resume(_) => {}
                 Request::Deafen(_) | Request::SetDoNotDisturb(_) | Request::SetContacts(_) => {}
@@ -251,6 +258,8 @@ fn mark_of(error: &RequestError) -> Mark {
         | RequestError::NotRinging
         | RequestError::NotJoinable
         | RequestError::NotInCall
+        | RequestError::OnHold
+        | RequestError::RecordsAnother
         | RequestError::BadInvitees
         | RequestError::NoPushToTalk
         | RequestError::Stopping => Mark::WrongRequest,

@@ -72,6 +72,12 @@ impl Sight<'_> {
             Request::Reject(call, _) => must(self.state(*call) == Some(CallState::Incoming)),
             Request::Hangup(call) => must(self.state(*call).is_some()),
             Request::Hold(call) | Request::Resume(call) => must(engaged(call)),
+            Request::Record { call, on: false } => must(engaged(call)),
+            Request::Record { call, on: true } => {
+                let recorded = self.views.iter().find(|view| view.recording).map(|view| view.call);
+                let free = recorded.is_none() && self.state(*call) != Some(CallState::OnHold);
+                must(engaged(call) && (free || recorded == Some(*call)))
+            }
             Request::Invite { call, invitees } => {
                 let fine = engaged(call) && !invitees.contains(self.own);
                 let fine = fine && !invitees.iter().any(|did| self.is_blocked(did));
@@ -125,7 +131,8 @@ fn press_in_call(call: CallId, sight: &Sight<'_>, chance: &mut Chance) -> Option
             let invitees = some_people(sight, chance);
             Some(Request::Invite { call, invitees })
         }
-        8 | 9 if sight.push_to_talk => Some(Request::Talk(chance.percent(60))),
+        10 | 11 if sight.push_to_talk => Some(Request::Talk(chance.percent(60))),
+        8 | 9 => Some(Request::Record { call, on: chance.percent(70) }),
         _ => None,
     }
 }
@@ -173,8 +180,8 @@ fn offer(sight: &Sight<'_>, chance: &mut Chance) -> Request {
 fn press_wrongly(sight: &Sight<'_>, chance: &mut Chance) -> Request {
     let never = CallId::from_bytes([0x8f; 16]);
     let call = if sight.calls.is_empty() { never } else { *chance.pick(sight.calls) };
-    match chance.below(12) {
-        10 => Request::Talk(true),
+    match chance.below(13) {
+        11 => Request::Talk(true),
         0 => Request::Offer { invitees: Vec::new(), settings: Settings::default() },
         1 => Request::Offer { invitees: vec![sight.own.clone()], settings: Settings::default() },
         2 => Request::Accept(call, former(chance)),
@@ -185,6 +192,7 @@ fn press_wrongly(sight: &Sight<'_>, chance: &mut Chance) -> Request {
         7 => Request::Invite { call, invitees: some_people(sight, chance) },
         8 => Request::Hold(call),
         9 => Request::Resume(call),
+        10 => Request::Record { call, on: chance.percent(80) },
         _ => offer(sight, chance),
     }
 }

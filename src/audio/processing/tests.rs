@@ -48,7 +48,8 @@ fn two_seconds_into_a_call_the_echo_is_30_db_weaker_also_where_the_sound_system_
         let echo = echo_of(&far, delay_ms, gain);
         let mut processing = Processing::new(only_echo_cancellation()).unwrap();
         let left = run(&mut processing, &far, &echo, told_ms);
-        let by_second: Vec<f32> = echo.chunks(48_000).zip(left.chunks(48_000)).map(|(e, l)| enhancement_db(e, l)).collect();
+        let by_second: Vec<f32> =
+            echo.chunks(48_000).zip(left.chunks(48_000)).map(|(e, l)| enhancement_db(e, l)).collect();
         let after_two_seconds = enhancement_db(&echo[96_000..], &left[96_000..]);
         println!("{delay_ms} ms, told {told_ms} ms, gain {gain}: {after_two_seconds:.0} dB; by second {by_second:.0?}");
         assert!(after_two_seconds >= 30.0, "{delay_ms} ms: {after_two_seconds} dB");
@@ -92,7 +93,9 @@ fn while_both_talk_the_near_voice_stays_whole_and_the_echo_goes() {
     let (fits, lag) = best_correlation(&near[..near.len() - 1_000], &left, 960);
     let with_echo = correlation(&near, &microphone, 0, 1);
     let loudness_db = level_db(&left) - level_db(&near);
-    println!("the near voice: {with_echo:.3} with the echo, {fits:.3} without, {lag} samples late, {loudness_db:.1} dB");
+    println!(
+        "the near voice: {with_echo:.3} with the echo, {fits:.3} without, {lag} samples late, {loudness_db:.1} dB"
+    );
     assert!(fits > 0.9 && fits > with_echo, "{fits} after {with_echo}");
     assert!(loudness_db.abs() < 2.0, "{loudness_db} dB");
 }

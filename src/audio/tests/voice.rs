@@ -8,14 +8,15 @@ use std::{fs, path::Path};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
-use crate::audio::{mixer::Limiter, uplink::Uplink};
+use crate::{
+    audio::{mixer::Limiter, uplink::Uplink},
+    leg::direction::{Datagram, Direction},
+};
 
 /// The speaker asks for sound this long after the microphone had a block: the middle of what may be.
 const PHASE: Duration = Duration::from_millis(5);
 /// Goes on so long after the last word.
 const TAIL_BLOCKS: usize = 100;
-/// IPv4, UDP, and the RTP header and tag of SRTP.
-const OVERHEAD_BYTES: usize = 20 + 8 + 12 + 10;
 /// Outages begin so often…
 const OUTAGE_EVERY_MS: u64 = 2_000;
 /// …and last so long.
@@ -100,14 +101,17 @@ struct Run {
 fn call(clip: &[f32], network: Network, seed: u64) -> (Vec<f32>, Run) {
     let epoch = Instant::now();
     let (microphone, mut frames) = broadcast::channel(MICROPHONE_FRAMES);
-    let mut uplink = Uplink::new(microphone);
+    let mut uplink = Uplink::new(microphone, false);
+    let (wishes, _nothing, reader) = LegInput::heeded(SLOTS);
+    uplink.add_leg(LEG, reader);
     uplink.address([LEG].into(), epoch, epoch);
     uplink.begin(epoch, epoch);
-    let (mut slots, taken) = rtrb::RingBuffer::new(SLOTS);
+    let (slots, taken) = LegInput::pair(SLOTS);
+    let mut link = Direction::new(wishes, slots, epoch);
     let (mut leg, mut limiter) = (Remote::new(taken, epoch), Limiter::default());
-    let mut path = Route::new(network, seed);
-    let mut under_way: Vec<ReceivedPacket> = Vec::new();
-    let (mut sound, mut seconds, mut sequence) = (Vec::new(), Vec::<Second>::new(), 0_u16);
+    let (mut path, mut back) = (Route::new(network, seed), Route::new(network, seed + 1000));
+    let mut under_way: Vec<(Instant, Datagram)> = Vec::new();
+    let (mut sound, mut seconds) = (Vec::new(), Vec::<Second>::new());
     let silence = [[0.0; BLOCK_SAMPLES]; TAIL_BLOCKS];
     for (number, block) in clip.as_chunks::<BLOCK_SAMPLES>().0.iter().chain(&silence).enumerate() {
         if number % 100 == 0 {
@@ -117,24 +121,25 @@ fn call(clip: &[f32], network: Network, seed: u64) -> (Vec<f32>, Run) {
         let now = epoch + backend::BLOCK * (number as u32 + 1);
         uplink.add(block, false);
         while let Ok(frame) = frames.try_recv() {
+            let Some(packet) = link.speak(LEG, &frame, now) else { continue };
             second.packets += 1;
-            second.wire_bytes += OVERHEAD_BYTES + frame.payload.len();
-            sequence = sequence.wrapping_add(1);
+            second.wire_bytes += packet.ip_bytes();
             match path.carry(now.duration_since(epoch).as_secs_f64() * 1000.0) {
-                Some(ms) => under_way.push(ReceivedPacket {
-                    sequence,
-                    timestamp: frame.timestamp,
-                    payload: frame.payload,
-                    copy: false,
-                    arrival: now + Duration::from_secs_f64(ms / 1000.0),
-                }),
+                Some(ms) => under_way.push((now + Duration::from_secs_f64(ms / 1000.0), packet)),
                 None => second.lost += 1,
             }
         }
         let now = now + PHASE;
-        under_way.sort_by_key(|packet| packet.arrival);
-        let arrived = under_way.partition_point(|packet| packet.arrival <= now);
-        under_way.drain(..arrived).for_each(|packet| slots.push(packet).unwrap());
+        // The other side reports as much about it as it would about us.
+        if let Some(report) = link.report(now) {
+            second.wire_bytes += report.ip_bytes();
+            if let Some(ms) = back.carry(now.duration_since(epoch).as_secs_f64() * 1000.0) {
+                under_way.push((now + Duration::from_secs_f64(ms / 1000.0), report));
+            }
+        }
+        under_way.sort_by_key(|(arrival, _)| *arrival);
+        let arrived = under_way.partition_point(|(arrival, _)| *arrival <= now);
+        under_way.drain(..arrived).for_each(|(arrival, datagram)| link.arrive(datagram, arrival));
         leg.receive(true);
         let mut block = leg.block(now, &mut false).unwrap_or([0.0; BLOCK_SAMPLES]);
         limiter.apply(&mut block);
