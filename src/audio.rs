@@ -18,6 +18,8 @@ mod file;
 mod jitter;
 mod mixer;
 mod port;
+mod pulse_stream;
+mod realtime;
 mod remote;
 mod resample;
 mod speech;
@@ -28,6 +30,15 @@ mod testing;
 mod tests;
 mod tone;
 mod uplink;
+
+/// What `benches/` measures beside the codec; not for use.
+#[doc(hidden)]
+pub mod bench {
+    pub use super::{
+        mixer::{Limiter, add},
+        remote::Remote,
+    };
+}
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -133,6 +144,8 @@ pub struct AudioStatus {
     pub output: String,
     /// What does not work: cause and remedy in one sentence each.
     pub problem: Option<String>,
+    /// The audio thread has real-time priority, from RealtimeKit.
+    pub realtime: bool,
     /// `file` backend: unix time in µs at which sample 0 of the present pass of the input file was spoken.
     pub input_started_unix_us: Option<u64>,
     /// `file` backend: unix time in µs at which sample 0 of the output file was played. For a file that was continued, the
@@ -187,6 +200,8 @@ impl Audio {
         let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
         let run = move || {
             let constant_bitrate = config.constant_bitrate;
+            let board = own.clone();
+            realtime::raise(move |given| board.board().status.realtime = given);
             let opener = port::Opener::new(config, backend::Waker::here());
             engine::Engine::new(own, opener, sender, constant_bitrate, events).run();
         };

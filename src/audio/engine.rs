@@ -27,6 +27,13 @@ const REPORT: Duration = Duration::from_millis(250);
 /// Longest sleep while something is open: a callback that does not come is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
+/// Without a rest for so long, it takes one. Half of what the kernel allows real-time threads ([`super::realtime`]).
+const LONGEST_BUSY: Duration = Duration::from_millis(100);
+/// What counts as a rest.
+const REST: Duration = Duration::from_micros(100);
+/// So many blocks of 10 ms are read or mixed in one turn; the rest follows in the next.
+const BLOCKS_A_TURN: usize = 10;
+
 /// All that the audio thread owns.
 pub struct Engine {
     shared: Arc<Shared>,
@@ -72,15 +79,23 @@ impl Engine {
 
     /// Runs until it is told to stop.
     pub fn run(mut self) {
+        let mut rested_at = Instant::now();
         while self.take_commands() {
             let now = Instant::now();
             self.drive_ports(now);
             self.capture(now);
             self.playback(now);
             self.report(now);
+            let done = Instant::now();
             match self.wake_at(now) {
-                Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
+                // It never catches up: what else runs here may need the time, and real-time threads must rest.
+                Some(_) if done.saturating_duration_since(rested_at) > LONGEST_BUSY => std::thread::sleep(REST),
+                Some(at) => std::thread::park_timeout(at.saturating_duration_since(done)),
                 None => std::thread::park(),
+            }
+            let woken = Instant::now();
+            if woken.saturating_duration_since(done) >= REST {
+                rested_at = woken;
             }
         }
         self.input.close();
@@ -145,7 +160,10 @@ impl Engine {
     fn capture(&mut self, now: Instant) {
         let Some(microphone) = self.input.active() else { return };
         let mut block = [0.0; BLOCK_SAMPLES];
-        while microphone.read(&mut block, now) {
+        for _ in 0..BLOCKS_A_TURN {
+            if !microphone.read(&mut block, now) {
+                break;
+            }
             if self.uplink.add(&block, self.plan.muted) {
                 self.unsent.push(AudioEvent::TalkedWhileMuted);
             }
@@ -160,7 +178,10 @@ impl Engine {
                 leg.cut();
             }
         }
-        while self.output.active().is_some_and(|speaker| speaker.wants(now)) {
+        for _ in 0..BLOCKS_A_TURN {
+            if !self.output.active().is_some_and(|speaker| speaker.wants(now)) {
+                break;
+            }
             let block = self.mix(now);
             if let Some(speaker) = self.output.active() {
                 speaker.play(&block);

@@ -240,6 +240,9 @@ pub fn status(answer: &Value) -> String {
     let end = |value: &Value, none: &str| if value == "" { none.to_owned() } else { word(value) };
     let (input, output) = (end(&audio["input"], "silence"), end(&audio["output"], "nowhere"));
     let mut sound = format!("{}: {input} to {output}", word(&audio["backend"]));
+    if audio["realtime"] == true {
+        sound.push_str(", real-time");
+    }
     if let Some(problem) = audio["problem"].as_str() {
         sound = format!("{sound}\n{problem}");
     }

@@ -312,6 +312,7 @@ mod tests {
             input: "silence".into(),
             output: "nothing".into(),
             problem: None,
+            realtime: false,
             input_started_unix_us: None,
             output_started_unix_us: None,
         };
