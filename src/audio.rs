@@ -11,13 +11,17 @@
 
 mod backend;
 mod callback;
+mod choice;
 pub mod codec;
 mod device;
 mod engine;
 mod file;
 mod jitter;
 mod mixer;
+mod opener;
 mod port;
+mod processing;
+mod pulse;
 mod pulse_stream;
 mod realtime;
 mod remote;
@@ -29,7 +33,9 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tone;
+mod trial;
 mod uplink;
+mod watch;
 
 /// What `benches/` measures beside the codec; not for use.
 #[doc(hidden)]
@@ -60,6 +66,7 @@ use crate::{
 
 pub use codec::{PAUSE, is_pause};
 pub use device::devices;
+pub use trial::{MAX_SECONDS as MAX_TEST_SECONDS, MicTest};
 pub use uplink::Wish;
 
 /// Sample rate of everything inside: 48 kHz, mono, f32 in -1..=1.
@@ -76,6 +83,8 @@ const MICROPHONE_FRAMES: usize = 16;
 const SLOTS: usize = 64;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;
+/// Short sounds that wait for the audio thread; more are not played.
+const MAX_WAITING_SOUNDS: usize = 8;
 /// Loudest that a participant can be made.
 pub const MAX_GAIN_PERCENT: u16 = 200;
 
@@ -129,19 +138,61 @@ pub enum AudioEvent {
     FirstAudio(LegId),
     /// The user speaks while the plan says `muted`: told at once after each mute, then at most every five seconds.
     TalkedWhileMuted,
+    /// Somebody began or ceased to speak, as heard here.
+    Speaking {
+        /// The leg; `None`: the user, to the others.
+        who: Option<LegId>,
+        /// Begins, or ceases.
+        speaking: bool,
+    },
     /// [`Audio::status`] has news.
     Changed,
+}
+
+/// A sound that telecon makes once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sound {
+    /// Somebody is there.
+    Joined,
+    /// Somebody left.
+    Left,
+    /// The call came to nothing.
+    Busy,
+    /// For somebody who wants to know whether the speaker works; it cannot be silenced.
+    Test,
+}
+
+/// What a device is chosen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The microphone.
+    Input,
+    /// The speaker.
+    Output,
+    /// The ring tone.
+    Ring,
 }
 
 /// Where sound comes from and goes to, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AudioStatus {
-    /// `pulseaudio`, `alsa`, `file` or `null`; `none` when no sound system answers.
+    /// `pipewire`, `pulseaudio`, `alsa`, `file` or `null`; `none` when no sound system answers.
     pub backend: String,
     /// The capture device or file.
     pub input: String,
     /// The playback device or file.
     pub output: String,
+    /// The ring tone's device, where it has one of its own.
+    pub ring: Option<String>,
+    /// The microphone is open.
+    pub capturing: bool,
+    /// The speaker is open.
+    pub playing: bool,
+    /// The microphone test that runs.
+    pub test: Option<MicTest>,
+    /// What is done to the sound of the input, by its keys in the configuration.
+    pub processing: Vec<String>,
     /// What does not work: cause and remedy in one sentence each.
     pub problem: Option<String>,
     /// The audio thread has real-time priority, from RealtimeKit.
@@ -181,6 +232,8 @@ pub struct Device {
     pub direction: String,
     /// The sound system's default.
     pub default: bool,
+    /// An input that hears what a speaker plays, and no microphone.
+    pub monitor: bool,
 }
 
 /// The handle to the audio thread. Dropping it closes all streams and files, and ends the thread.
@@ -198,12 +251,13 @@ impl Audio {
         let shared = Arc::new(Shared::new(config));
         let (microphone, _) = broadcast::channel(MICROPHONE_FRAMES);
         let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
+        let stages = processing::Stages::of(&config);
         let run = move || {
             let constant_bitrate = config.constant_bitrate;
             let board = own.clone();
             realtime::raise(move |given| board.board().status.realtime = given);
-            let opener = port::Opener::new(config, backend::Waker::here());
-            engine::Engine::new(own, opener, sender, constant_bitrate, events).run();
+            let opener = opener::Opener::new(config, backend::Waker::here());
+            engine::Engine::new(own, opener, stages, sender, constant_bitrate, events).run();
         };
         let thread = std::thread::Builder::new().name("audio".into()).spawn(run);
         if let Err(error) = &thread {
@@ -216,6 +270,30 @@ impl Audio {
     /// Sets what is to be captured and played; the latest plan holds. Never blocks.
     pub fn apply(&self, plan: AudioPlan) {
         self.shared.inbox().plan = plan;
+        self.wake();
+    }
+
+    /// Takes another device from now on, by its name or description, or `default`; for [`Role::Ring`], nothing means the
+    /// output. What is open goes over as soon as the other one is open. Never blocks.
+    pub fn select(&self, role: Role, name: &str) {
+        self.shared.inbox().selected.insert(role, name.to_owned());
+        self.wake();
+    }
+
+    /// Plays a short sound once, if the configuration does not silence it. Never blocks; when many wait, it is not played.
+    pub fn play(&self, sound: Sound) {
+        let mut inbox = self.shared.inbox();
+        if inbox.sounds.len() < MAX_WAITING_SOUNDS {
+            inbox.sounds.push(sound);
+        }
+        drop(inbox);
+        self.wake();
+    }
+
+    /// Opens the microphone for so many seconds ([`MAX_TEST_SECONDS`] at most), then plays what it heard; 0 ends a test at
+    /// once, and so does anything that is to be heard of a call. Never blocks.
+    pub fn test_microphone(&self, seconds: u32) {
+        self.shared.inbox().test = Some(seconds);
         self.wake();
     }
 
@@ -334,6 +412,10 @@ struct Inbox {
     /// Taken over after what was added.
     gains: BTreeMap<LegId, Gain>,
     removed: Vec<LegId>,
+    selected: BTreeMap<Role, String>,
+    sounds: Vec<Sound>,
+    /// A microphone test of so many seconds.
+    test: Option<u32>,
     stop: bool,
 }
 
@@ -352,7 +434,8 @@ impl Shared {
                 ("none", config.input.clone(), config.output.clone())
             }
         };
-        let status = AudioStatus { backend: backend.into(), input, output, ..AudioStatus::default() };
+        let processing = processing::Stages::of(config).on(backend).names();
+        let status = AudioStatus { backend: backend.into(), input, output, processing, ..AudioStatus::default() };
         Self {
             epoch: Instant::now(),
             inbox: Mutex::default(),

@@ -50,6 +50,7 @@ use crate::{
 };
 
 mod clock;
+mod devices;
 #[cfg(test)]
 mod e2e;
 mod idempotency;
@@ -168,6 +169,9 @@ struct Daemon {
     leg_events: mpsc::Sender<(LegId, LegEvent)>,
     ice: Arc<IceConfig>,
     tasks: Arc<Semaphore>,
+    found: mpsc::Sender<devices::Found>,
+    /// What clients know of sound.
+    audio_told: Option<Event>,
     started: Instant,
     timer_rests_until: Instant,
     /// When an offer was dropped last because of the clocks.
@@ -182,6 +186,8 @@ struct Daemon {
 struct Doors {
     /// Full: the clients' connections wait.
     commands: mpsc::Receiver<Command>,
+    /// Full: the task that looked for the device waits.
+    found: mpsc::Receiver<devices::Found>,
     /// Full: the audio thread drops its report, and the next one tells the same.
     audio: mpsc::Receiver<AudioEvent>,
     /// Full: the leg's task waits, its media too.
@@ -197,6 +203,7 @@ enum Turn {
     Command(Command),
     Signal,
     Timer,
+    Found(devices::Found),
     Audio(AudioEvent),
     Leg(LegId, LegEvent),
     Net(NetEvent),
@@ -223,6 +230,7 @@ impl Daemon {
                     self.node.handle_timeout(now());
                     self.timer_rests_until = Instant::now() + TIMER_REST;
                 }
+                Turn::Found(found) => self.device_found(found),
                 Turn::Audio(event) => self.audio_event(event, now()),
                 Turn::Leg(id, event) => self.leg_event(id, event, now()),
                 Turn::Net(event) => self.net_event(event, now()),
@@ -279,8 +287,8 @@ impl Daemon {
         match event {
             AudioEvent::FirstAudio(id) => self.node.handle_input(Input::Leg(id, LegEvent::FirstAudio), now),
             AudioEvent::TalkedWhileMuted => self.tell(Event::TalkedWhileMuted, now),
-            // `status` asks the audio thread itself.
-            AudioEvent::Changed => debug!("the sound devices changed"),
+            AudioEvent::Speaking { .. } => {}
+            AudioEvent::Changed => self.audio_changed(now),
         }
     }
 
@@ -332,6 +340,7 @@ impl Doors {
             command = self.commands.recv() => command.map(Turn::Command).ok_or(DaemonError::Ended("control socket")),
             () = signals.recv() => Ok(Turn::Signal),
             () = sleep_until(wake.into()) => Ok(Turn::Timer),
+            Some(found) = self.found.recv() => Ok(Turn::Found(found)),
             Some(event) = self.audio.recv() => Ok(Turn::Audio(event)),
             Some((id, event)) = self.legs.recv() => Ok(Turn::Leg(id, event)),
             event = self.net.recv() => event.map(Turn::Net).ok_or(DaemonError::Ended("network")),

@@ -15,9 +15,8 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::{
-    BLOCK_SAMPLES, Block, EncodedFrame, FRAME_SAMPLES, SAMPLE_RATE_HZ,
+    BLOCK_SAMPLES, Block, EncodedFrame, SAMPLE_RATE_HZ,
     codec::{Encoder, PAUSE, Settings},
-    speech::TalkGate,
 };
 use crate::proto::id::LegId;
 
@@ -111,14 +110,10 @@ pub struct Uplink {
     filled: usize,
     /// Of the frame that is being filled.
     frame_samples: usize,
-    /// The last 20 ms, whatever the frames' length.
-    overheard: [f32; FRAME_SAMPLES],
-    overheard_samples: usize,
     timestamp: u32,
     /// The legs of the plan.
     to: Arc<BTreeSet<LegId>>,
     wishes: BTreeMap<LegId, WishReader>,
-    gate: TalkGate,
     microphone: broadcast::Sender<EncodedFrame>,
 }
 
@@ -131,12 +126,9 @@ impl Uplink {
             frame: [0.0; MAX_FRAME_SAMPLES],
             filled: 0,
             frame_samples: samples(Wish::default().frame_ms),
-            overheard: [0.0; FRAME_SAMPLES],
-            overheard_samples: 0,
             timestamp: 0,
             to: Arc::default(),
             wishes: BTreeMap::new(),
-            gate: TalkGate::new(),
             microphone,
         }
     }
@@ -189,21 +181,19 @@ impl Uplink {
         if by_clock.wrapping_sub(self.timestamp).cast_signed() > 0 {
             self.timestamp = by_clock;
         }
-        (self.filled, self.overheard_samples) = (0, 0);
+        self.filled = 0;
         self.encoder = Encoder::new().inspect_err(|error| tracing::error!(%error, "no memory for Opus")).ok();
     }
 
-    /// Adds 10 ms; the last block of a frame completes it. A muted frame is silence as a whole; true when it is time to tell
-    /// the user that it was not before.
-    pub fn add(&mut self, block: &Block, muted: bool) -> bool {
-        let talked = self.overhear(block, muted);
+    /// Adds 10 ms; the last block of a frame completes it. A muted frame is silence as a whole.
+    pub fn add(&mut self, block: &Block, muted: bool) {
         if self.filled == 0 {
             self.suit();
         }
         self.frame[self.filled..self.filled + BLOCK_SAMPLES].copy_from_slice(block);
         self.filled += BLOCK_SAMPLES;
         if self.filled < self.frame_samples {
-            return talked;
+            return;
         }
         self.filled = 0;
         let frame = &mut self.frame[..self.frame_samples];
@@ -220,14 +210,6 @@ impl Uplink {
             Some(Err(error)) => tracing::warn!(%error, "a frame was not encoded"),
             None => {}
         }
-        talked
-    }
-
-    /// Whether it is time to tell the user that nobody hears.
-    fn overhear(&mut self, block: &Block, muted: bool) -> bool {
-        self.overheard[self.overheard_samples..self.overheard_samples + BLOCK_SAMPLES].copy_from_slice(block);
-        self.overheard_samples = (self.overheard_samples + BLOCK_SAMPLES) % FRAME_SAMPLES;
-        self.overheard_samples == 0 && self.gate.hears(&self.overheard, muted)
     }
 
     /// The next frame is encoded as the legs that hear it wish.

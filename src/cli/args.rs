@@ -199,6 +199,28 @@ pub enum Verb {
     /// List microphones and speakers
     #[command(after_help = "Example: telecon devices")]
     Devices,
+    /// Choose a microphone, a speaker, or where calls ring; also in the middle of a call
+    #[command(after_help = "Example: telecon device output alsa_output.usb-headset\n\n\
+        It is kept over restarts. While the device is not there, the system's default stands in for it.\n\
+        default goes back to what the configuration says.")]
+    Device {
+        /// What for
+        #[arg(value_name = "input|output|ring")]
+        direction: Direction,
+        /// A name or a description from `telecon devices`, or default
+        name: String,
+    },
+    /// Test the microphone or the speaker, while no call goes on
+    #[command(after_help = "Example: telecon test mic\n\n\
+        mic shows how loud you are, then plays what you said. speaker plays a few tones. Nothing leaves this machine.")]
+    Test {
+        /// What to test
+        #[arg(value_name = "mic|speaker")]
+        what: Tested,
+        /// How long the microphone listens
+        #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=30))]
+        seconds: u32,
+    },
     /// List and change contacts, and decide how their calls are taken
     #[command(after_help = "Example: telecon contacts list")]
     Contacts {
@@ -285,6 +307,21 @@ pub enum ContactVerb {
 pub enum Switch {
     On,
     Off,
+}
+
+/// What a sound device is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Direction {
+    Input,
+    Output,
+    Ring,
+}
+
+/// What is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tested {
+    Mic,
+    Speaker,
 }
 
 /// How loud.

@@ -240,6 +240,9 @@ pub fn status(answer: &Value) -> String {
     let end = |value: &Value, none: &str| if value == "" { none.to_owned() } else { word(value) };
     let (input, output) = (end(&audio["input"], "silence"), end(&audio["output"], "nowhere"));
     let mut sound = format!("{}: {input} to {output}", word(&audio["backend"]));
+    if let Some(ring) = audio["ring"].as_str() {
+        sound = format!("{sound}, rings on {ring}");
+    }
     if audio["realtime"] == true {
         sound.push_str(", real-time");
     }
@@ -369,11 +372,53 @@ pub fn devices(answer: &Value) -> String {
         return line("no sound devices; calls work, but nobody is heard");
     }
     let row = |one: &Value| {
-        let default = if one["default"] == true { "default" } else { "" };
+        let marks = [("default", "default"), ("in_use", "in use"), ("monitor", "what a speaker plays")];
+        let marks: Vec<&str> = marks.iter().filter(|(field, _)| one[*field] == true).map(|(_, mark)| *mark).collect();
         let description = if one["description"] == one["name"] { "" } else { &word(&one["description"]) };
-        vec![word(&one["direction"]), word(&one["name"]), description.to_owned(), default.into()]
+        vec![word(&one["direction"]), word(&one["name"]), description.to_owned(), marks.join(", ")]
     };
     table(&["DIRECTION", "NAME", "DESCRIPTION", ""], &devices.iter().map(row).collect::<Vec<_>>())
+}
+
+/// `telecon device`
+pub fn selected(answer: &Value) -> String {
+    let name = match answer["name"].as_str() {
+        Some("") => "the same as output".into(),
+        Some(_) | None => word(&answer["name"]),
+    };
+    line(&format!("{} is {name}", word(&answer["direction"])))
+}
+
+/// `telecon test speaker`
+pub fn speaker_tested(answer: &Value) -> String {
+    line(&format!("four tones are played through {}", word(&answer["output"])))
+}
+
+/// `telecon test mic`, at its beginning.
+pub fn mic_test_begun(answer: &Value) -> String {
+    let (seconds, input) = (word(&answer["seconds"]), word(&answer["input"]));
+    line(&format!("say something: {input} listens for {seconds} s, then you hear it"))
+}
+
+/// The level, as a line that the next one overwrites.
+pub fn meter(test: &Value) -> String {
+    const WIDTH: usize = 40;
+    let level_db = test["level_db"].as_i64().unwrap_or(-120);
+    // From -60 dBFS to full scale.
+    let full = usize::try_from((level_db + 60).clamp(0, 60)).unwrap_or(0) * WIDTH / 60;
+    let bar = "#".repeat(full) + &" ".repeat(WIDTH - full);
+    safe(&format!("{:<9} [{bar}] {level_db:>4} dB", word(&test["stage"]))).into_owned()
+}
+
+/// `telecon test mic`, at its end.
+pub fn mic_test_over(answer: &Value) -> String {
+    let problem = answer["problem"].as_str().map_or(String::new(), line);
+    let heard = match (answer["loudest_db"].as_i64(), answer["heard"] == true) {
+        (None, _) => return problem + &line("the microphone test has ended before it began; a call may have come"),
+        (Some(loudest), true) => format!("the loudest was {loudest} dB"),
+        (Some(_), false) => "nothing was heard; is the microphone muted? `telecon devices` lists others".into(),
+    };
+    problem + &line(&heard)
 }
 
 /// `telecon history`

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, oneshot};
 
-use crate::proto::io::Policy;
+use crate::{audio::Role, proto::io::Policy};
 
 /// A request, parsed. Method names and parameters are those on the socket (`call.offer`, …).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -146,6 +146,24 @@ pub enum Method {
     /// Sound devices.
     #[serde(rename = "audio.devices")]
     AudioDevices {},
+    /// Take another sound device from now on.
+    #[serde(rename = "audio.select")]
+    AudioSelect {
+        /// What for.
+        direction: Role,
+        /// Its name or description; `default`: what the configuration says.
+        name: String,
+    },
+    /// Open the microphone for a while, then play what it heard.
+    #[serde(rename = "audio.test_mic")]
+    AudioTestMic {
+        /// How long it listens; 0 ends a test.
+        #[serde(default)]
+        seconds: Option<u32>,
+    },
+    /// Play a few tones.
+    #[serde(rename = "audio.test_speaker")]
+    AudioTestSpeaker {},
     /// All contacts.
     #[serde(rename = "contact.list")]
     ContactList {},
@@ -228,7 +246,7 @@ pub enum Method {
 
 impl Method {
     /// Every method's name on the socket, `events.watch` apart: that one is [`Command::Watch`].
-    pub const NAMES: [&str; 36] = [
+    pub const NAMES: [&str; 39] = [
         "daemon.status",
         "daemon.stop",
         "identity.show",
@@ -252,6 +270,9 @@ impl Method {
         "media.unblock",
         "media.stats",
         "audio.devices",
+        "audio.select",
+        "audio.test_mic",
+        "audio.test_speaker",
         "contact.list",
         "contact.add",
         "contact.remove",

@@ -38,6 +38,7 @@ impl Daemon {
     /// Tells all clients.
     pub(super) fn tell(&mut self, event: Event, now: Now) {
         self.rung.note(&event);
+        self.sound(&event);
         self.journal.append(&mut self.store, event, now.unix_ms);
     }
 

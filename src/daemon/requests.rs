@@ -14,7 +14,6 @@ use tracing::error;
 
 use super::{Daemon, idempotency::Answer, resolve::Verb, views};
 use crate::{
-    audio,
     control::wire::{Command, Failure, Method, Subscription},
     net,
     proto::io::{Event, Now, Policy, Reply, Request, RequestError},
@@ -26,7 +25,7 @@ const DEFAULT_HISTORY: u32 = 50;
 /// Most of them: even with many participants they fit into an answer.
 const MAX_HISTORY: u32 = 500;
 
-type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
+pub(super) type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
 
 /// What everybody hears while the daemon stops.
 pub(super) fn stopping() -> Failure {
@@ -45,6 +44,9 @@ impl Daemon {
             Command::Watch { reply, .. } if self.stopping.is_some() => drop(reply.send(Err(stopping()))),
             Command::Call { method: Method::NetConnect { address }, reply, .. } => self.connect(&address, reply),
             Command::Call { method: Method::AudioDevices {}, reply, .. } => self.devices(reply),
+            Command::Call { method: Method::AudioSelect { direction, name }, reply, .. } => {
+                self.select_device(direction, name, reply);
+            }
             Command::Call { method, request_key, reply } => {
                 let answer = self.answer_once(method, request_key, now);
                 // The events and the audio plan that belong to the answer come before it.
@@ -95,6 +97,8 @@ impl Daemon {
             Method::MediaBlock { who } => self.block_audio(&who, true, now),
             Method::MediaUnblock { who } => self.block_audio(&who, false, now),
             Method::MediaStats {} => Ok(self.stats()),
+            Method::AudioTestMic { seconds } => self.test_microphone(seconds),
+            Method::AudioTestSpeaker {} => self.test_speaker(),
             Method::ContactList {} => Ok(json!({ "contacts": self.people.contacts() })),
             Method::ContactAdd { did, name, address } => self.add_contact(&did, &name, address.as_deref(), now),
             Method::ContactRemove { who } => self.remove_contact(&who, now),
@@ -110,7 +114,10 @@ impl Daemon {
             }
             Method::ConfigShow {} => self.config(),
             // `command` has answered these.
-            Method::DaemonStop {} | Method::NetConnect { .. } | Method::AudioDevices {} => {
+            Method::DaemonStop {}
+            | Method::NetConnect { .. }
+            | Method::AudioDevices {}
+            | Method::AudioSelect { .. } => {
                 Err(Failure::new("internal", "this request is answered elsewhere; please report it"))
             }
         }
@@ -195,18 +202,6 @@ impl Daemon {
         });
     }
 
-    fn devices(&self, reply: ReplyTo<Value>) {
-        let permit = match self.permit() {
-            Ok(permit) => permit,
-            Err(failure) => return drop(reply.send(Err(failure))),
-        };
-        let config = self.config.audio.clone();
-        task::spawn_blocking(move || {
-            let _client_gone = reply.send(Ok(json!({ "devices": audio::devices(&config) })));
-            drop(permit);
-        });
-    }
-
     /// Subscribes at once, so that nothing falls between the replay and what is live; a long replay is read beside the loop.
     fn watch(&self, since: Option<u64>, reply: ReplyTo<Subscription>) {
         let (snapshot, live) = (self.status(), self.journal.watch());
@@ -225,13 +220,14 @@ impl Daemon {
         }
     }
 
-    fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+    pub(super) fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
         let permit = Arc::clone(&self.tasks).try_acquire_owned();
         permit.map_err(|_| Failure::new("try_again", "too many slow requests are under way; try again in a moment"))
     }
 }
 
-/// The requests that honour `request_key`. Dialling again and stopping again do no harm, and are not remembered.
+/// The requests that honour `request_key`. To dial, to stop, to choose a device and to test one again does no harm, and is not
+/// remembered.
 fn changes_something(method: &Method) -> bool {
     match method {
         Method::CallOffer { .. }
@@ -265,6 +261,9 @@ fn changes_something(method: &Method) -> bool {
         | Method::HistoryList { .. }
         | Method::MediaStats {}
         | Method::AudioDevices {}
+        | Method::AudioSelect { .. }
+        | Method::AudioTestMic { .. }
+        | Method::AudioTestSpeaker {}
         | Method::ContactList {}
         | Method::ContactExport {}
         | Method::NetPeers {}

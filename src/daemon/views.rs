@@ -311,10 +311,7 @@ mod tests {
             backend: "null".into(),
             input: "silence".into(),
             output: "nothing".into(),
-            problem: None,
-            realtime: false,
-            input_started_unix_us: None,
-            output_started_unix_us: None,
+            ..AudioStatus::default()
         };
         let did = did_of(1);
         let from = Status {

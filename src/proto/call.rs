@@ -74,6 +74,12 @@ impl Call {
         matches!(self.phase, Phase::Incoming { silent: false, .. })
     }
 
+    /// Offered from here, nobody was there yet, and it rings with somebody.
+    pub fn rings_elsewhere(&self, own: &Did) -> bool {
+        let rings = |member: &Member| member.state() == ParticipantState::Ringing;
+        self.is_offered_by(own) && !self.met && self.members.values().any(rings)
+    }
+
     /// This device is in it and has not put it on hold.
     pub fn is_active(&self) -> bool {
         self.instance().is_some() && !self.on_hold

@@ -403,6 +403,7 @@ impl Engine {
             muted: self.muted,
             deafened: self.deafened,
             ring: self.calls.values().any(Call::rings),
+            ring_back: active.is_some_and(|call| call.rings_elsewhere(&self.config.did)),
         }
     }
 

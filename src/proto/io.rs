@@ -273,6 +273,8 @@ pub struct AudioPlan {
     pub deafened: bool,
     /// An incoming call rings.
     pub ring: bool,
+    /// The active call was offered from here, nobody is there yet, and it rings with somebody.
+    pub ring_back: bool,
 }
 
 /// What the engine wants done, in this order.
@@ -490,6 +492,15 @@ pub enum Event {
     },
     /// The user speaks while the microphone is off.
     TalkedWhileMuted,
+    /// Sound comes from elsewhere or goes elsewhere than before, or does not work as it should, or does again.
+    AudioChanged {
+        /// The capture device.
+        input: String,
+        /// The playback device.
+        output: String,
+        /// What does not work: cause and remedy.
+        problem: Option<String>,
+    },
     /// A contact was added, changed or removed.
     ContactsChanged,
     /// How a person is heard here was changed.

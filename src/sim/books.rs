@@ -73,6 +73,7 @@ impl World {
             | Event::CallInterrupted { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted
+            | Event::AudioChanged { .. }
             | Event::ContactsChanged
             | Event::VolumeChanged { .. }
             | Event::EventsMarked { .. } => {}

@@ -65,6 +65,11 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
         plan.ring == views.iter().any(|view| view.state == CallState::Incoming),
         "ring is not: an incoming call rings",
     )?;
+    let calls_out = |view: &CallView| {
+        let ringing = view.participants.iter().any(|participant| participant.state == ParticipantState::Ringing);
+        view.state == CallState::Outgoing && ringing
+    };
+    demand(plan.ring_back == views.iter().any(calls_out), "ring-back is not: an own call rings and nobody is there")?;
     demand((plan.muted, plan.deafened) == (node.node.muted(), node.node.deafened()), "the plan forgot mute or deafen")?;
     let active = engaged.iter().filter(|view| view.state != CallState::OnHold);
     let joined = active.flat_map(|view| &view.participants).any(is_connected);

@@ -283,7 +283,11 @@ fn event_word(event: &Event) -> Option<String> {
         Event::ParticipantDeclined { .. } | Event::ParticipantMedia { .. } => "shown".into(),
         Event::MediaChanged { .. } | Event::DoNotDisturbChanged { .. } => "told to clients".into(),
         // These are the shell's own.
-        Event::TalkedWhileMuted | Event::ContactsChanged | Event::VolumeChanged { .. } | Event::EventsMarked { .. } => {
+        Event::TalkedWhileMuted
+        | Event::AudioChanged { .. }
+        | Event::ContactsChanged
+        | Event::VolumeChanged { .. }
+        | Event::EventsMarked { .. } => {
             return None;
         }
     })

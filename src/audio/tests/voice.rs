@@ -100,7 +100,7 @@ struct Run {
 fn call(clip: &[f32], network: Network, seed: u64) -> (Vec<f32>, Run) {
     let epoch = Instant::now();
     let (microphone, mut frames) = broadcast::channel(MICROPHONE_FRAMES);
-    let mut uplink = Uplink::new(microphone);
+    let mut uplink = Uplink::new(microphone, false);
     uplink.address([LEG].into(), epoch, epoch);
     uplink.begin(epoch, epoch);
     let (mut slots, taken) = rtrb::RingBuffer::new(SLOTS);

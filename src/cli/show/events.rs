@@ -70,6 +70,11 @@ fn happened(event: &Value, names: &Names) -> String {
         }
         Some("media_changed") => media_words(event),
         Some("do_not_disturb_changed") => format!("do not disturb {}", on_off(&event["on"])),
+        Some("audio_changed") => {
+            let (input, output) = (word(&event["input"]), word(&event["output"]));
+            let problem = event["problem"].as_str().map_or(String::new(), |problem| format!("; {problem}"));
+            format!("sound: {input} to {output}{problem}")
+        }
         Some("talked_while_muted") => "you are talking, and your microphone is off".into(),
         Some("contacts_changed") => "the contacts changed".into(),
         Some("volume_changed") => format!("{did} is {}", loudness(&event["percent"], &event["blocked"])),

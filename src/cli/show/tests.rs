@@ -192,6 +192,14 @@ fn every_event_of_the_daemon_is_a_sentence() {
             "c bob: microphone on, speaker on, has put the call on hold",
         ),
         (json!({ "event": "do_not_disturb_changed", "on": true }), "do not disturb on"),
+        (
+            json!({ "event": "audio_changed", "input": "mic", "output": "headset", "problem": null }),
+            "sound: mic to headset",
+        ),
+        (
+            json!({ "event": "audio_changed", "input": "mic", "output": "hdmi", "problem": "there is no \u{1b}headset" }),
+            "sound: mic to hdmi; there is no \\u{1b}headset",
+        ),
         (json!({ "event": "talked_while_muted" }), "you are talking, and your microphone is off"),
         (json!({ "event": "volume_changed", "did": bob, "percent": 30, "blocked": false }), "bob is heard at 30 %"),
         (json!({ "event": "volume_changed", "did": bob, "percent": 30, "blocked": true }), "bob is not heard"),

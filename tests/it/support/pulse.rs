@@ -130,6 +130,33 @@ impl PulseServer {
             .success()
     }
 
+    /// Plugs in a speaker of that name, with that rate and so many channels; `NAME.monitor` is a microphone that hears it.
+    pub fn plug_in(&self, name: &str, rate_hz: u32, channels: u32) {
+        let sink = [format!("sink_name={name}"), format!("rate={rate_hz}"), format!("channels={channels}")];
+        let loaded = self.pactl(&["load-module", "module-null-sink", &sink[0], &sink[1], &sink[2]]);
+        assert!(loaded, "{name} is plugged in");
+    }
+
+    /// Unplugs it.
+    pub fn unplug(&self, name: &str) {
+        let modules = self.list("modules");
+        let module =
+            modules.lines().find(|line| line.split_whitespace().any(|word| word == format!("sink_name={name}")));
+        let index = module.and_then(|line| line.split_whitespace().next()).expect("it is plugged in");
+        assert!(self.pactl(&["unload-module", index]), "{name} is unplugged");
+    }
+
+    /// `pactl list short …`
+    pub fn list(&self, what: &str) -> String {
+        let mut command = Command::new("pactl");
+        let output = own_world(&mut command, self.directory.path())
+            .args(["list", "short", what])
+            .env("PULSE_SERVER", self.address())
+            .output()
+            .expect("this test needs pactl: apt-get install pulseaudio-utils");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
     /// Ends the server at once, as a crash would.
     pub fn kill(&mut self) {
         self.child.kill().expect("the server is this test's own child");
