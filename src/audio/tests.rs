@@ -355,7 +355,10 @@ fn who_speaks_is_told_of_the_user_and_of_a_leg_and_so_is_the_end_of_it() {
         let news = std::iter::from_fn(|| room.events.try_recv().ok());
         told.extend(news.filter_map(|event| match event {
             AudioEvent::Speaking { who, speaking } => Some((who, speaking)),
-            AudioEvent::FirstAudio(_) | AudioEvent::TalkedWhileMuted | AudioEvent::Changed => None,
+            AudioEvent::FirstAudio(_)
+            | AudioEvent::TalkedWhileMuted
+            | AudioEvent::RecordingFailed
+            | AudioEvent::Changed => None,
         }));
         [None, Some(LegId(3))].iter().all(|who| told.contains(&(*who, false)))
     });

@@ -265,6 +265,9 @@ pub fn status(answer: &Value) -> String {
     if let Some(ring) = audio["ring"].as_str() {
         sound = format!("{sound}, rings on {ring}");
     }
+    if audio["realtime"] == true {
+        sound.push_str(", real-time");
+    }
     if !processing.is_empty() {
         sound = format!("{sound}\nmicrophone with {}", processing.join(", "));
     }

@@ -208,7 +208,8 @@ fn double_talk_for_a_judge() {
 #[ignore = "prints figures and asserts none"]
 fn what_ten_milliseconds_cost() {
     let (far, near) = voices(10.0);
-    let none = Stages { high_pass: false, echo_cancellation: false, noise_suppression: false, auto_gain: false, files: false };
+    let none =
+        Stages { high_pass: false, echo_cancellation: false, noise_suppression: false, auto_gain: false, files: false };
     for (name, stages) in [
         ("high-pass", Stages { high_pass: true, ..none }),
         ("echo", Stages { echo_cancellation: true, ..none }),
