@@ -31,6 +31,10 @@ pub trait Capture: Send {
     fn read(&mut self, block: &mut Block, now: Instant) -> bool;
     /// When the next block will be there; `None` when a callback wakes the thread.
     fn due(&self) -> Option<Instant>;
+    /// How old the last sample of a block is when it is read, in ms.
+    fn delay_ms(&self) -> f64 {
+        0.0
+    }
     /// Unix time at which sample 0 of the file was captured, in µs.
     fn started_unix_us(&self) -> Option<u64> {
         None
@@ -49,9 +53,9 @@ pub trait Playback: Send {
     fn play(&mut self, block: &Block);
     /// When it next wants a block; `None` when a callback wakes the thread.
     fn due(&self) -> Option<Instant>;
-    /// Sound that is on its way from here to the ear, in ms.
-    fn delay_ms(&self) -> f64 {
-        0.0
+    /// Sound that is on its way from here to the ear, in ms: what waits for the device to ask, and what it has.
+    fn delays_ms(&self) -> (f64, f64) {
+        (0.0, 0.0)
     }
     /// Unix time at which sample 0 of the file was played, in µs.
     fn started_unix_us(&self) -> Option<u64> {

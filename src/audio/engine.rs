@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{broadcast, mpsc};
 
 use super::{
-    AudioEvent, BLOCK_SAMPLES, Block, EncodedFrame, LegAudioStats, Shared,
+    AudioEvent, BLOCK_SAMPLES, Block, DelayShares, EncodedFrame, LegAudioStats, Shared,
     backend::{Nowhere, Silence},
     mixer::{self, Limiter, Ramp},
     port::{Opener, Port},
@@ -190,9 +190,12 @@ impl Engine {
         }
         self.report_at = now + REPORT;
         self.legs.retain(|_, leg| !leg.is_abandoned());
-        let output_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
+        let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
+        let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms());
+        let frame_ms = self.uplink.frame_ms();
+        let around = DelayShares { capture_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
         let stats: BTreeMap<LegId, LegAudioStats> =
-            self.legs.iter().map(|(id, leg)| (*id, leg.stats(output_ms))).collect();
+            self.legs.iter().map(|(id, leg)| (*id, leg.stats(around))).collect();
         self.shared.board().legs = stats;
         self.publish_status();
     }

@@ -49,7 +49,7 @@ fn through_a_network(clip: &[f32], lost: impl Fn(usize) -> bool, delay_ms: impl 
         leg.receive(true);
         sound.extend(leg.block(now, &mut false).unwrap_or([0.0; BLOCK_SAMPLES]));
         if tick < clip.len() / BLOCK_SAMPLES {
-            stats = leg.stats(10.0);
+            stats = leg.stats(DelayShares { device_ms: 10.0, ..DelayShares::default() });
             longest_playout_ms = longest_playout_ms.max(stats.playout_delay_ms);
         }
     }
@@ -366,7 +366,7 @@ fn what_twenty_milliseconds_cost() {
         let (sequence, timestamp) = (number as u16, (number * FRAME_SAMPLES) as u32);
         let arrival = epoch + Duration::from_millis(20 * number as u64);
         buffer.push(ReceivedPacket { sequence, timestamp, payload: payload.clone(), copy: false, arrival });
-        assert_ne!(buffer.pull(arrival + Duration::from_millis(10)), jitter::Pull::Conceal(1));
+        assert_ne!(buffer.pull(arrival + Duration::from_millis(10), 0), jitter::Pull::Conceal(1));
     }
     let jitter = per_frame(began);
     let mut limiter = mixer::Limiter::default();

@@ -98,6 +98,11 @@ impl Uplink {
         talked
     }
 
+    /// Until a frame is complete, in ms.
+    pub fn frame_ms(&self) -> f64 {
+        FRAME_SAMPLES as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ)
+    }
+
     fn send(&self, payload: Bytes, timestamp: u32, to: Arc<BTreeSet<LegId>>) {
         // An error says that no leg listens, which is no fault.
         drop(self.microphone.send(EncodedFrame { payload, timestamp, samples: FRAME_SAMPLES as u32, to }));
