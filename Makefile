@@ -23,10 +23,12 @@ SEEDS ?= 2000
 FIRST ?= 0
 # What `make bench` hands to scripts/bench, such as BENCH="idle call", or BENCH="--write docs/performance.md".
 BENCH ?=
+# What `make bench-voice` hands to scripts/bench-voice, such as VOICE="in-process --networks 'clean loss-10'".
+VOICE ?=
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	echo '  Variables: PREFIX=$(PREFIX) DESTDIR BINARY DEMO="--participants 5"'
 
 .PHONY: demo
@@ -90,6 +92,11 @@ bench: ## measure memory, processor time and call set-up of a release build (doc
 	@scripts/setup test
 	$(CARGO) build --release --locked
 	scripts/bench '$(TARGET_DIR)/release/telecon' $(BENCH)
+
+.PHONY: bench-voice
+bench-voice: ## measure how voices arrive over bad networks: PESQ, STOI, delay, bitrate (docs/performance.md)
+	@scripts/setup voice
+	CARGO='$(CARGO)' scripts/bench-voice $(VOICE)
 
 .PHONY: deny
 deny: ## licences, sources, advisories and doubled crates (needs cargo-deny)

@@ -11,7 +11,7 @@
 //!   machine.
 //! - [`config`] and [`identity`] are read once at start; [`text`] knows what a terminal must not get to see,
 //!   [`private`] which directories are nobody else's.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod audio;

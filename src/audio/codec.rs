@@ -1,47 +1,94 @@
-//! Opus (RFC 6716) with telecon's settings: 48 kHz, mono, 20 ms, in-band FEC.
+//! Opus (RFC 6716) with telecon's settings: 48 kHz, mono, fullband speech.
 //!
 //! Which packet is decoded when is the jitter buffer's business, not this file's.
 
+mod opus;
+
 use bytes::Bytes;
-use opus::{Application, Bitrate, Channels, Signal};
+use opus::{Control, Dred, VOICE};
+pub use opus::{Error, version};
 
-use super::{FRAME_SAMPLES, SAMPLE_RATE_HZ};
-
-/// Clear fullband speech: measured at PESQ-WB 4.27.
-const BITRATE_BPS: i32 = 32_000;
 /// 0..=10; 9 costs 151 µs a frame against 110 µs at 5, and sounds better under hybrid coding.
-const COMPLEXITY: i32 = 9;
-/// What libopus is told to expect, so that it spends bits on in-band FEC; 0 would switch FEC off.
-const EXPECTED_LOSS_PERCENT: i32 = 10;
+const ENCODER_COMPLEXITY: i32 = 9;
+/// 5 is the least that conceals with libopus' network instead of repeating the last pitch period.
+const DECODER_COMPLEXITY: i32 = 5;
 /// Longest payload that leaves the encoder; fits one datagram with all headers.
 pub const MAX_PAYLOAD_BYTES: usize = 1200;
 /// A frame of no bytes behind its table-of-contents byte (RFC 6716, §3.1): the sender pauses. Fullband CELT, mono, 20 ms.
 pub const PAUSE: &[u8] = &[31 << 3];
 /// Longest packet that RFC 6716, §3.2.5 allows: 120 ms.
 pub const MAX_PACKET_SAMPLES: usize = 5760;
+/// libopus makes up multiples of 2.5 ms only.
+const SHORTEST_SAMPLES: usize = 120;
+
+/// How the own voice is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Of the payload; 32 000 is clear fullband speech, measured at PESQ-WB 4.27.
+    pub bitrate_bps: i32,
+    /// Every packet has the same size, whatever is said.
+    pub constant_bitrate: bool,
+    /// Hardly anything is sent while nobody speaks.
+    pub dtx: bool,
+    /// Every packet holds its predecessor at a lower bitrate (in-band FEC).
+    pub fec: bool,
+    /// What libopus is told to expect, so that it spends bits on FEC or DRED; at 0 it spends none.
+    pub expected_loss_percent: i32,
+    /// How far back every packet describes the sound before it (deep redundancy, DRED), in ms; 0: not at all, at most
+    /// 1040. How much of it fits is up to the bitrate (514 ms at 40 kbit/s). It and `fec` take each other's bits.
+    pub dred_ms: i32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bitrate_bps: 32_000,
+            constant_bitrate: false,
+            dtx: false,
+            fec: true,
+            expected_loss_percent: 10,
+            dred_ms: 0,
+        }
+    }
+}
 
 /// One encoder a source, whatever the number of legs.
 pub struct Encoder {
     opus: opus::Encoder,
+    settings: Option<Settings>,
     buffer: [u8; MAX_PAYLOAD_BYTES],
 }
 
 impl Encoder {
-    /// An encoder with telecon's settings.
-    pub fn new() -> Result<Self, opus::Error> {
-        let mut opus = opus::Encoder::new(SAMPLE_RATE_HZ, Channels::Mono, Application::Voip)?;
-        opus.set_bitrate(Bitrate::Bits(BITRATE_BPS))?;
-        opus.set_vbr(true)?;
-        opus.set_complexity(COMPLEXITY)?;
-        opus.set_signal(Signal::Voice)?;
-        opus.set_inband_fec(true)?;
-        opus.set_packet_loss_perc(EXPECTED_LOSS_PERCENT)?;
-        Ok(Self { opus, buffer: [0; MAX_PAYLOAD_BYTES] })
+    /// An encoder with the default settings.
+    pub fn new() -> Result<Self, Error> {
+        let mut opus = opus::Encoder::for_speech()?;
+        opus.set(Control::Complexity, ENCODER_COMPLEXITY)?;
+        opus.set(Control::Signal, VOICE)?;
+        let mut encoder = Self { opus, settings: None, buffer: [0; MAX_PAYLOAD_BYTES] };
+        encoder.set(Settings::default())?;
+        Ok(encoder)
     }
 
-    /// Encodes one frame of 20 ms into at most [`MAX_PAYLOAD_BYTES`].
-    pub fn encode(&mut self, frame: &[f32; FRAME_SAMPLES]) -> Result<Bytes, opus::Error> {
-        let length = self.opus.encode_float(frame, &mut self.buffer)?;
+    /// Changes the settings from the next frame on. After an error some of them may hold and others not.
+    pub fn set(&mut self, settings: Settings) -> Result<(), Error> {
+        if self.settings == Some(settings) {
+            return Ok(());
+        }
+        self.settings = None;
+        self.opus.set(Control::Bitrate, settings.bitrate_bps)?;
+        self.opus.set(Control::VariableBitrate, i32::from(!settings.constant_bitrate))?;
+        self.opus.set(Control::Dtx, i32::from(settings.dtx))?;
+        self.opus.set(Control::InbandFec, i32::from(settings.fec))?;
+        self.opus.set(Control::ExpectedLoss, settings.expected_loss_percent)?;
+        self.opus.set(Control::DredDuration, settings.dred_ms / 10)?;
+        self.settings = Some(settings);
+        Ok(())
+    }
+
+    /// Encodes one frame of 10, 20 or 40 ms into at most [`MAX_PAYLOAD_BYTES`].
+    pub fn encode(&mut self, frame: &[f32]) -> Result<Bytes, Error> {
+        let length = self.opus.encode(frame, &mut self.buffer)?;
         Ok(Bytes::copy_from_slice(&self.buffer[..length]))
     }
 }
@@ -49,44 +96,85 @@ impl Encoder {
 /// One decoder a leg.
 pub struct Decoder {
     opus: opus::Decoder,
+    history: Option<History>,
     buffer: Box<[f32; MAX_PACKET_SAMPLES]>,
+}
+
+/// What the last packet that was asked tells of the sound before it.
+struct History {
+    dred: Dred,
+    packet: Bytes,
+    /// From so many samples before the packet…
+    from: usize,
+    /// …to so many.
+    to: usize,
 }
 
 impl Decoder {
     /// A decoder in its initial state.
-    pub fn new() -> Result<Self, opus::Error> {
-        let opus = opus::Decoder::new(SAMPLE_RATE_HZ, Channels::Mono)?;
-        Ok(Self { opus, buffer: Box::new([0.0; MAX_PACKET_SAMPLES]) })
+    pub fn new() -> Result<Self, Error> {
+        let mut opus = opus::Decoder::new()?;
+        opus.set_complexity(DECODER_COMPLEXITY)?;
+        Ok(Self { opus, history: None, buffer: Box::new([0.0; MAX_PACKET_SAMPLES]) })
     }
 
     /// Forgets what was decoded: what comes next does not follow on it.
     pub fn reset(&mut self) {
-        if let Err(error) = self.opus.reset_state() {
+        if let Err(error) = self.opus.reset() {
             tracing::debug!(%error, "a decoder was not reset");
         }
     }
 
     /// Decodes a packet; one that libopus refuses is concealed, so that a stranger's bytes cannot stop a leg.
     pub fn decode(&mut self, payload: &[u8], expected_samples: usize) -> &mut [f32] {
-        match self.opus.decode_float(payload, &mut self.buffer[..], false) {
-            Ok(samples) if !payload.is_empty() => &mut self.buffer[..samples],
-            Ok(_) | Err(_) => self.conceal(expected_samples),
+        let packet = (!payload.is_empty()).then_some(payload);
+        match packet.map(|packet| self.opus.decode(Some(packet), false, &mut self.buffer[..])) {
+            Some(Ok(samples)) => &mut self.buffer[..samples],
+            Some(Err(_)) | None => self.conceal(expected_samples),
         }
     }
 
     /// The frame before `following`, from the in-band FEC of `following` (libopus conceals where there is none).
     pub fn recover(&mut self, following: &[u8], samples: usize) -> &mut [f32] {
         let samples = whole_frames(samples);
-        match self.opus.decode_float(following, &mut self.buffer[..samples], true) {
+        let packet = (!following.is_empty()).then_some(following);
+        match self.opus.decode(packet, packet.is_some(), &mut self.buffer[..samples]) {
             Ok(decoded) => &mut self.buffer[..decoded],
             Err(_) => self.conceal(samples),
         }
     }
 
+    /// The `samples` that begin `back` samples before `following`, from the deep redundancy of `following`; `None` when it
+    /// does not reach there. To be asked for in order, and before `following` is decoded. Packets are read once however
+    /// often they are asked.
+    pub fn dred(&mut self, following: &Bytes, back: usize, samples: usize) -> Option<&mut [f32]> {
+        let samples = whole_frames(samples);
+        let history = Self::history(&mut self.history, following)?;
+        if back > history.from || back <= history.to {
+            return None;
+        }
+        let decoded = self.opus.decode_dred(&mut history.dred, back, &mut self.buffer[..samples]).ok()?;
+        Some(&mut self.buffer[..decoded])
+    }
+
+    /// What `packet` tells, read now unless it was the last one that was read.
+    fn history<'a>(history: &'a mut Option<History>, packet: &Bytes) -> Option<&'a mut History> {
+        if history.is_none() {
+            let dred = Dred::new().inspect_err(|error| tracing::error!(%error, "no memory for DRED")).ok()?;
+            *history = Some(History { dred, packet: Bytes::new(), from: 0, to: 0 });
+        }
+        let history = history.as_mut()?;
+        if history.packet != packet {
+            (history.from, history.to) = history.dred.parse(packet).unwrap_or((0, 0));
+            history.packet = packet.clone();
+        }
+        Some(history)
+    }
+
     /// Makes up what was lost; fades when it goes on.
     pub fn conceal(&mut self, samples: usize) -> &mut [f32] {
         let samples = whole_frames(samples);
-        match self.opus.decode_float(&[], &mut self.buffer[..samples], false) {
+        match self.opus.decode(None, false, &mut self.buffer[..samples]) {
             Ok(decoded) => &mut self.buffer[..decoded],
             Err(_) => {
                 self.buffer[..samples].fill(0.0);
@@ -96,10 +184,9 @@ impl Decoder {
     }
 }
 
-/// libopus conceals multiples of 2.5 ms only.
+/// So many samples that libopus makes them up.
 fn whole_frames(samples: usize) -> usize {
-    const SHORTEST: usize = 120;
-    (samples / SHORTEST * SHORTEST).clamp(SHORTEST, MAX_PACKET_SAMPLES)
+    (samples / SHORTEST_SAMPLES * SHORTEST_SAMPLES).clamp(SHORTEST_SAMPLES, MAX_PACKET_SAMPLES)
 }
 
 /// Whether a packet holds no sound, only the news that its sender pauses.
@@ -109,7 +196,7 @@ pub fn is_pause(payload: &[u8]) -> bool {
 
 /// Samples in an Opus packet at 48 kHz, or `None` when its framing is not valid (RFC 6716, §3.4).
 pub fn packet_samples(payload: &[u8]) -> Option<usize> {
-    opus::packet::get_nb_samples(payload, SAMPLE_RATE_HZ)
+    opus::packet_samples(payload)
         .ok()
         .filter(|samples| !payload.is_empty() && (1..=MAX_PACKET_SAMPLES).contains(samples))
 }
@@ -129,7 +216,7 @@ pub fn fec_samples(payload: &[u8]) -> Option<usize> {
         _ => first_of_many(rest)?,
     };
     // One bit for each frame's voice activity, then whether there is FEC: for mono, the first bits of the range coder.
-    (first >> (7 - silk_frames) & 1 == 1).then_some(per_frame_ms * SAMPLE_RATE_HZ as usize / 1000)
+    (first >> (7 - silk_frames) & 1 == 1).then_some(per_frame_ms * super::SAMPLE_RATE_HZ as usize / 1000)
 }
 
 /// The first byte of the first of any number of frames (RFC 6716, §3.2.5).
@@ -152,6 +239,7 @@ fn first_of_many(rest: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audio::FRAME_SAMPLES;
     use crate::audio::testing::{best_correlation, speech};
 
     #[test]

@@ -166,6 +166,7 @@ impl Remote {
             playout_delay_ms: jitter.wait_ms + decoded_ms + around.ring_ms + around.device_ms,
             recovered_by_copy: jitter.by_copy,
             recovered_by_fec: jitter.by_fec,
+            recovered_by_dred: jitter.by_dred,
             late: jitter.late,
             stretches: jitter.stretches,
             delay: DelayShares { jitter_buffer_ms: jitter.wait_ms, decoded_ms, ..around },
@@ -220,8 +221,17 @@ impl Remote {
                 self.sound.extend_from_slice(frame);
                 self.stretch();
             }
-            Pull::Recover(following, samples) => self.sound.extend_from_slice(decoder.recover(&following, samples)),
-            Pull::Conceal(samples) => {
+            Pull::Recover(following, samples) => {
+                self.concealed = 0;
+                self.sound.extend_from_slice(decoder.recover(&following, samples));
+            }
+            Pull::Conceal(samples, later) => {
+                if let Some(restored) = later.and_then(|(packet, back)| decoder.dred(&packet, back, samples)) {
+                    self.concealed = 0;
+                    self.sound.extend_from_slice(restored);
+                    self.jitter.restored(samples);
+                    return true;
+                }
                 let made_up = decoder.conceal(samples);
                 fade(made_up, self.concealed);
                 self.concealed += made_up.len();
@@ -254,29 +264,30 @@ impl Remote {
         self.read -= old;
     }
 
-    /// Brings the delay nearer to where it should be.
+    /// Brings the delay nearer to where it should be. What is far above is shrunk at two places at once.
     fn stretch(&mut self) {
-        let ahead = self.unplayed();
-        let place = |most, haste| Place { from: self.read, most, haste, noise: self.comfort.floor() };
-        let changed = match self.jitter.advice(ahead) {
-            Advice::Keep => 0,
-            Advice::Shrink(..) if ahead < SHRINK_SAMPLES && self.jitter.has_next() => {
-                self.looks_ahead = true;
-                return;
+        let mut from = self.read;
+        for _ in 0..2 {
+            let ahead = self.unplayed();
+            let noise = self.comfort.floor();
+            let changed = match self.jitter.advice(ahead) {
+                Advice::Keep => break,
+                Advice::Shrink(..) if ahead < SHRINK_SAMPLES && from == self.read && self.jitter.has_next() => {
+                    self.looks_ahead = true;
+                    return;
+                }
+                Advice::Shrink(most, haste) => {
+                    -(stretch::shrink(&mut self.sound, Place { from, most, haste, noise }) as i64)
+                }
+                Advice::Grow(..) if from > self.read => break,
+                Advice::Grow(most, haste) => stretch::grow(&mut self.sound, Place { from, most, haste, noise }) as i64,
+            };
+            if changed != 0 {
+                self.jitter.stretched(changed, ahead);
             }
-            Advice::Shrink(most, haste) => {
-                let place = place(most, haste);
-                -(stretch::shrink(&mut self.sound, place) as i64)
-            }
-            Advice::Grow(most, haste) => {
-                let place = place(most, haste);
-                stretch::grow(&mut self.sound, place) as i64
-            }
-        };
-        self.looks_ahead = false;
-        if changed != 0 {
-            self.jitter.stretched(changed, ahead);
+            from = (from + BLOCK_SAMPLES.max(changed.unsigned_abs() as usize)).min(self.sound.len());
         }
+        self.looks_ahead = false;
     }
 }
 

@@ -320,12 +320,41 @@ pub fn stats(answer: &Value) -> String {
         true => line("nobody is connected"),
         false => table(&heading, &legs.iter().map(row).collect::<Vec<_>>()),
     };
+    text.push_str(&shares(legs));
     let dropped = answer["rejected"].as_object().into_iter().flatten();
     let dropped: Vec<String> = dropped.map(|(reason, count)| format!("{count} {}", reason.replace('_', " "))).collect();
     if !dropped.is_empty() {
         text.push_str(&line(&format!("dropped signals: {}", dropped.join(", "))));
     }
     text
+}
+
+/// Where the delay of each leg that is heard arises, and what became of its frames that were lost or late.
+fn shares(legs: &[Value]) -> String {
+    let heading = [
+        "DELAY ms",
+        "CAPTURE",
+        "FRAME",
+        "NETWORK",
+        "BUFFER",
+        "DECODED",
+        "RING",
+        "DEVICE",
+        "BY COPY",
+        "BY FEC",
+        "BY DRED",
+        "LATE",
+        "STRETCHES",
+    ];
+    let stages = ["capture", "frame", "network", "jitter_buffer", "decoded", "ring", "device"];
+    let frames = ["recovered_by_copy", "recovered_by_fec", "recovered_by_dred", "late", "stretches"];
+    let row = |leg: &Value| {
+        let stages = stages.iter().map(|stage| figure(&leg["delay_ms"][*stage]));
+        let frames = frames.iter().map(|key| figure(&leg[*key]));
+        std::iter::once(person(leg)).chain(stages).chain(frames).collect()
+    };
+    let rows: Vec<Vec<String>> = legs.iter().filter(|leg| leg["delay_ms"].is_object()).map(row).collect();
+    if rows.is_empty() { String::new() } else { table(&heading, &rows) }
 }
 
 fn figure(value: &Value) -> String {

@@ -22,7 +22,8 @@ impl Hum {
 
     fn packet(&mut self, arrival: Instant) -> ReceivedPacket {
         let began = self.timestamp;
-        let frame = std::array::from_fn(|at| 0.25 * tone(self.hz, began.wrapping_sub(FIRST).wrapping_add(at as u32)));
+        let frame: [f32; FRAME_SAMPLES] =
+            std::array::from_fn(|at| 0.25 * tone(self.hz, began.wrapping_sub(FIRST).wrapping_add(at as u32)));
         let payload = self.encoder.encode(&frame).unwrap();
         self.timestamp = began.wrapping_add(FRAME_SAMPLES as u32);
         self.numbered(payload, began, arrival)

@@ -1,6 +1,7 @@
 //! The verdict on recordings that are mixed from the clips, with every fault that it must find.
 
 use super::*;
+use crate::audio::{FRAME_SAMPLES, codec};
 use crate::demo::voices::{MAX_VOICES, Voice, cast};
 
 const MS: usize = SAMPLE_RATE_HZ as usize / 1000;
@@ -178,17 +179,14 @@ fn what_the_codec_and_the_jitter_buffer_do_to_a_voice_is_still_heard() {
     assert!(worst >= 0.85, "{worst}");
 }
 
-/// Through Opus at `bits_per_s` and back.
-fn coded(sound: &[f32], bits_per_s: i32) -> Vec<f32> {
-    let mut encoder = opus::Encoder::new(SAMPLE_RATE_HZ, opus::Channels::Mono, opus::Application::Voip).unwrap();
-    encoder.set_bitrate(opus::Bitrate::Bits(bits_per_s)).unwrap();
-    let mut decoder = opus::Decoder::new(SAMPLE_RATE_HZ, opus::Channels::Mono).unwrap();
+/// Through Opus at `bitrate_bps` and back.
+fn coded(sound: &[f32], bitrate_bps: i32) -> Vec<f32> {
+    let (mut encoder, mut decoder) = (codec::Encoder::new().unwrap(), codec::Decoder::new().unwrap());
+    encoder.set(codec::Settings { bitrate_bps, ..codec::Settings::default() }).unwrap();
     let mut out = Vec::with_capacity(sound.len());
-    for frame in sound.chunks_exact(crate::audio::FRAME_SAMPLES) {
-        let packet = encoder.encode_vec_float(frame, 1500).unwrap();
-        let mut decoded = [0.0; crate::audio::FRAME_SAMPLES];
-        decoder.decode_float(&packet, &mut decoded, false).unwrap();
-        out.extend(decoded);
+    for frame in sound.chunks_exact(FRAME_SAMPLES) {
+        let packet = encoder.encode(frame).unwrap();
+        out.extend_from_slice(decoder.decode(&packet, FRAME_SAMPLES));
     }
     out
 }

@@ -36,7 +36,7 @@ fn pulls(packets: &[(u32, ReceivedPacket)], until_ms: u32, buffer: &mut JitterBu
             left += match &pull {
                 Pull::Idle | Pull::Pause => BLOCK_SAMPLES,
                 Pull::Packet(payload) => packet_samples(payload).unwrap(),
-                Pull::Recover(_, samples) | Pull::Conceal(samples) => *samples,
+                Pull::Recover(_, samples) | Pull::Conceal(samples, _) => *samples,
             };
             pulled.push((now_ms, pull));
         }
@@ -74,7 +74,7 @@ fn the_same_gap_with_lost_numbers_is_loss() {
     let mut buffer = JitterBuffer::new(Instant::now());
     let packets: Vec<_> = (0..100).filter(|n| !(50..53).contains(n)).map(|n| sent(&buffer, n as u16, 20 * n)).collect();
     let pulled = pulls(&packets, 1_900, &mut buffer);
-    let concealed = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Conceal(960))).count();
+    let concealed = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Conceal(960, _))).count();
     assert_eq!(concealed, 3);
     assert!(buffer.stats().concealed_pct > 2.0 && buffer.stats().loss_pct > 2.0, "{:?}", buffer.stats());
 }
@@ -82,19 +82,19 @@ fn the_same_gap_with_lost_numbers_is_loss() {
 #[test]
 fn a_spurt_after_a_pause_has_the_delay_that_is_right_now() {
     let mut buffer = JitterBuffer::new(Instant::now());
-    // The first second came 200 ms late, then the path was a quick one, and after half a second comes a pause.
-    let mut packets: Vec<_> = (0..80).map(|n| sent(&buffer, n as u16, 20 * n)).collect();
+    // The first second came 200 ms late, then the path was a quick one, and then comes a pause.
+    let mut packets: Vec<_> = (0..100).map(|n| sent(&buffer, n as u16, 20 * n)).collect();
     for (arrival_ms, packet) in &mut packets[..50] {
         *arrival_ms += 200;
         packet.arrival += Duration::from_millis(200);
     }
-    packets.extend((80..150).map(|n| sent(&buffer, n as u16, 20 * n + 400)));
+    packets.extend((100..150).map(|n| sent(&buffer, n as u16, 20 * n + 400)));
     packets.sort_by_key(|(arrival_ms, _)| *arrival_ms);
-    let pulled = pulls(&packets, 3_000, &mut buffer);
-    let before = pulled.iter().rfind(|(at, pull)| *at < 2_000 && matches!(pull, Pull::Packet(_))).unwrap();
-    let spurt = pulled.iter().find(|(at, pull)| *at >= 2_000 && matches!(pull, Pull::Packet(_))).unwrap();
-    assert!((1_785..1_810).contains(&before.0), "frame 79, sent at 1580 ms: {before:?}");
-    assert!((2_005..2_025).contains(&spurt.0), "frame 80, sent at 2000 ms: {spurt:?}");
+    let pulled = pulls(&packets, 3_400, &mut buffer);
+    let before = pulled.iter().rfind(|(at, pull)| *at < 2_400 && matches!(pull, Pull::Packet(_))).unwrap();
+    let spurt = pulled.iter().find(|(at, pull)| *at >= 2_400 && matches!(pull, Pull::Packet(_))).unwrap();
+    assert!((2_185..2_210).contains(&before.0), "frame 99, sent at 1980 ms: {before:?}");
+    assert!((2_405..2_425).contains(&spurt.0), "frame 100, sent at 2400 ms: {spurt:?}");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn frames_of_10_20_and_40_ms_may_alternate() {
     }
     let pulled = pulls(&packets, at / 48, &mut buffer);
     let made_up: usize =
-        pulled.iter().map(|(_, pull)| if let Pull::Conceal(samples) = pull { *samples } else { 0 }).sum();
+        pulled.iter().map(|(_, pull)| if let Pull::Conceal(samples, _) = pull { *samples } else { 0 }).sum();
     let lost: u32 = (0..8).map(|n| LENGTHS[(n * 50 + 49) / 7 % 3].1).sum();
     assert!(made_up as u32 <= lost + 3 * 960, "{made_up} of {lost}");
     let played = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Packet(_))).count();
