@@ -392,7 +392,8 @@ impl Engine {
         self.voices.retain(|id, _| self.legs.contains_key(id));
         self.uplink.forget_abandoned_legs();
         let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
-        let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms());
+        let processing_ms = self.processing.as_ref().map_or(0.0, Processing::delay_ms);
+        let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms()) + processing_ms;
         let frame_ms = self.uplink.frame_ms();
         let around = DelayShares { capture_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
         let stats: BTreeMap<LegId, LegAudioStats> =
