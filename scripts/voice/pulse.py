@@ -113,7 +113,7 @@ def call(stage, binary, folder, network, seed):
             inside=("nsenter", "--target", pid, "--net", "--"),
             address=f"10.78.0.{number}",
             interface="path",
-            more_config=UNPROCESSED if network == "unprocessed" else "",
+            more=UNPROCESSED if network == "unprocessed" else "",
             PULSE_SERVER=server,
         )
         for number, (pid, server) in enumerate(zip(namespaces, servers), 1)
