@@ -11,6 +11,7 @@
 
 mod backend;
 mod callback;
+mod choice;
 pub mod codec;
 mod comfort;
 mod device;
@@ -18,7 +19,11 @@ mod engine;
 mod file;
 mod jitter;
 mod mixer;
+mod opener;
 mod port;
+mod processing;
+mod pulse;
+mod recording;
 mod remote;
 mod resample;
 mod speech;
@@ -28,26 +33,34 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tone;
+mod trial;
 mod uplink;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{JoinHandle, Thread},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 
+use uplink::{WishReader, WishWriter};
+
 use crate::{
     config,
     proto::{id::LegId, io::AudioPlan},
 };
 
-pub use codec::PAUSE;
+pub use codec::{PAUSE, is_pause};
 pub use device::devices;
+pub use recording::{NewRecording, RecordingError, RecordingStatus};
+pub use trial::{MAX_SECONDS as MAX_TEST_SECONDS, MicTest};
+pub use uplink::Wish;
 
 /// Sample rate of everything inside: 48 kHz, mono, f32 in -1..=1.
 pub const SAMPLE_RATE_HZ: u32 = 48_000;
@@ -64,6 +77,10 @@ const MICROPHONE_FRAMES: usize = 16;
 const SLOTS: usize = 256;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;
+/// How long a recording may take to be completed when the daemon stops.
+const LAST_PAGES: Duration = Duration::from_secs(1);
+/// Short sounds that wait for the audio thread; more are not played.
+const MAX_WAITING_SOUNDS: usize = 8;
 /// Loudest that a participant can be made.
 pub const MAX_GAIN_PERCENT: u16 = 200;
 
@@ -117,19 +134,63 @@ pub enum AudioEvent {
     FirstAudio(LegId),
     /// The user speaks while the plan says `muted`: told at once after each mute, then at most every five seconds.
     TalkedWhileMuted,
+    /// A recording cannot be written any further: [`Audio::recording`] says why.
+    RecordingFailed,
+    /// Somebody began or ceased to speak, as heard here.
+    Speaking {
+        /// The leg; `None`: the user, to the others.
+        who: Option<LegId>,
+        /// Begins, or ceases.
+        speaking: bool,
+    },
     /// [`Audio::status`] has news.
     Changed,
+}
+
+/// A sound that telecon makes once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sound {
+    /// Somebody is there.
+    Joined,
+    /// Somebody left.
+    Left,
+    /// The call came to nothing.
+    Busy,
+    /// For somebody who wants to know whether the speaker works; it cannot be silenced.
+    Test,
+}
+
+/// What a device is chosen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The microphone.
+    Input,
+    /// The speaker.
+    Output,
+    /// The ring tone.
+    Ring,
 }
 
 /// Where sound comes from and goes to, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AudioStatus {
-    /// `pulseaudio`, `alsa`, `file` or `null`; `none` when no sound system answers.
+    /// `pipewire`, `pulseaudio`, `alsa`, `file` or `null`; `none` when no sound system answers.
     pub backend: String,
     /// The capture device or file.
     pub input: String,
     /// The playback device or file.
     pub output: String,
+    /// The ring tone's device, where it has one of its own.
+    pub ring: Option<String>,
+    /// The microphone is open.
+    pub capturing: bool,
+    /// The speaker is open.
+    pub playing: bool,
+    /// The microphone test that runs.
+    pub test: Option<MicTest>,
+    /// What is done to the sound of the input, by its keys in the configuration.
+    pub processing: Vec<String>,
     /// What does not work: cause and remedy in one sentence each.
     pub problem: Option<String>,
     /// `file` backend: unix time in µs at which sample 0 of the present pass of the input file was spoken.
@@ -170,12 +231,14 @@ pub struct LegAudioStats {
     pub level_db: f64,
 }
 
-/// Every stage's share of the delay in ms, apart from the network: the first two of the own voice, the others of what is
-/// heard.
+/// Every stage's share of the delay in ms, apart from the network: the first three of the own voice, the others of what
+/// is heard.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct DelayShares {
     /// From the microphone to the audio thread, as far as the sound system tells.
     pub capture_ms: f64,
+    /// In the filters that it passes before it is encoded.
+    pub processing_ms: f64,
     /// Until a frame is complete: its first sample waits for its last.
     pub frame_ms: f64,
     /// In the jitter buffer.
@@ -199,13 +262,18 @@ pub struct Device {
     pub direction: String,
     /// The sound system's default.
     pub default: bool,
+    /// An input that hears what a speaker plays, and no microphone.
+    pub monitor: bool,
 }
 
 /// The handle to the audio thread. Dropping it closes all streams and files, and ends the thread.
 pub struct Audio {
     shared: Arc<Shared>,
     microphone: broadcast::Sender<EncodedFrame>,
+    events: mpsc::Sender<AudioEvent>,
     thread: Option<JoinHandle<()>>,
+    /// Of the latest recording. Held for a copy only.
+    recorder: Mutex<Option<recording::Running>>,
 }
 
 impl Audio {
@@ -216,21 +284,48 @@ impl Audio {
         let shared = Arc::new(Shared::new(config));
         let (microphone, _) = broadcast::channel(MICROPHONE_FRAMES);
         let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
+        let stages = processing::Stages::of(&config);
+        let told = events.clone();
         let run = move || {
-            let opener = port::Opener::new(config, backend::Waker::here());
-            engine::Engine::new(own, opener, sender, events).run();
+            let constant_bitrate = config.constant_bitrate;
+            let opener = opener::Opener::new(config, backend::Waker::here());
+            engine::Engine::new(own, opener, stages, sender, constant_bitrate, told).run();
         };
         let thread = std::thread::Builder::new().name("audio".into()).spawn(run);
         if let Err(error) = &thread {
             let problem = format!("there is no thread for audio ({error}); free some memory and restart telecon");
             shared.board().status.problem = Some(problem);
         }
-        Self { shared, microphone, thread: thread.ok() }
+        Self { shared, microphone, events, thread: thread.ok(), recorder: Mutex::default() }
     }
 
     /// Sets what is to be captured and played; the latest plan holds. Never blocks.
     pub fn apply(&self, plan: AudioPlan) {
         self.shared.inbox().plan = plan;
+        self.wake();
+    }
+
+    /// Takes another device from now on, by its name or description, or `default`; for [`Role::Ring`], nothing means the
+    /// output. What is open goes over as soon as the other one is open. Never blocks.
+    pub fn select(&self, role: Role, name: &str) {
+        self.shared.inbox().selected.insert(role, name.to_owned());
+        self.wake();
+    }
+
+    /// Plays a short sound once, if the configuration does not silence it. Never blocks; when many wait, it is not played.
+    pub fn play(&self, sound: Sound) {
+        let mut inbox = self.shared.inbox();
+        if inbox.sounds.len() < MAX_WAITING_SOUNDS {
+            inbox.sounds.push(sound);
+        }
+        drop(inbox);
+        self.wake();
+    }
+
+    /// Opens the microphone for so many seconds ([`MAX_TEST_SECONDS`] at most), then plays what it heard; 0 ends a test at
+    /// once, and so does anything that is to be heard of a call. Never blocks.
+    pub fn test_microphone(&self, seconds: u32) {
+        self.shared.inbox().test = Some(seconds);
         self.wake();
     }
 
@@ -243,15 +338,16 @@ impl Audio {
     /// Makes room for a leg's sound; what is pushed into the input is played while the plan names the leg.
     pub fn add_leg(&self, id: LegId) -> LegInput {
         let (slots, played) = rtrb::RingBuffer::new(SLOTS);
+        let (wish, reader) = uplink::wish();
         let mut inbox = self.shared.inbox();
         if inbox.added.len() < MAX_WAITING_LEGS {
-            inbox.added.push((id, played));
+            inbox.added.push((id, played, reader));
         } else {
             tracing::error!("the audio thread takes no legs over; one will not be heard");
         }
         drop(inbox);
         self.wake();
-        LegInput { slots }
+        LegInput { slots, wish }
     }
 
     /// Sets how a leg is heard; the latest holds. A leg that was not added is not remembered. Never blocks.
@@ -268,7 +364,7 @@ impl Audio {
     /// Forgets a leg and its figures. One whose [`LegInput`] was dropped is forgotten as well, if later.
     pub fn remove_leg(&self, id: LegId) {
         let mut inbox = self.shared.inbox();
-        inbox.added.retain(|(added, _)| *added != id);
+        inbox.added.retain(|(added, ..)| *added != id);
         inbox.gains.remove(&id);
         if inbox.removed.len() < MAX_WAITING_LEGS && !inbox.removed.contains(&id) {
             inbox.removed.push(id);
@@ -276,6 +372,40 @@ impl Audio {
         drop(inbox);
         self.shared.board().legs.remove(&id);
         self.wake();
+    }
+
+    /// Begins a recording, in place of one that may still run, and returns its directory. Blocks are written while the plan's
+    /// `recording` names the call. Waits for the disk.
+    ///
+    /// # Errors
+    /// When nothing can be written there; nothing has changed then.
+    pub fn start_recording(&self, new: &NewRecording) -> Result<PathBuf, RecordingError> {
+        let events = self.events.clone();
+        let failed = move || {
+            let _daemon_gone = events.blocking_send(AudioEvent::RecordingFailed);
+        };
+        let (tap, recorder) = recording::start(new, failed)?;
+        let directory = recorder.status().directory;
+        *self.recorder() = Some(recorder);
+        self.shared.inbox().tap = Some(Some(tap));
+        self.wake();
+        Ok(directory)
+    }
+
+    /// Ends the recording, if there is one; its files are completed in a moment. Never blocks.
+    pub fn stop_recording(&self) {
+        self.shared.inbox().tap = Some(None);
+        self.wake();
+    }
+
+    /// The latest recording, also when it has ended. Never blocks.
+    pub fn recording(&self) -> Option<RecordingStatus> {
+        self.recorder().as_ref().map(recording::Running::status)
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Option<recording::Running>> {
+        // Nobody panics while holding it.
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where sound comes from and goes to. Never blocks.
@@ -303,26 +433,45 @@ impl Drop for Audio {
             // It waits for nothing but itself; a panic there has been reported already.
             drop(thread.join());
         }
+        if let Some(recorder) = self.recorder().take() {
+            // It ends with the audio thread. A disk that hangs holds nothing up.
+            recorder.wait(LAST_PAGES);
+        }
     }
 }
 
-/// Where a leg's task puts what it receives.
+/// Where a leg's task puts what it receives, and says how its path wants the own voice encoded.
 pub struct LegInput {
     slots: rtrb::Producer<ReceivedPacket>,
+    wish: WishWriter,
 }
 
 impl LegInput {
     /// An input and what comes out of it, for tests of legs.
     #[cfg(test)]
     pub(crate) fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
+        let (input, played, _) = Self::heeded(packets);
+        (input, played)
+    }
+
+    /// As [`LegInput::pair`], with where its wishes are found.
+    #[cfg(test)]
+    fn heeded(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>, WishReader) {
         let (slots, played) = rtrb::RingBuffer::new(packets);
-        (Self { slots }, played)
+        let (wish, reader) = uplink::wish();
+        (Self { slots, wish }, played, reader)
     }
 
     /// Hands a packet to the audio thread. Never blocks; when the thread lags 256 packets behind, the packet is dropped.
     pub fn push(&mut self, packet: ReceivedPacket) {
         // Full: as if it had been lost on the way.
         drop(self.slots.push(packet));
+    }
+
+    /// Says how this leg would like the own voice to be encoded; the latest holds. Never blocks and wakes nothing: it
+    /// counts from the next frame on.
+    pub fn wish(&mut self, wish: Wish) {
+        self.wish.set(wish);
     }
 }
 
@@ -337,10 +486,16 @@ struct Shared {
 #[derive(Default)]
 struct Inbox {
     plan: AudioPlan,
-    added: Vec<(LegId, rtrb::Consumer<ReceivedPacket>)>,
+    added: Vec<(LegId, rtrb::Consumer<ReceivedPacket>, WishReader)>,
     /// Taken over after what was added.
     gains: BTreeMap<LegId, Gain>,
     removed: Vec<LegId>,
+    selected: BTreeMap<Role, String>,
+    sounds: Vec<Sound>,
+    /// A microphone test of so many seconds.
+    test: Option<u32>,
+    /// Another recording; `Some(None)`: none any more.
+    tap: Option<Option<recording::Tap>>,
     stop: bool,
 }
 
@@ -359,7 +514,8 @@ impl Shared {
                 ("none", config.input.clone(), config.output.clone())
             }
         };
-        let status = AudioStatus { backend: backend.into(), input, output, ..AudioStatus::default() };
+        let processing = processing::Stages::of(config).on(backend).names();
+        let status = AudioStatus { backend: backend.into(), input, output, processing, ..AudioStatus::default() };
         Self {
             epoch: Instant::now(),
             inbox: Mutex::default(),

@@ -8,10 +8,11 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 use clap::Parser;
 use serde_json::Value;
 
-use crate::{client::Client, config::Paths, control::wire::Method};
+use crate::{audio::Role, client::Client, config::Paths, control::wire::Method};
 
 mod args;
 mod backup;
+mod devices;
 mod exit;
 mod follow;
 mod local;
@@ -20,7 +21,7 @@ mod show;
 mod text;
 mod transfer;
 
-use args::{Args, ConfigVerb, ContactVerb, IdVerb, Level, Switch, Verb};
+use args::{AbsolutePath, Args, ConfigVerb, ContactVerb, Direction, IdVerb, Level, RecordVerb, Switch, Tested, Verb};
 use exit::CliError;
 use text::Printer;
 
@@ -70,7 +71,8 @@ async fn ask(verb: Verb, paths: Paths, mut printer: Printer) -> Result<(), CliEr
         Verb::Contacts { verb: ContactVerb::Import { file, rename } } => {
             transfer::import(socket, &file, rename, printer).await
         }
-        Verb::Devices => devices(&paths.config_file, socket, printer).await,
+        Verb::Devices => devices::list(&paths.config_file, socket, printer).await,
+        Verb::Test { what: Tested::Mic, seconds } => devices::test_mic(socket, seconds, printer).await,
         verb => {
             let Some((method, show)) = request(verb) else { return Ok(()) };
             let answer = Client::connect(socket).await?.request(method, None).await?;
@@ -109,6 +111,20 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
         Verb::Volume { who, level: Level::Percent(percent) } => (Method::MediaVolume { who, percent }, show::volume),
         Verb::Volume { who, level: Level::Off } => (Method::MediaBlock { who }, show::volume),
         Verb::Volume { who, level: Level::On } => (Method::MediaUnblock { who }, show::volume),
+        Verb::Record { verb: RecordVerb::Start { directory } } => {
+            let directory = directory.map(|AbsolutePath(path)| path);
+            (Method::MediaRecord { call: None, directory }, show::record_started)
+        }
+        Verb::Record { verb: RecordVerb::Stop } => (Method::MediaStopRecord {}, show::record_stopped),
+        Verb::Device { direction, name } => {
+            let direction = match direction {
+                Direction::Input => Role::Input,
+                Direction::Output => Role::Output,
+                Direction::Ring => Role::Ring,
+            };
+            (Method::AudioSelect { direction, name }, show::selected)
+        }
+        Verb::Test { what: Tested::Speaker, .. } => (Method::AudioTestSpeaker {}, show::speaker_tested),
         Verb::Contacts { verb: ContactVerb::List } => (Method::ContactList {}, show::contacts),
         Verb::Contacts { verb: ContactVerb::Add { did, name, address } } => {
             (Method::ContactAdd { did, name, address }, show::added)
@@ -122,6 +138,7 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
         | Verb::Daemon { .. }
         | Verb::Demo { .. }
         | Verb::Devices
+        | Verb::Test { what: Tested::Mic, .. }
         | Verb::Watch { .. }
         | Verb::Config { .. }
         | Verb::Contacts { verb: ContactVerb::Import { .. } } => return None,
@@ -137,14 +154,4 @@ async fn history(limit: u32, before_ms: Option<u64>, socket: &Path, mut printer:
     let seq = status["seq"].as_u64().unwrap_or(0);
     client.request(Method::EventsMark { seq }, None).await?;
     Ok(())
-}
-
-/// Asks the daemon, which may run in another environment; without one, looks itself.
-async fn devices(config_file: &Path, socket: &Path, mut printer: Printer) -> Result<(), CliError> {
-    let answer = match Client::connect(socket).await {
-        Ok(mut client) => client.request(Method::AudioDevices {}, None).await?,
-        Err(crate::client::ClientError::NotRunning { .. }) => local::devices(config_file)?,
-        Err(error) => return Err(error.into()),
-    };
-    printer.answer(&answer, show::devices)
 }

@@ -104,16 +104,32 @@ pub struct Audio {
     pub input: String,
     /// Playback device, or `default`.
     pub output: String,
+    /// Where calls ring: a device, `default`, or nothing for the same as `output`.
+    pub ring_output: String,
+    /// Incoming calls are to be heard ringing.
+    pub ring_sound: bool,
+    /// What else telecon makes heard of calls: ring-back, busy, who joins and who leaves.
+    pub sounds: bool,
     /// For the `file` backend: a WAV that is spoken into the call, looped.
     pub input_file: String,
     /// For the `file` backend: a WAV of what the speaker would play.
     pub output_file: String,
     /// Remove the speaker's sound from the microphone.
     pub echo_cancellation: bool,
-    /// Remove steady noise from the microphone.
+    /// Turn steady noise of the microphone down.
     pub noise_suppression: bool,
-    /// Level the microphone.
+    /// Turn a quiet microphone up.
     pub auto_gain: bool,
+    /// Remove rumble from the microphone.
+    pub high_pass: bool,
+    /// Do all of this to the `file` backend's input, too.
+    pub process_files: bool,
+    /// The microphone is closed but while `telecon talk on` holds.
+    pub push_to_talk: bool,
+    /// Whoever comes into a call is muted at first.
+    pub automute: bool,
+    /// Send silence like speech, in packets of one size.
+    pub constant_bitrate: bool,
 }
 
 /// `[audio] backend`
@@ -196,11 +212,19 @@ impl Default for Audio {
             backend: Backend::Auto,
             input: "default".into(),
             output: "default".into(),
+            ring_output: String::new(),
+            ring_sound: true,
+            sounds: true,
             input_file: String::new(),
             output_file: String::new(),
             echo_cancellation: true,
             noise_suppression: true,
             auto_gain: true,
+            high_pass: true,
+            process_files: false,
+            push_to_talk: false,
+            automute: false,
+            constant_bitrate: false,
         }
     }
 }

@@ -17,6 +17,7 @@
 use std::{
     collections::BTreeMap,
     os::unix::net::UnixListener,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -50,6 +51,7 @@ use crate::{
 };
 
 mod clock;
+mod devices;
 #[cfg(test)]
 mod e2e;
 mod idempotency;
@@ -159,6 +161,8 @@ struct Daemon {
     net: Net,
     audio: Audio,
     store: Store,
+    /// Where recordings are kept, unless the user names another place.
+    recordings: PathBuf,
     people: People,
     rung: Rung,
     journal: Journal,
@@ -168,6 +172,9 @@ struct Daemon {
     leg_events: mpsc::Sender<(LegId, LegEvent)>,
     ice: Arc<IceConfig>,
     tasks: Arc<Semaphore>,
+    found: mpsc::Sender<devices::Found>,
+    /// What clients know of sound.
+    audio_told: Event,
     started: Instant,
     timer_rests_until: Instant,
     /// When an offer was dropped last because of the clocks.
@@ -182,6 +189,8 @@ struct Daemon {
 struct Doors {
     /// Full: the clients' connections wait.
     commands: mpsc::Receiver<Command>,
+    /// Full: the task that looked for the device waits.
+    found: mpsc::Receiver<devices::Found>,
     /// Full: the audio thread drops its report, and the next one tells the same.
     audio: mpsc::Receiver<AudioEvent>,
     /// Full: the leg's task waits, its media too.
@@ -197,6 +206,7 @@ enum Turn {
     Command(Command),
     Signal,
     Timer,
+    Found(devices::Found),
     Audio(AudioEvent),
     Leg(LegId, LegEvent),
     Net(NetEvent),
@@ -223,6 +233,7 @@ impl Daemon {
                     self.node.handle_timeout(now());
                     self.timer_rests_until = Instant::now() + TIMER_REST;
                 }
+                Turn::Found(found) => self.device_found(found),
                 Turn::Audio(event) => self.audio_event(event, now()),
                 Turn::Leg(id, event) => self.leg_event(id, event, now()),
                 Turn::Net(event) => self.net_event(event, now()),
@@ -279,8 +290,9 @@ impl Daemon {
         match event {
             AudioEvent::FirstAudio(id) => self.node.handle_input(Input::Leg(id, LegEvent::FirstAudio), now),
             AudioEvent::TalkedWhileMuted => self.tell(Event::TalkedWhileMuted, now),
-            // `status` asks the audio thread itself.
-            AudioEvent::Changed => debug!("the sound devices changed"),
+            AudioEvent::RecordingFailed => self.recording_failed(now),
+            AudioEvent::Speaking { .. } => {}
+            AudioEvent::Changed => self.audio_changed(now),
         }
     }
 
@@ -332,6 +344,7 @@ impl Doors {
             command = self.commands.recv() => command.map(Turn::Command).ok_or(DaemonError::Ended("control socket")),
             () = signals.recv() => Ok(Turn::Signal),
             () = sleep_until(wake.into()) => Ok(Turn::Timer),
+            Some(found) = self.found.recv() => Ok(Turn::Found(found)),
             Some(event) = self.audio.recv() => Ok(Turn::Audio(event)),
             Some((id, event)) = self.legs.recv() => Ok(Turn::Leg(id, event)),
             event = self.net.recv() => event.map(Turn::Net).ok_or(DaemonError::Ended("network")),

@@ -1,8 +1,9 @@
 //! Legs: one WebRTC connection to one other participant, run by one task of its own.
 //!
 //! A leg is one attempt. It makes or answers an offer, trickles its candidates, proves that the certificate it met
-//! is the one that was sealed, and then carries Opus both ways until it is closed or lost. It does **not** decide
-//! anything: whether to try again, and when, is the engine's business; it neither encodes nor decodes.
+//! is the one that was sealed, and then carries Opus both ways until it is closed or lost. It protects what it sends as
+//! its path asks. It does **not** decide whether to try again, and when: that is the engine's business. It neither
+//! encodes nor decodes.
 //!
 //! ```text
 //!  daemon ── LegCommand ──> task ── LegEvent ──> daemon
@@ -11,14 +12,21 @@
 //!
 //! This module alone names the `webrtc` and `rtc` crates.
 
+mod adaptation;
 mod addresses;
+mod congestion;
 mod connection;
 mod description;
+mod feedback;
+mod media;
+mod red;
 mod rtp;
 mod runtime;
 mod statistics;
 mod task;
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

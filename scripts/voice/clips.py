@@ -92,6 +92,8 @@ def make(folder):
         begin = sum(map(len, sound))
         sound += [clip(paths), pause]
         clips.append(Clip(name, begin, begin + len(sound[-2])))
-    soundfile.write(folder / "reference.wav", np.concatenate(sound), RATE_HZ, "PCM_16")
+    # At once, since another measurement may be reading it.
+    soundfile.write(folder / "new.wav", np.concatenate(sound), RATE_HZ, "PCM_16")
+    (folder / "new.wav").replace(folder / "reference.wav")
     (folder / "clips.json").write_text(json.dumps([dataclasses.asdict(each) for each in clips]))
     return clips

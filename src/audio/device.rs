@@ -21,14 +21,22 @@ use super::{
     BLOCK_SAMPLES, Block, Device, SAMPLE_RATE_HZ,
     backend::{Capture, Playback, Waker},
     callback::{Gauge, InputEnd, OutputEnd},
-    port::{Attempt, Opened, named},
+    choice::is_default,
+    port::{Attempt, Opened},
     resample::{Inward, Outward},
+    watch::{Seen, Sight},
 };
 use crate::config::{self, Backend};
 
-/// What `status` says of `backend = "pipewire"`.
-pub const NO_PIPEWIRE: &str = "this build has no native PipeWire backend, so PulseAudio's protocol is used instead; set \
-                               [audio] backend = \"auto\" to be rid of this message";
+/// What `status` says of `backend = "pipewire"` where it was not built in.
+pub const NO_PIPEWIRE: Option<&str> = if cfg!(feature = "pipewire") {
+    None
+} else {
+    Some(
+        "this build has no native PipeWire backend, so PulseAudio's protocol is used instead; set [audio] backend = \"auto\" to \
+         be rid of this message",
+    )
+};
 /// A sound server that does not answer for so long is treated as absent.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `PA_NATIVE_COOKIE_LENGTH` of PulseAudio's protocol.
@@ -37,6 +45,8 @@ const PULSE_COOKIE_BYTES: usize = 256;
 const RING_SHARE: u32 = 5;
 /// A backlog of captured sound above this many blocks is skipped, so that the delay does not stay.
 const MAX_BACKLOG_BLOCKS: usize = 8;
+/// How PulseAudio and PipeWire call what listens to a speaker.
+const MONITOR: &str = ".monitor";
 /// The output ring follows the device's requests of the last one to two of these.
 const PERIOD_WINDOW: Duration = Duration::from_secs(1);
 
@@ -48,25 +58,31 @@ pub struct Probe {
     pub problem: Option<String>,
 }
 
-/// Finds, but does not open, what the configuration names.
-pub fn probe(config: &config::Audio) -> Probe {
-    let host = match host(config.backend) {
+/// Finds, but does not open, these devices.
+pub fn probe(backend: Backend, input: &str, output: &str) -> Probe {
+    let host = match host(backend) {
         Ok(host) => host,
         Err(why) => {
-            let (input, output) = (config.input.clone(), config.output.clone());
+            let (input, output) = (input.to_owned(), output.to_owned());
             return Probe { backend: "none".into(), input, output, problem: Some(why) };
         }
     };
-    let mut problems = Vec::from_iter((config.backend == Backend::Pipewire).then(|| NO_PIPEWIRE.to_owned()));
-    let mut find = |direction: Direction, wanted: &str| match find(&host, direction, wanted) {
-        Ok(device) => name(&device),
+    let mut problems = Vec::new();
+    if backend == Backend::Pipewire {
+        problems.extend(NO_PIPEWIRE.map(String::from));
+    }
+    let mut find = |direction: Direction, wanted: &str| match locate(&host, direction, wanted) {
+        Ok((_, name, instead)) => {
+            problems.extend(instead);
+            name
+        }
         Err(why) => {
             problems.push(why);
             wanted.to_owned()
         }
     };
-    let input = find(Direction::Input, &config.input);
-    let output = find(Direction::Output, &config.output);
+    let input = find(Direction::Input, input);
+    let output = find(Direction::Output, output);
     let problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
     Probe { backend: backend_name(&host).into(), input, output, problem }
 }
@@ -78,6 +94,7 @@ pub fn devices(config: &config::Audio) -> Vec<Device> {
         description: description.to_owned(),
         direction: direction.to_owned(),
         default,
+        monitor: direction == "input" && name.ends_with(MONITOR),
     };
     match config.backend {
         Backend::File => {
@@ -99,12 +116,27 @@ pub fn devices(config: &config::Audio) -> Vec<Device> {
             all.push(found(direction.word(), &name, &description(&device), default));
         }
     }
+    // Microphones before what only listens to speakers.
+    all.sort_by_key(|device| (device.direction.clone(), device.monitor));
     all
 }
 
-/// Opens the configured microphone.
-pub fn open_input(config: &config::Audio, waker: Waker) -> Attempt<dyn Capture> {
-    let (host, device, name) = locate(config, Direction::Input, &config.input)?;
+/// The devices that are there, without opening any; `None` when the sound system does not answer. May take seconds.
+pub fn sight(backend: Backend) -> Option<Sight> {
+    let at = Instant::now();
+    let host = host(backend).ok()?;
+    let all: Vec<_> = host.devices().ok()?.map(|device| (name(&device), description(&device))).collect();
+    let seen = |direction: Direction| {
+        let default = direction.default_of(&host).map(|device| name(&device));
+        Seen { at, devices: all.clone(), default, ours: Vec::new() }
+    };
+    Some(Sight { input: seen(Direction::Input), output: seen(Direction::Output) })
+}
+
+/// Opens a microphone.
+pub fn open_input(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn Capture> {
+    let host = host(backend)?;
+    let (device, name, instead) = locate(&host, Direction::Input, wanted)?;
     let fail = |why: String| format!("the microphone {name} does not open ({why}); see `telecon devices`");
     let chosen = Chosen::of(&device, Direction::Input).map_err(fail)?;
     let rate_hz = chosen.config.sample_rate;
@@ -120,13 +152,14 @@ pub fn open_input(config: &config::Audio, waker: Waker) -> Attempt<dyn Capture> 
     let stream = stream.map_err(|error| fail(error.to_string()))?;
     stream.play().map_err(|error| fail(error.to_string()))?;
     let resampler = Inward::new(rate_hz).map_err(fail)?;
-    let opened = Opened { backend: backend_name(&host).into(), device: name };
-    Ok((Box::new(DeviceInput { _stream: stream, ring: consumer, resampler, broken }), opened))
+    let opened = Opened { backend: backend_name(&host).into(), device: name, instead };
+    Ok((Box::new(DeviceInput { _stream: stream, ring: consumer, resampler, fresh: true, rate_hz, broken }), opened))
 }
 
-/// Opens the configured speaker.
-pub fn open_output(config: &config::Audio, waker: Waker) -> Attempt<dyn Playback> {
-    let (host, device, name) = locate(config, Direction::Output, &config.output)?;
+/// Opens a speaker.
+pub fn open_output(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn Playback> {
+    let host = host(backend)?;
+    let (device, name, instead) = locate(&host, Direction::Output, wanted)?;
     let fail = |why: String| format!("the speaker {name} does not open ({why}); see `telecon devices`");
     let chosen = Chosen::of(&device, Direction::Output).map_err(fail)?;
     let rate_hz = chosen.config.sample_rate;
@@ -143,7 +176,7 @@ pub fn open_output(config: &config::Audio, waker: Waker) -> Attempt<dyn Playback
     let stream = stream.map_err(|error| fail(error.to_string()))?;
     stream.play().map_err(|error| fail(error.to_string()))?;
     let resampler = Outward::new(rate_hz).map_err(fail)?;
-    let opened = named(backend_name(&host), &name);
+    let opened = Opened { backend: backend_name(&host).into(), device: name, instead };
     let output = DeviceOutput {
         _stream: stream,
         ring: producer,
@@ -161,6 +194,9 @@ struct DeviceInput {
     _stream: cpal::Stream,
     ring: rtrb::Consumer<f32>,
     resampler: Inward,
+    /// Nothing was read yet.
+    fresh: bool,
+    rate_hz: u32,
     broken: Arc<Broken>,
 }
 
@@ -170,8 +206,11 @@ impl Capture for DeviceInput {
         if ready < needs {
             return false;
         }
-        if ready > MAX_BACKLOG_BLOCKS * needs
-            && let Ok(old) = self.ring.read_chunk(ready - 2 * needs)
+        // What was captured before anybody listened was said to nobody, or into the device before.
+        let (most, left) =
+            if std::mem::take(&mut self.fresh) { (needs, needs) } else { (MAX_BACKLOG_BLOCKS * needs, 2 * needs) };
+        if ready > most
+            && let Ok(old) = self.ring.read_chunk(ready - left)
         {
             old.commit_all();
         }
@@ -184,6 +223,10 @@ impl Capture for DeviceInput {
 
     fn due(&self) -> Option<Instant> {
         None
+    }
+
+    fn delay_ms(&self) -> f64 {
+        self.ring.slots() as f64 * 1000.0 / f64::from(self.rate_hz)
     }
 
     fn broken(&mut self) -> Option<String> {
@@ -386,15 +429,20 @@ impl Direction {
     }
 }
 
+/// What is wanted, or the default as long as that is not there; its name, and whether it stands in.
 fn locate(
-    config: &config::Audio,
+    host: &cpal::Host,
     direction: Direction,
     wanted: &str,
-) -> Result<(cpal::Host, cpal::Device, String), String> {
-    let host = host(config.backend)?;
-    let device = find(&host, direction, wanted)?;
+) -> Result<(cpal::Device, String, Option<String>), String> {
+    let missing = match find(host, direction, wanted) {
+        Ok(device) => return Ok((device.clone(), name(&device), None)),
+        Err(why) => why,
+    };
+    let device = direction.default_of(host).ok_or_else(|| missing.clone())?;
     let name = name(&device);
-    Ok((host, device, name))
+    let instead = format!("{missing}; {name} is used until then");
+    Ok((device, name, Some(instead)))
 }
 
 /// The sound system that the configuration asks for.
@@ -416,7 +464,13 @@ fn host(backend: Backend) -> Result<cpal::Host, String> {
     match backend {
         Backend::Pulseaudio => pulse(),
         Backend::Alsa => alsa(),
-        Backend::Auto | Backend::Pipewire | Backend::File | Backend::Null => pulse().or_else(|_| alsa()),
+        #[cfg(feature = "pipewire")]
+        Backend::Pipewire => cpal::host_from_id(HostId::PipeWire).map_err(|error| {
+            format!("PipeWire does not answer ({error}); start it, or set [audio] backend to \"auto\"")
+        }),
+        #[cfg(not(feature = "pipewire"))]
+        Backend::Pipewire => pulse().or_else(|_| alsa()),
+        Backend::Auto | Backend::File | Backend::Null => pulse().or_else(|_| alsa()),
     }
 }
 
@@ -444,6 +498,8 @@ fn make_pulse_cookie() {
 
 fn backend_name(host: &cpal::Host) -> &'static str {
     match host.id() {
+        #[cfg(feature = "pipewire")]
+        HostId::PipeWire => "pipewire",
         HostId::PulseAudio => "pulseaudio",
         HostId::Alsa => "alsa",
     }
@@ -455,7 +511,7 @@ fn find(host: &cpal::Host, direction: Direction, wanted: &str) -> Result<cpal::D
         Direction::Input => "microphone",
         Direction::Output => "speaker",
     };
-    if wanted.is_empty() || wanted == "default" {
+    if is_default(wanted) {
         return direction.default_of(host).ok_or_else(|| format!("there is no {what}; plug one in"));
     }
     direction
@@ -464,7 +520,9 @@ fn find(host: &cpal::Host, direction: Direction, wanted: &str) -> Result<cpal::D
         .find(|device| name(device) == wanted || description(device) == wanted)
         .ok_or_else(|| {
             let key = direction.word();
-            format!("there is no {what} called {wanted:?}; set [audio] {key} to a name from `telecon devices`")
+            format!(
+                "there is no {what} called {wanted:?}; plug it in, or choose another with `telecon device {key} NAME`"
+            )
         })
 }
 

@@ -1,10 +1,10 @@
-//! The audio thread: opens and closes what the plan asks for, encodes the microphone, mixes the legs.
+//! The audio thread: opens and closes what the plan asks for, cleans and encodes the microphone, mixes the legs.
 //!
 //! It sleeps until a callback, a command or its own next deadline wakes it; with an empty plan it sleeps for ever.
 //! It never waits for a device: those are opened and closed by threads of their own ([`super::port`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,20 +12,31 @@ use std::{
 use tokio::sync::{broadcast, mpsc};
 
 use super::{
-    AudioEvent, BLOCK_SAMPLES, Block, DelayShares, EncodedFrame, LegAudioStats, Shared,
+    AudioEvent, BLOCK_SAMPLES, Block, DelayShares, EncodedFrame, LegAudioStats, Role, Shared,
     backend::{Nowhere, Silence},
     mixer::{self, Limiter, Ramp},
-    port::{Opener, Port},
+    opener::Opener,
+    port::{Opened, Port},
+    processing::{Processing, Stages},
+    recording::Tap,
     remote::Remote,
-    tone::RingTone,
+    speech::{OwnVoice, SpeechDetector},
+    tone::Sounds,
+    trial::Trial,
     uplink::Uplink,
 };
 use crate::proto::{id::LegId, io::AudioPlan};
 
 /// Figures for `leg_stats` and `status` are renewed so often while something plays.
 const REPORT: Duration = Duration::from_millis(250);
+/// What a muted microphone says.
+const SILENCE: Block = [0.0; BLOCK_SAMPLES];
+/// The same while somebody looks at the level.
+const METER: Duration = Duration::from_millis(100);
 /// Longest sleep while something is open: a callback that does not come is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// A block's first sample is so much older than its last.
+const BLOCK_MS: f64 = 10.0;
 
 /// All that the audio thread owns.
 pub struct Engine {
@@ -37,19 +48,38 @@ pub struct Engine {
     opener: Opener,
     input: Port<dyn super::backend::Capture>,
     output: Port<dyn super::backend::Playback>,
+    /// The ring tone's own device, where it has one.
+    ring: Port<dyn super::backend::Playback>,
+    /// What is to be done to the microphone's sound…
+    stages: Stages,
+    /// …and what is done to it, while a device is open…
+    processing: Option<Processing>,
+    /// …and between which input and output sound may come back.
+    room: (Option<Opened>, Option<Opened>),
+    voice: OwnVoice,
     uplink: Uplink,
+    /// The uplink has begun.
+    speaks: bool,
     legs: BTreeMap<LegId, Remote>,
+    /// Of each leg that was heard.
+    voices: BTreeMap<LegId, SpeechDetector>,
+    /// Who was told to be speaking: legs, and `None` for the user.
+    speaking: BTreeSet<Option<LegId>>,
     ears: Ramp,
     limiter: Limiter,
-    tone: RingTone,
+    sounds: Sounds,
+    trial: Option<Trial>,
     report_at: Instant,
+    recording: Option<Tap>,
 }
 
 impl Engine {
     pub fn new(
         shared: Arc<Shared>,
         opener: Opener,
+        stages: Stages,
         microphone: broadcast::Sender<EncodedFrame>,
+        constant_bitrate: bool,
         events: mpsc::Sender<AudioEvent>,
     ) -> Self {
         Self {
@@ -60,12 +90,22 @@ impl Engine {
             opener,
             input: Port::new(|| Box::new(Silence::new())),
             output: Port::new(|| Box::new(Nowhere::new())),
-            uplink: Uplink::new(microphone),
+            ring: Port::new(|| Box::new(Nowhere::new())),
+            stages,
+            processing: None,
+            room: (None, None),
+            voice: OwnVoice::default(),
+            uplink: Uplink::new(microphone, constant_bitrate),
+            speaks: false,
             legs: BTreeMap::new(),
+            voices: BTreeMap::new(),
+            speaking: BTreeSet::new(),
             ears: Ramp::default(),
             limiter: Limiter::default(),
-            tone: RingTone::default(),
+            sounds: Sounds::new(),
+            trial: None,
             report_at: Instant::now(),
+            recording: None,
         }
     }
 
@@ -76,6 +116,7 @@ impl Engine {
             self.drive_ports(now);
             self.capture(now);
             self.playback(now);
+            self.tell_who_speaks();
             self.report(now);
             match self.wake_at(now) {
                 Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
@@ -84,6 +125,7 @@ impl Engine {
         }
         self.input.close();
         self.output.close();
+        self.ring.close();
     }
 
     /// Takes over what callers left; false when the thread should end.
@@ -93,7 +135,8 @@ impl Engine {
             return false;
         }
         let new_plan = (inbox.plan != self.plan).then(|| inbox.plan.clone());
-        for (id, slots) in inbox.added.drain(..) {
+        for (id, slots, wish) in inbox.added.drain(..) {
+            self.uplink.add_leg(id, wish);
             self.legs.insert(id, Remote::new(slots, self.shared.epoch));
         }
         while let Some((id, gain)) = inbox.gains.pop_first() {
@@ -102,12 +145,26 @@ impl Engine {
             }
         }
         for id in inbox.removed.drain(..) {
+            self.uplink.remove_leg(id);
             self.legs.remove(&id);
+            self.voices.remove(&id);
         }
+        let selected = std::mem::take(&mut inbox.selected);
+        let (sounds, test) = (std::mem::take(&mut inbox.sounds), inbox.test.take());
+        let new_tap = inbox.tap.take();
         drop(inbox);
+        let is_new = new_tap.is_some();
+        self.recording = new_tap.unwrap_or(self.recording.take());
+        selected.into_iter().for_each(|(role, name)| self.select(role, &name));
+        if let Some(seconds) = test {
+            self.trial = (seconds > 0 && !self.plan.is_heard()).then(|| Trial::new(seconds));
+        }
         if let Some(plan) = new_plan {
             self.follow(plan);
+        } else if is_new {
+            self.follow_recording();
         }
+        sounds.into_iter().filter(|sound| self.opener.lets_sound(*sound)).for_each(|sound| self.sounds.play(sound));
         true
     }
 
@@ -116,36 +173,108 @@ impl Engine {
             self.uplink.address(plan.legs.clone(), self.shared.epoch, Instant::now());
         }
         self.plan = plan;
-        self.tone.ring(self.plan.ring);
+        self.sounds.ring(self.plan.ring && self.opener.lets_ring());
+        self.sounds.ring_back(self.plan.ring_back && self.opener.lets_ring_back());
+        if self.plan.is_heard() {
+            // A call comes first.
+            self.trial = None;
+        }
+        self.follow_recording();
+    }
+
+    fn follow_recording(&mut self) {
+        if let Some(tap) = &mut self.recording {
+            tap.follow(self.plan.recording.as_ref());
+        }
+    }
+
+    /// Another device: what is open goes over to it.
+    fn select(&mut self, role: Role, name: &str) {
+        if !self.opener.choose(role, name) {
+            return;
+        }
+        let now = Instant::now();
+        match role {
+            Role::Input => self.input.switch(now, || self.opener.input()),
+            Role::Output => self.output.switch(now, || self.opener.output()),
+            Role::Ring => self.ring.switch(now, || self.opener.ring()),
+        }
     }
 
     /// Opens, closes and retries; tells when that changed the status.
     fn drive_ports(&mut self, now: Instant) {
-        let input = self.plan.microphone;
-        let output = self.plan.playback || self.plan.ring || (self.tone.sounds() && self.output.is_open());
-        let mut changed = self.opener.take_probe(&self.shared);
-        let was_capturing = self.input.is_wanted();
-        changed |= self.input.drive(input, now, || self.opener.input());
-        changed |= self.output.drive(output, now, || self.opener.output());
-        if self.input.is_wanted() && !was_capturing {
+        let trial_ended = self.trial.take_if(|trial| trial.is_over()).is_some();
+        let listens = self.trial.as_ref().is_some_and(Trial::listens);
+        let rings = self.sounds.rings() && (self.plan.ring || self.output.is_open() || self.ring.is_open());
+        let rings_apart = rings && self.opener.rings_apart();
+        let sounds = self.sounds.sounds() || self.trial.is_some() || (rings && !rings_apart);
+        let mut changed = self.opener.take_probe(&self.shared) | trial_ended;
+        changed |= self.input.drive(self.plan.microphone || listens, now, || self.opener.input());
+        changed |= self.output.drive(self.plan.playback || sounds, now, || self.opener.output());
+        changed |= self.ring.drive(rings_apart, now, || self.opener.ring());
+        let in_use = self.input.is_wanted() || self.output.is_wanted() || self.ring.is_wanted();
+        if self.opener.watch(in_use) || changed {
+            changed |= self.opener.lead(&mut self.input, &mut self.output, &mut self.ring, now);
+        }
+        if self.plan.microphone && !self.speaks {
             self.uplink.begin(self.shared.epoch, now);
         }
-        if was_capturing && !self.input.is_wanted() {
+        if self.speaks && !self.plan.microphone {
             self.uplink.end();
         }
+        self.speaks = self.plan.microphone;
         if changed {
+            self.furnish();
             self.publish_status();
             self.emit(AudioEvent::Changed);
         }
     }
 
+    /// Another device is another room: nothing that was learned of the last one is true there.
+    fn furnish(&mut self) {
+        let room = (self.input.name(), self.output.name());
+        if room == self.room {
+            return;
+        }
+        match &room.0 {
+            None => self.processing = None,
+            Some(input) if self.room.0.as_ref() != Some(input) => {
+                self.processing = Processing::new(self.stages.on(&input.backend));
+            }
+            Some(_) => {
+                if let Some(processing) = &mut self.processing {
+                    processing.forget_echo();
+                }
+            }
+        }
+        self.room = room;
+    }
+
     fn capture(&mut self, now: Instant) {
-        let Some(microphone) = self.input.active() else { return };
+        let to_ear_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
+        let muted = self.plan.muted;
+        let Some(microphone) = self.input.active() else {
+            self.voice = OwnVoice::default();
+            return;
+        };
         let mut block = [0.0; BLOCK_SAMPLES];
         while microphone.read(&mut block, now) {
-            if self.uplink.add(&block, self.plan.muted) {
+            // Also while muted: it stays in tune with the room, and does not take the others' voices for the user's.
+            if let Some(processing) = &mut self.processing {
+                processing.captured(&mut block, to_ear_ms + BLOCK_MS + microphone.delay_ms());
+            }
+            // As others would hear it.
+            if let Some(trial) = &mut self.trial {
+                trial.hear(&block);
+                continue;
+            }
+            if let Some(tap) = &mut self.recording {
+                tap.own(if muted { &SILENCE } else { &block });
+            }
+            if self.voice.hears(Some(&block), muted) {
                 self.unsent.push(AudioEvent::TalkedWhileMuted);
             }
+            self.uplink.add(&block, muted);
         }
     }
 
@@ -159,7 +288,17 @@ impl Engine {
         }
         while self.output.active().is_some_and(|speaker| speaker.wants(now)) {
             let block = self.mix(now);
+            if let Some(processing) = &mut self.processing {
+                processing.played(&block);
+            }
             if let Some(speaker) = self.output.active() {
+                speaker.play(&block);
+            }
+        }
+        while self.ring.active().is_some_and(|speaker| speaker.wants(now)) {
+            let mut block = [0.0; BLOCK_SAMPLES];
+            self.sounds.add_ring_to(&mut block);
+            if let Some(speaker) = self.ring.active() {
                 speaker.play(&block);
             }
         }
@@ -167,19 +306,57 @@ impl Engine {
 
     fn mix(&mut self, now: Instant) -> Block {
         let mut sum = [0.0; BLOCK_SAMPLES];
+        if let Some(tap) = &mut self.recording {
+            tap.tick(now);
+        }
         for (id, leg) in &mut self.legs {
             let mut started = false;
-            if let Some(block) = leg.block(now, &mut started) {
-                mixer::add(&mut sum, &block);
+            let block = leg.block(now, &mut started);
+            if let Some(block) = &block {
+                mixer::add(&mut sum, block);
+                self.voices.entry(*id).or_default();
+                if let Some(tap) = &mut self.recording {
+                    tap.heard(*id, leg.raw());
+                }
+            }
+            if let Some(voice) = self.voices.get_mut(id) {
+                voice.hears(block.as_ref());
             }
             if started {
                 self.unsent.push(AudioEvent::FirstAudio(*id));
             }
         }
         self.ears.apply(&mut sum, if self.plan.deafened { 0.0 } else { 1.0 });
-        self.tone.add_to(&mut sum);
+        self.sounds.add_to(&mut sum);
+        if !self.ring.is_wanted() {
+            self.sounds.add_ring_to(&mut sum);
+        }
+        if let Some(trial) = &mut self.trial {
+            trial.add_to(&mut sum);
+        }
         self.limiter.apply(&mut sum);
         sum
+    }
+
+    /// Tells who began and who ceased to speak. What the channel has no room for is told at a later turn.
+    fn tell_who_speaks(&mut self) {
+        if !self.output.is_wanted() {
+            self.voices.clear();
+        }
+        let heard = self.voices.iter().filter(|(_, voice)| voice.speaks()).map(|(id, _)| Some(*id));
+        let speaking: BTreeSet<_> = heard.chain(self.voice.speaks().then_some(None)).collect();
+        let news: Vec<_> = speaking.symmetric_difference(&self.speaking).copied().collect();
+        for who in news {
+            let begins = speaking.contains(&who);
+            if self.events.try_send(AudioEvent::Speaking { who, speaking: begins }).is_err() {
+                return;
+            }
+            if begins {
+                self.speaking.insert(who);
+            } else {
+                self.speaking.remove(&who);
+            }
+        }
     }
 
     fn report(&mut self, now: Instant) {
@@ -188,12 +365,15 @@ impl Engine {
         if now < self.report_at || (!self.input.is_wanted() && !self.output.is_wanted()) {
             return;
         }
-        self.report_at = now + REPORT;
+        self.report_at = now + if self.trial.is_some() { METER } else { REPORT };
         self.legs.retain(|_, leg| !leg.is_abandoned());
+        self.voices.retain(|id, _| self.legs.contains_key(id));
+        self.uplink.forget_abandoned_legs();
         let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
         let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms());
         let frame_ms = self.uplink.frame_ms();
-        let around = DelayShares { capture_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
+        let processing_ms = self.processing.as_ref().map_or(0.0, Processing::delay_ms);
+        let around = DelayShares { capture_ms, processing_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
         let stats: BTreeMap<LegId, LegAudioStats> =
             self.legs.iter().map(|(id, leg)| (*id, leg.stats(around))).collect();
         self.shared.board().legs = stats;
@@ -202,7 +382,8 @@ impl Engine {
 
     fn publish_status(&mut self) {
         let mut problems = Vec::new();
-        for problem in [self.opener.problem(), self.output.problem(), self.input.problem()].into_iter().flatten() {
+        let ports = [self.output.problem(), self.ring.problem(), self.input.problem()];
+        for problem in std::iter::once(self.opener.problem()).chain(ports).flatten() {
             if !problems.contains(&problem) {
                 problems.push(problem);
             }
@@ -210,12 +391,16 @@ impl Engine {
         let input_started = self.input.active().and_then(|microphone| microphone.started_unix_us());
         let output_started = self.output.active().and_then(|speaker| speaker.started_unix_us());
         let names = (self.input.name(), self.output.name());
+        let processing = names.0.as_ref().map(|opened| self.stages.on(&opened.backend).names());
         let mut board = self.shared.board();
         let status = &mut board.status;
         status.problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
         // The last pass's times stay readable after the call.
         status.input_started_unix_us = input_started.or(status.input_started_unix_us);
         status.output_started_unix_us = output_started.or(status.output_started_unix_us);
+        if let Some(processing) = processing {
+            status.processing = processing;
+        }
         if let Some(opened) = names.0 {
             status.backend = opened.backend;
             status.input = opened.device;
@@ -224,6 +409,9 @@ impl Engine {
             status.backend = opened.backend;
             status.output = opened.device;
         }
+        (status.capturing, status.playing) = (self.input.is_open(), self.output.is_open());
+        status.ring = self.opener.ring_name(self.ring.name());
+        status.test = self.trial.as_ref().map(Trial::status);
     }
 
     fn emit(&mut self, event: AudioEvent) {
@@ -238,8 +426,11 @@ impl Engine {
     fn wake_at(&mut self, now: Instant) -> Option<Instant> {
         let input = self.input.due(|microphone| microphone.due());
         let output = self.output.due(|speaker| speaker.due());
-        let retry = (!self.unsent.is_empty()).then_some(now + LONGEST_SLEEP);
-        let alive = (self.input.is_wanted() || self.output.is_wanted()).then_some(now + LONGEST_SLEEP);
-        [input, output, retry, alive].into_iter().flatten().min()
+        let ring = self.ring.due(|speaker| speaker.due());
+        let untold = !self.unsent.is_empty() || !self.speaking.is_empty();
+        let retry = untold.then_some(now + LONGEST_SLEEP);
+        let in_use = self.input.is_wanted() || self.output.is_wanted() || self.ring.is_wanted();
+        let alive = in_use.then_some(now + LONGEST_SLEEP);
+        [input, output, ring, retry, alive].into_iter().flatten().min()
     }
 }

@@ -1,20 +1,19 @@
-//! One direction of sound: closed, opening, open, or broken and tried again; and who opens it for which backend.
+//! One direction of sound: closed, opening, open, or broken and tried again; and how it goes over to another device.
 //!
 //! Devices open and close on threads of their own, because a sound server may hang. Until a device is there, and while
-//! it is broken, a stand-in (silence) keeps the clock, so that a call goes on without a sound card.
+//! it is broken, a stand-in (silence) keeps the clock, so that a call goes on without a sound card. While another device
+//! opens, the one that is open goes on.
 
 use std::{
-    path::PathBuf,
-    sync::mpsc::{Receiver, TryRecvError, sync_channel},
+    sync::mpsc::{Receiver, TryRecvError},
     time::{Duration, Instant},
 };
 
 use super::{
-    Shared,
-    backend::{self, Capture, Nowhere, Playback, Silence},
-    device, file,
+    backend::{Capture, Playback},
+    choice::{Choice, Step},
+    watch::Seen,
 };
-use crate::config::{self, Backend};
 
 /// Between two attempts to open what is broken.
 const RETRY: Duration = Duration::from_secs(3);
@@ -22,17 +21,28 @@ const RETRY: Duration = Duration::from_secs(3);
 /// Silence of a sound server after which `status` says so; the attempt goes on.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a speaker that gives way has still to play, so long it stays open; a sound server holds some tens of ms.
+const DRAIN: Duration = Duration::from_millis(150);
+
 /// What an opened port is called in `status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// `pulseaudio`, `alsa`, `file` or `null`.
+    /// `pipewire`, `pulseaudio`, `alsa`, `file` or `null`.
     pub backend: String,
     /// The device's name.
     pub device: String,
+    /// It stands in for another one: a sentence for the user.
+    pub instead: Option<String>,
 }
 
 /// The outcome of an attempt; the error is a sentence for the user.
 pub type Attempt<T> = Result<(Box<T>, Opened), String>;
+
+/// An attempt that is under way.
+struct Pending<T: ?Sized> {
+    answer: Receiver<Attempt<T>>,
+    since: Instant,
+}
 
 /// One direction of sound.
 pub struct Port<T: ?Sized> {
@@ -43,9 +53,20 @@ pub struct Port<T: ?Sized> {
 
 enum State<T: ?Sized> {
     Closed,
-    Opening { stand_in: Box<T>, answer: Receiver<Attempt<T>>, since: Instant },
-    Open { device: Box<T>, name: Opened },
+    Opening { stand_in: Box<T>, attempt: Pending<T> },
+    Open(Open<T>),
     Broken { stand_in: Box<T>, retry_at: Instant },
+}
+
+struct Open<T: ?Sized> {
+    device: Box<T>,
+    name: Opened,
+    /// What was seen of the sound system before does not count.
+    since: Instant,
+    /// What takes its place as soon as it is open.
+    next: Option<Pending<T>>,
+    /// Not before then another device is tried again by itself.
+    patient_until: Instant,
 }
 
 /// What the engine asks of both kinds of ports.
@@ -77,7 +98,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
 
     /// A device is open.
     pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Open { .. })
+        matches!(self.state, State::Open(_))
     }
 
     /// The device, or its stand-in; `None` when closed.
@@ -85,7 +106,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         match &mut self.state {
             State::Closed => None,
             State::Opening { stand_in, .. } | State::Broken { stand_in, .. } => Some(stand_in),
-            State::Open { device, .. } => Some(device),
+            State::Open(open) => Some(&mut open.device),
         }
     }
 
@@ -97,63 +118,146 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     /// What is open.
     pub fn name(&self) -> Option<Opened> {
         match &self.state {
-            State::Open { name, .. } => Some(name.clone()),
+            State::Open(open) => Some(open.name.clone()),
             State::Closed | State::Opening { .. } | State::Broken { .. } => None,
         }
     }
 
     /// What does not work, and what to do about it.
     pub fn problem(&self) -> Option<String> {
-        self.problem.clone()
+        match &self.state {
+            State::Open(open) => self.problem.clone().or_else(|| open.name.instead.clone()),
+            State::Closed | State::Opening { .. } | State::Broken { .. } => self.problem.clone(),
+        }
     }
 
     /// Brings the port to what is wanted; true when the status changed.
     pub fn drive(&mut self, wanted: bool, now: Instant, open: impl FnOnce() -> Receiver<Attempt<T>>) -> bool {
-        let before = (self.name(), self.problem.clone());
+        let before = (self.name(), self.problem());
+        let begin = || Pending { answer: open(), since: now };
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Closed if wanted => self.settle((self.stand_in)(), open(), now, now),
+            State::Closed if wanted => self.settle((self.stand_in)(), begin(), now),
             State::Closed => State::Closed,
-            open @ (State::Opening { .. } | State::Open { .. } | State::Broken { .. }) if !wanted => {
-                close(open);
+            open @ (State::Opening { .. } | State::Open(_) | State::Broken { .. }) if !wanted => {
+                self.problem = None;
+                close(open, Duration::ZERO);
                 State::Closed
             }
-            State::Opening { stand_in, answer, since } => self.settle(stand_in, answer, since, now),
-            State::Open { mut device, name } => match device.stopped() {
-                None => State::Open { device, name },
-                Some(why) => {
-                    tracing::warn!(%why, "audio stopped");
-                    self.problem = Some(why);
-                    close(State::Open { device, name });
-                    State::Broken { stand_in: (self.stand_in)(), retry_at: now + RETRY }
-                }
+            State::Opening { stand_in, attempt } => self.settle(stand_in, attempt, now),
+            State::Open(mut open) => match open.device.stopped() {
+                None => State::Open(self.go_over(open, now)),
+                Some(why) => self.replace(open, why, begin, now),
             },
-            State::Broken { stand_in, retry_at } if now >= retry_at => self.settle(stand_in, open(), now, now),
+            State::Broken { stand_in, retry_at } if now >= retry_at => self.settle(stand_in, begin(), now),
             State::Broken { stand_in, retry_at } => State::Broken { stand_in, retry_at },
         };
-        before != (self.name(), self.problem.clone())
+        before != (self.name(), self.problem())
+    }
+
+    /// Another device is wanted: it opens while the present one goes on. A closed port has nothing to do.
+    pub fn switch(&mut self, now: Instant, open: impl FnOnce() -> Receiver<Attempt<T>>) {
+        match &mut self.state {
+            State::Closed => {}
+            State::Opening { attempt, .. } => *attempt = Pending { answer: open(), since: now },
+            State::Open(present) => {
+                present.next = Some(Pending { answer: open(), since: now });
+                present.patient_until = now + RETRY;
+            }
+            State::Broken { retry_at, .. } => *retry_at = now,
+        }
+    }
+
+    /// Goes after what was seen of the sound system: to another device, or after a stream that was moved. True when the
+    /// status changed.
+    pub fn follow(
+        &mut self,
+        choice: &mut Choice,
+        seen: &Seen,
+        now: Instant,
+        open: impl FnOnce(&Choice) -> Receiver<Attempt<T>>,
+    ) -> bool {
+        let State::Open(present) = &mut self.state else { return false };
+        if seen.at < present.since || present.next.is_some() {
+            return false;
+        }
+        match choice.step(&present.name.device, seen) {
+            Step::Stay => false,
+            Step::Moved(to) => {
+                tracing::info!(from = present.name.device, to, "the sound server moved a stream");
+                to.clone_into(&mut present.name.device);
+                true
+            }
+            Step::Switch if now < present.patient_until => false,
+            Step::Switch => {
+                self.switch(now, || open(choice));
+                false
+            }
+        }
     }
 
     /// Closes it for good, without waiting for a device.
     pub fn close(&mut self) {
-        close(std::mem::replace(&mut self.state, State::Closed));
+        close(std::mem::replace(&mut self.state, State::Closed), Duration::ZERO);
+    }
+
+    /// The next device takes over when it is there; the present one plays out what it has.
+    fn go_over(&mut self, mut present: Open<T>, now: Instant) -> Open<T> {
+        let Some(next) = present.next.take() else { return present };
+        match next.answer.try_recv() {
+            Err(TryRecvError::Empty) => {
+                present.next = Some(next);
+                present
+            }
+            Ok(Ok((device, name))) => {
+                self.problem = None;
+                close(State::Open(present), DRAIN);
+                Open { device, name, since: now, next: None, patient_until: now }
+            }
+            Ok(Err(why)) => {
+                tracing::warn!(%why, "audio does not go over to another device");
+                self.problem = Some(why);
+                present
+            }
+            Err(TryRecvError::Disconnected) => present,
+        }
+    }
+
+    /// A device that has worked for a while is replaced at once, one that has not only later.
+    fn replace(
+        &mut self,
+        mut present: Open<T>,
+        why: String,
+        begin: impl FnOnce() -> Pending<T>,
+        now: Instant,
+    ) -> State<T> {
+        tracing::warn!(%why, "audio stopped");
+        self.problem = Some(why);
+        let (next, worked) = (present.next.take(), now.saturating_duration_since(present.since) > RETRY);
+        close(State::Open(present), Duration::ZERO);
+        let stand_in = (self.stand_in)();
+        match next {
+            Some(attempt) => State::Opening { stand_in, attempt },
+            None if worked => State::Opening { stand_in, attempt: begin() },
+            None => State::Broken { stand_in, retry_at: now + RETRY },
+        }
     }
 
     /// What an attempt has come to.
-    fn settle(&mut self, stand_in: Box<T>, answer: Receiver<Attempt<T>>, since: Instant, now: Instant) -> State<T> {
-        let attempt = match answer.try_recv() {
-            Ok(attempt) => attempt,
+    fn settle(&mut self, stand_in: Box<T>, attempt: Pending<T>, now: Instant) -> State<T> {
+        let answer = match attempt.answer.try_recv() {
+            Ok(answer) => answer,
             Err(TryRecvError::Empty) => {
-                if now.saturating_duration_since(since) > PATIENCE {
+                if now.saturating_duration_since(attempt.since) > PATIENCE {
                     self.problem = Some("the sound server does not answer; restart it".into());
                 }
-                return State::Opening { stand_in, answer, since };
+                return State::Opening { stand_in, attempt };
             }
             Err(TryRecvError::Disconnected) => Err("the sound system did not answer; restart telecon".into()),
         };
-        match attempt {
+        match answer {
             Ok((device, name)) => {
                 self.problem = None;
-                State::Open { device, name }
+                State::Open(Open { device, name, since: now, next: None, patient_until: now })
             }
             Err(why) => {
                 if self.problem.as_deref() != Some(&why) {
@@ -167,150 +271,15 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
 }
 
 /// Closing a device may wait for its server: not on the audio thread.
-fn close<T: ?Sized + Send + 'static>(state: State<T>) {
-    let State::Open { device, name } = state else { return };
+fn close<T: ?Sized + Send + 'static>(state: State<T>, after: Duration) {
+    let State::Open(Open { device, name, .. }) = state else { return };
     if matches!(name.backend.as_str(), "file" | "null") {
         return drop(device);
     }
-    // Without a thread it is dropped here and now by `spawn` itself.
-    drop(std::thread::Builder::new().name("audio-close".into()).spawn(move || drop(device)));
-}
-
-/// Opens ports as the configuration says.
-pub struct Opener {
-    config: config::Audio,
-    waker: backend::Waker,
-    clip: Option<file::Clip>,
-    probe: Option<Receiver<device::Probe>>,
-    problem: Option<String>,
-}
-
-impl Opener {
-    /// Looks for what the configuration names, without opening it.
-    pub fn new(config: config::Audio, waker: backend::Waker) -> Self {
-        let mut opener = Self { config, waker, clip: None, probe: None, problem: None };
-        match opener.config.backend {
-            Backend::File => opener.problem = opener.load_clip().err(),
-            Backend::Null => {}
-            Backend::Auto | Backend::Pipewire | Backend::Pulseaudio | Backend::Alsa => {
-                let config = opener.config.clone();
-                let waker = opener.waker.clone();
-                opener.probe = Some(in_background("audio-probe", move || device::probe(&config), waker));
-            }
-        }
-        opener
-    }
-
-    /// What the configuration asks for and cannot have.
-    pub fn problem(&self) -> Option<String> {
-        self.problem.clone()
-    }
-
-    /// Takes over what the look-around at start found; true when that was news.
-    pub fn take_probe(&mut self, shared: &Shared) -> bool {
-        let Some(Ok(probe)) = self.probe.as_ref().map(Receiver::try_recv) else { return false };
-        self.probe = None;
-        self.problem = probe.problem;
-        let mut board = shared.board();
-        board.status.backend = probe.backend;
-        board.status.input = probe.input;
-        board.status.output = probe.output;
-        true
-    }
-
-    /// Begins to open the microphone.
-    pub fn input(&mut self) -> Receiver<Attempt<dyn Capture>> {
-        // From here on the ports speak for themselves; what cannot be had stays said.
-        self.forget_probe();
-        match self.config.backend {
-            Backend::Null => ready(Ok((Box::new(Silence::new()), named("null", "silence")))),
-            Backend::File => ready(self.open_file_input()),
-            Backend::Auto | Backend::Pipewire | Backend::Pulseaudio | Backend::Alsa => {
-                let (config, waker) = (self.config.clone(), self.waker.clone());
-                let open = move || device::open_input(&config, waker);
-                in_background("audio-open-input", open, self.waker.clone())
-            }
-        }
-    }
-
-    /// Begins to open the speaker.
-    pub fn output(&mut self) -> Receiver<Attempt<dyn Playback>> {
-        self.forget_probe();
-        match self.config.backend {
-            Backend::Null => ready(Ok((Box::new(Nowhere::new()), named("null", "nowhere")))),
-            Backend::File => ready(self.open_file_output()),
-            Backend::Auto | Backend::Pipewire | Backend::Pulseaudio | Backend::Alsa => {
-                let (config, waker) = (self.config.clone(), self.waker.clone());
-                let open = move || device::open_output(&config, waker);
-                in_background("audio-open-output", open, self.waker.clone())
-            }
-        }
-    }
-
-    fn forget_probe(&mut self) {
-        self.probe = None;
-        self.problem = match self.config.backend {
-            Backend::Pipewire => Some(device::NO_PIPEWIRE.into()),
-            Backend::Auto | Backend::Pulseaudio | Backend::Alsa | Backend::File | Backend::Null => None,
-        };
-    }
-
-    fn open_file_input(&mut self) -> Attempt<dyn Capture> {
-        if self.config.input_file.is_empty() {
-            return Ok((Box::new(Silence::new()), named("file", "silence")));
-        }
-        let clip = self.load_clip()?;
-        Ok((Box::new(file::FileInput::new(clip)), named("file", &self.config.input_file)))
-    }
-
-    fn open_file_output(&mut self) -> Attempt<dyn Playback> {
-        if self.config.output_file.is_empty() {
-            return Ok((Box::new(Nowhere::new()), named("file", "nowhere")));
-        }
-        let output = file::FileOutput::open(&PathBuf::from(&self.config.output_file))?;
-        Ok((Box::new(output), named("file", &self.config.output_file)))
-    }
-
-    /// Read once; when that failed, again with the next attempt.
-    fn load_clip(&mut self) -> Result<file::Clip, String> {
-        if self.config.input_file.is_empty() {
-            return Ok([0].into());
-        }
-        if let Some(clip) = &self.clip {
-            return Ok(clip.clone());
-        }
-        let clip = file::read_clip(&PathBuf::from(&self.config.input_file))?;
-        self.clip = Some(clip.clone());
-        Ok(clip)
-    }
-}
-
-/// A port's name.
-pub fn named(backend: &str, device: &str) -> Opened {
-    Opened { backend: backend.into(), device: device.into() }
-}
-
-fn ready<T>(value: T) -> Receiver<T> {
-    let (sender, receiver) = sync_channel(1);
-    // The receiver is right here and the channel holds one.
-    drop(sender.send(value));
-    receiver
-}
-
-/// Runs `work` on a thread of its own and wakes the audio thread when it is done.
-fn in_background<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-    waker: backend::Waker,
-) -> Receiver<T> {
-    let (sender, receiver) = sync_channel(1);
-    let run = move || {
-        // Nobody may wait any more: then the device closes here.
-        drop(sender.send(work()));
-        waker.wake();
+    let close = move || {
+        std::thread::sleep(after);
+        drop(device);
     };
-    if let Err(error) = std::thread::Builder::new().name(name.into()).spawn(run) {
-        tracing::error!(%error, "no thread to open a sound device");
-    }
-    receiver
+    // Without a thread it is dropped here and now by `spawn` itself.
+    drop(std::thread::Builder::new().name("audio-close".into()).spawn(close));
 }

@@ -53,6 +53,8 @@ pub struct Remote {
     in_plan: bool,
     ramp: Ramp,
     meter: Meter,
+    /// The latest block before its gain.
+    raw: Block,
 }
 
 impl Remote {
@@ -74,6 +76,7 @@ impl Remote {
             in_plan: false,
             ramp: Ramp::default(),
             meter: Meter::default(),
+            raw: [0.0; BLOCK_SAMPLES],
         }
     }
 
@@ -149,8 +152,14 @@ impl Remote {
             return None;
         }
         self.meter.add(Some(&block));
+        self.raw = block;
         self.ramp.apply(&mut block, if is_wanted { f32::from(self.gain.percent) / 100.0 } else { 0.0 });
         Some(block)
+    }
+
+    /// What [`Self::block`] gave last, as loud as it came.
+    pub fn raw(&self) -> &Block {
+        &self.raw
     }
 
     /// Figures of this leg; `around` holds the stages that are not its own.
@@ -195,7 +204,7 @@ impl Remote {
         }
         let pull = self.jitter.pull(now, self.unplayed());
         if matches!(pull, Pull::Idle | Pull::Pause) {
-            return self.finish(pull == Pull::Pause);
+            return self.finish();
         }
         if self.decoder.is_none() {
             match Decoder::new() {
@@ -241,8 +250,9 @@ impl Remote {
         true
     }
 
-    /// Lets what sounds end softly; false when nothing does. After a pause that was announced another stream begins.
-    fn finish(&mut self, announced: bool) -> bool {
+    /// Lets what sounds end softly; false when nothing does. The decoder keeps what it knows: the talk spurt after a pause
+    /// builds on it.
+    fn finish(&mut self) -> bool {
         let sounds = std::mem::take(&mut self.sounds) && level_after(self.concealed) > 0.0;
         self.tidy();
         if let Some(decoder) = self.decoder.as_mut().filter(|_| sounds) {
@@ -250,9 +260,6 @@ impl Remote {
             fade(ending, self.concealed);
             fade_out(ending);
             self.sound.extend_from_slice(ending);
-        }
-        if announced {
-            self.end();
         }
         sounds
     }

@@ -1,41 +1,151 @@
 //! The way of the own voice: from the microphone's blocks to encoded frames, and to whom they are spoken.
+//!
+//! There is one encoder for all legs, so what they wish is brought together here, at the border between two frames.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::{
-    BLOCK_SAMPLES, Block, EncodedFrame, FRAME_SAMPLES, SAMPLE_RATE_HZ,
-    codec::{Encoder, PAUSE},
-    speech::TalkGate,
+    BLOCK_SAMPLES, Block, EncodedFrame, SAMPLE_RATE_HZ,
+    codec::{Encoder, PAUSE, Settings},
 };
 use crate::proto::id::LegId;
+
+/// Longest frame: 40 ms.
+const MAX_FRAME_SAMPLES: usize = 4 * BLOCK_SAMPLES;
+/// Packets of libopus up to this length say only that nobody speaks (opus_encode's documentation).
+const MAX_DTX_BYTES: usize = 2;
+
+/// How a leg would like the own voice to be encoded, as its path asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// Of the encoded voice alone.
+    pub bitrate_bps: u32,
+    /// 10, 20 or 40.
+    pub frame_ms: u8,
+    /// In-band FEC.
+    pub fec: bool,
+    /// What the encoder is to expect.
+    pub expected_loss_pct: u8,
+}
+
+impl Default for Wish {
+    /// Clear fullband speech that survives some loss: PESQ-WB 4.27.
+    fn default() -> Self {
+        Self { bitrate_bps: 32_000, frame_ms: 20, fec: true, expected_loss_pct: 10 }
+    }
+}
+
+impl Wish {
+    /// What suits both: the narrowest path sets bitrate and frame length, the worst one the protection.
+    fn and(self, other: Self) -> Self {
+        Self {
+            bitrate_bps: self.bitrate_bps.min(other.bitrate_bps),
+            frame_ms: self.frame_ms.max(other.frame_ms),
+            fec: self.fec || other.fec,
+            expected_loss_pct: self.expected_loss_pct.max(other.expected_loss_pct),
+        }
+    }
+
+    fn to_bits(self) -> u64 {
+        let [frame_ms, fec, loss] = [self.frame_ms, u8::from(self.fec), self.expected_loss_pct].map(u64::from);
+        u64::from(self.bitrate_bps) << 32 | frame_ms << 16 | fec << 8 | loss
+    }
+
+    /// `None` for [`NO_WISH`].
+    fn from_bits(bits: u64) -> Option<Self> {
+        let [.., frame_ms, fec, expected_loss_pct] = bits.to_be_bytes();
+        let bitrate_bps = (bits >> 32) as u32;
+        (bits != NO_WISH).then_some(Self { bitrate_bps, frame_ms, fec: fec != 0, expected_loss_pct })
+    }
+}
+
+/// A bitrate of nothing is wished by nobody.
+const NO_WISH: u64 = 0;
+
+/// Where a leg leaves its wish. A number that is written as a whole: nobody waits for anybody.
+pub struct WishWriter(Arc<AtomicU64>);
+
+/// Where its wish is found.
+pub struct WishReader(Arc<AtomicU64>);
+
+/// Both ends of a leg's wish.
+pub fn wish() -> (WishWriter, WishReader) {
+    let shared = Arc::new(AtomicU64::new(NO_WISH));
+    (WishWriter(shared.clone()), WishReader(shared))
+}
+
+impl WishWriter {
+    /// The latest holds.
+    pub fn set(&self, wish: Wish) {
+        self.0.store(wish.to_bits(), Ordering::Relaxed);
+    }
+}
+
+impl WishReader {
+    fn get(&self) -> Option<Wish> {
+        Wish::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    fn is_abandoned(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
 
 /// From the microphone's blocks to encoded frames, and to whom they are spoken.
 pub struct Uplink {
     encoder: Option<Encoder>,
-    frame: [f32; FRAME_SAMPLES],
+    /// Every frame has the same size and silence is sent like speech, so that sizes and times tell nothing.
+    constant_bitrate: bool,
+    frame: [f32; MAX_FRAME_SAMPLES],
     filled: usize,
+    /// Of the frame that is being filled.
+    frame_samples: usize,
     timestamp: u32,
     /// The legs of the plan.
     to: Arc<BTreeSet<LegId>>,
-    gate: TalkGate,
+    wishes: BTreeMap<LegId, WishReader>,
     microphone: broadcast::Sender<EncodedFrame>,
 }
 
 impl Uplink {
     /// An uplink to nobody; its frames go to `microphone`.
-    pub fn new(microphone: broadcast::Sender<EncodedFrame>) -> Self {
+    pub fn new(microphone: broadcast::Sender<EncodedFrame>, constant_bitrate: bool) -> Self {
         Self {
             encoder: None,
-            frame: [0.0; FRAME_SAMPLES],
+            constant_bitrate,
+            frame: [0.0; MAX_FRAME_SAMPLES],
             filled: 0,
+            frame_samples: samples(Wish::default().frame_ms),
             timestamp: 0,
             to: Arc::default(),
-            gate: TalkGate::new(),
+            wishes: BTreeMap::new(),
             microphone,
         }
+    }
+
+    /// A leg's wishes count while it is spoken to.
+    pub fn add_leg(&mut self, id: LegId, wish: WishReader) {
+        self.wishes.insert(id, wish);
+    }
+
+    /// Its wishes do not count any more.
+    pub fn remove_leg(&mut self, id: LegId) {
+        self.wishes.remove(&id);
+    }
+
+    /// As [`Uplink::remove_leg`] for each whose task is gone.
+    pub fn forget_abandoned_legs(&mut self) {
+        self.wishes.retain(|_, wish| !wish.is_abandoned());
     }
 
     /// What is said from now on is for these legs. Those that were left are told so at once, and when none stays, nothing of
@@ -75,36 +185,71 @@ impl Uplink {
         self.encoder = Encoder::new().inspect_err(|error| tracing::error!(%error, "no memory for Opus")).ok();
     }
 
-    /// Adds 10 ms; every second block completes a frame. A muted frame is silence as a whole; true when it is time to tell
-    /// the user that it was not before.
-    pub fn add(&mut self, block: &Block, muted: bool) -> bool {
+    /// Adds 10 ms; the last block of a frame completes it. A muted frame is silence as a whole.
+    pub fn add(&mut self, block: &Block, muted: bool) {
+        if self.filled == 0 {
+            self.suit();
+        }
         self.frame[self.filled..self.filled + BLOCK_SAMPLES].copy_from_slice(block);
         self.filled += BLOCK_SAMPLES;
-        if self.filled < FRAME_SAMPLES {
-            return false;
+        if self.filled < self.frame_samples {
+            return;
         }
         self.filled = 0;
-        let talked = self.gate.hears(&self.frame, muted);
+        let frame = &mut self.frame[..self.frame_samples];
         if muted {
-            self.frame.fill(0.0);
+            frame.fill(0.0);
         }
         let timestamp = self.timestamp;
-        self.timestamp = timestamp.wrapping_add(FRAME_SAMPLES as u32);
-        match self.encoder.as_mut().map(|encoder| encoder.encode(&self.frame)) {
+        self.timestamp = timestamp.wrapping_add(self.frame_samples as u32);
+        match self.encoder.as_mut().map(|encoder| encoder.encode(frame)) {
+            Some(Ok(payload)) if payload.len() <= MAX_DTX_BYTES => {
+                self.send(Bytes::from_static(PAUSE), timestamp, self.to.clone());
+            }
             Some(Ok(payload)) => self.send(payload, timestamp, self.to.clone()),
             Some(Err(error)) => tracing::warn!(%error, "a frame was not encoded"),
             None => {}
         }
-        talked
+    }
+
+    /// The next frame is encoded as the legs that hear it wish.
+    fn suit(&mut self) {
+        let wishes = self.to.iter().filter_map(|id| self.wishes.get(id)?.get());
+        let wish = wishes.reduce(Wish::and).unwrap_or_default();
+        self.frame_samples = samples(wish.frame_ms);
+        let settings = Settings {
+            bitrate_bps: wish.bitrate_bps.cast_signed(),
+            constant_bitrate: self.constant_bitrate,
+            dtx: !self.constant_bitrate,
+            fec: wish.fec,
+            expected_loss_percent: i32::from(wish.expected_loss_pct),
+            ..Settings::default()
+        };
+        if let Some(Err(error)) = self.encoder.as_mut().map(|encoder| encoder.set(settings)) {
+            tracing::warn!(%error, "the encoder did not take its settings");
+        }
     }
 
     /// Until a frame is complete, in ms.
     pub fn frame_ms(&self) -> f64 {
-        FRAME_SAMPLES as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ)
+        self.frame_samples as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ)
     }
 
     fn send(&self, payload: Bytes, timestamp: u32, to: Arc<BTreeSet<LegId>>) {
         // An error says that no leg listens, which is no fault.
-        drop(self.microphone.send(EncodedFrame { payload, timestamp, samples: FRAME_SAMPLES as u32, to }));
+        let samples = self.frame_samples as u32;
+        drop(self.microphone.send(EncodedFrame { payload, timestamp, samples, to }));
     }
 }
+
+/// Samples of a frame; what Opus does not know becomes 20 ms.
+fn samples(frame_ms: u8) -> usize {
+    match frame_ms {
+        10 => BLOCK_SAMPLES,
+        40 => MAX_FRAME_SAMPLES,
+        _ => 2 * BLOCK_SAMPLES,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -196,9 +196,38 @@ pub enum Verb {
         #[arg(value_name = "PERCENT|off|on")]
         level: Level,
     },
+    /// Record the active call: one file for each who is heard, and one of all together; the others are told
+    #[command(after_help = "Example: telecon record start\n\n\
+        The files are Opus in Ogg, with the same time line. On hold nothing is recorded.")]
+    Record {
+        #[command(subcommand)]
+        verb: RecordVerb,
+    },
     /// List microphones and speakers
     #[command(after_help = "Example: telecon devices")]
     Devices,
+    /// Choose a microphone, a speaker, or where calls ring; also in the middle of a call
+    #[command(after_help = "Example: telecon device output alsa_output.usb-headset\n\n\
+        It is kept over restarts. While the device is not there, the system's default stands in for it.\n\
+        default goes back to what the configuration says.")]
+    Device {
+        /// What for
+        #[arg(value_name = "input|output|ring")]
+        direction: Direction,
+        /// A name or a description from `telecon devices`, or default
+        name: String,
+    },
+    /// Test the microphone or the speaker, while no call goes on
+    #[command(after_help = "Example: telecon test mic\n\n\
+        mic shows how loud you are, then plays what you said. speaker plays a few tones. Nothing leaves this machine.")]
+    Test {
+        /// What to test
+        #[arg(value_name = "mic|speaker")]
+        what: Tested,
+        /// How long the microphone listens
+        #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=30))]
+        seconds: u32,
+    },
     /// List and change contacts, and decide how their calls are taken
     #[command(after_help = "Example: telecon contacts list")]
     Contacts {
@@ -280,11 +309,54 @@ pub enum ContactVerb {
     Export,
 }
 
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub enum RecordVerb {
+    /// Begin, and print the directory of the recording
+    #[command(after_help = "Example: telecon record start ~/meetings\n\n\
+        Without DIR it is ~/.local/share/telecon/recordings. Everybody in the call, and who comes later, is\n\
+        shown that it is recorded. It ends with the call, and with the daemon.")]
+    Start {
+        /// Where the recording gets a directory of its own
+        #[arg(value_name = "DIR")]
+        directory: Option<AbsolutePath>,
+    },
+    /// End the recording
+    #[command(after_help = "Example: telecon record stop")]
+    Stop,
+}
+
+/// A path as it is from everywhere: the daemon was started somewhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AbsolutePath(pub PathBuf);
+
+impl FromStr for AbsolutePath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        std::path::absolute(text).map(Self).map_err(|error| format!("write the whole path: {error}"))
+    }
+}
+
 /// On or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
     On,
     Off,
+}
+
+/// What a sound device is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Direction {
+    Input,
+    Output,
+    Ring,
+}
+
+/// What is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tested {
+    Mic,
+    Speaker,
 }
 
 /// How loud.

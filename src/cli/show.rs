@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::text::{facts, safe, table};
+use crate::civil::date_of;
 
 pub use events::{event, over, step};
 
@@ -104,7 +105,7 @@ pub fn call_id(answer: &Value) -> String {
 
 /// `telecon accept`
 pub fn accepted(answer: &Value) -> String {
-    line(&format!("accepted {}", word(&answer["call"])))
+    line(&format!("accepted {}", word(&answer["call"]))) + &recorded_by(answer)
 }
 
 /// `telecon reject`
@@ -119,7 +120,22 @@ pub fn hung_up(answer: &Value) -> String {
 
 /// `telecon join`
 pub fn joined(answer: &Value) -> String {
-    line(&format!("joined {}", word(&answer["call"])))
+    line(&format!("joined {}", word(&answer["call"]))) + &recorded_by(answer)
+}
+
+/// A line for each who records the call that was entered.
+fn recorded_by(answer: &Value) -> String {
+    list(answer, "recorded_by").iter().map(|one| line(&format!("{} records this call", person(one)))).collect()
+}
+
+/// `telecon record start`: the directory alone, for scripts.
+pub fn record_started(answer: &Value) -> String {
+    line(&word(&answer["directory"]))
+}
+
+/// `telecon record stop`
+pub fn record_stopped(answer: &Value) -> String {
+    line(&format!("recorded in {}", word(&answer["directory"])))
 }
 
 /// `telecon invite`
@@ -219,9 +235,10 @@ fn with(call: &Value) -> String {
             (_, Some(percent)) if percent != 100 => format!(", {percent} %"),
             _ => String::new(),
         };
+        let records = if one["recording"] == true { ", records" } else { "" };
         let decline = &one["decline"];
         let why = if decline.is_object() { format!(": {}", reason(decline)) } else { String::new() };
-        format!("{} ({}{why}{muted}{heard})", person(one), spoken(&one["state"]))
+        format!("{} ({}{why}{records}{muted}{heard})", person(one), spoken(&one["state"]))
     });
     participants.collect::<Vec<_>>().join(", ")
 }
@@ -240,6 +257,9 @@ pub fn status(answer: &Value) -> String {
     let end = |value: &Value, none: &str| if value == "" { none.to_owned() } else { word(value) };
     let (input, output) = (end(&audio["input"], "silence"), end(&audio["output"], "nowhere"));
     let mut sound = format!("{}: {input} to {output}", word(&audio["backend"]));
+    if let Some(ring) = audio["ring"].as_str() {
+        sound = format!("{sound}, rings on {ring}");
+    }
     if let Some(problem) = audio["problem"].as_str() {
         sound = format!("{sound}\n{problem}");
     }
@@ -267,6 +287,17 @@ pub fn status(answer: &Value) -> String {
     };
     let more = [("on hold", held.collect::<Vec<_>>().join("\n")), ("ringing", ringing.collect::<Vec<_>>().join("\n"))];
     all.extend(more.into_iter().chain([("missed", missed)]).filter(|(_, text)| !text.is_empty()));
+    let recording = &answer["recording"];
+    if recording.is_object() {
+        let paused = if recording["paused"] == true { " (paused, on hold)" } else { "" };
+        all.push((
+            "recording",
+            format!("{} into {}{paused}", short_id(&recording["call"]), word(&recording["directory"])),
+        ));
+    }
+    if let Some(problem) = answer["recording_problem"].as_str() {
+        all.push(("recording", problem.to_owned()));
+    }
     all.push(("sound", sound));
     all.extend(answer["clock"].as_str().map(|hint| ("clock", hint.to_owned())));
     let quiet = if answer["do_not_disturb"] == true { ", do not disturb" } else { "" };
@@ -321,6 +352,7 @@ pub fn stats(answer: &Value) -> String {
         false => table(&heading, &legs.iter().map(row).collect::<Vec<_>>()),
     };
     text.push_str(&shares(legs));
+    legs.iter().for_each(|leg| text.push_str(&sending(leg)));
     let dropped = answer["rejected"].as_object().into_iter().flatten();
     let dropped: Vec<String> = dropped.map(|(reason, count)| format!("{count} {}", reason.replace('_', " "))).collect();
     if !dropped.is_empty() {
@@ -334,6 +366,7 @@ fn shares(legs: &[Value]) -> String {
     let heading = [
         "DELAY ms",
         "CAPTURE",
+        "PROCESSING",
         "FRAME",
         "NETWORK",
         "BUFFER",
@@ -346,7 +379,7 @@ fn shares(legs: &[Value]) -> String {
         "LATE",
         "STRETCHES",
     ];
-    let stages = ["capture", "frame", "network", "jitter_buffer", "decoded", "ring", "device"];
+    let stages = ["capture", "processing", "frame", "network", "jitter_buffer", "decoded", "ring", "device"];
     let frames = ["recovered_by_copy", "recovered_by_fec", "recovered_by_dred", "late", "stretches"];
     let row = |leg: &Value| {
         let stages = stages.iter().map(|stage| figure(&leg["delay_ms"][*stage]));
@@ -355,6 +388,28 @@ fn shares(legs: &[Value]) -> String {
     };
     let rows: Vec<Vec<String>> = legs.iter().filter(|leg| leg["delay_ms"].is_object()).map(row).collect();
     if rows.is_empty() { String::new() } else { table(&heading, &rows) }
+}
+
+/// How the own voice goes to one participant; nothing before it does.
+fn sending(leg: &Value) -> String {
+    let figure = |key: &str| leg[key].as_f64().filter(|figure| *figure > 0.0);
+    let (Some(bitrate), Some(frame), Some(wire)) = (figure("bitrate_kbps"), figure("frame_ms"), figure("wire_kbps"))
+    else {
+        return String::new();
+    };
+    let mut text =
+        format!("to {}: {bitrate:.0} kbit/s in frames of {frame} ms, {wire:.0} kbit/s on the wire", person(leg));
+    let copies: Vec<String> = leg["redundancy_ms"].as_array().into_iter().flatten().map(Value::to_string).collect();
+    if !copies.is_empty() {
+        text += &format!("; sent again after {} ms", copies.join(", "));
+    }
+    if let Some(loss) = figure("remote_loss_pct") {
+        text += &format!("; {loss:.1} % lost on the way");
+    }
+    if let Some(outage) = figure("remote_outage_ms") {
+        text += &format!(", up to {outage:.0} ms at once");
+    }
+    line(&text)
 }
 
 fn figure(value: &Value) -> String {
@@ -372,11 +427,53 @@ pub fn devices(answer: &Value) -> String {
         return line("no sound devices; calls work, but nobody is heard");
     }
     let row = |one: &Value| {
-        let default = if one["default"] == true { "default" } else { "" };
+        let marks = [("default", "default"), ("in_use", "in use"), ("monitor", "what a speaker plays")];
+        let marks: Vec<&str> = marks.iter().filter(|(field, _)| one[*field] == true).map(|(_, mark)| *mark).collect();
         let description = if one["description"] == one["name"] { "" } else { &word(&one["description"]) };
-        vec![word(&one["direction"]), word(&one["name"]), description.to_owned(), default.into()]
+        vec![word(&one["direction"]), word(&one["name"]), description.to_owned(), marks.join(", ")]
     };
     table(&["DIRECTION", "NAME", "DESCRIPTION", ""], &devices.iter().map(row).collect::<Vec<_>>())
+}
+
+/// `telecon device`
+pub fn selected(answer: &Value) -> String {
+    let name = match answer["name"].as_str() {
+        Some("") => "the same as output".into(),
+        Some(_) | None => word(&answer["name"]),
+    };
+    line(&format!("{} is {name}", word(&answer["direction"])))
+}
+
+/// `telecon test speaker`
+pub fn speaker_tested(answer: &Value) -> String {
+    line(&format!("four tones are played through {}", word(&answer["output"])))
+}
+
+/// `telecon test mic`, at its beginning.
+pub fn mic_test_begun(answer: &Value) -> String {
+    let (seconds, input) = (word(&answer["seconds"]), word(&answer["input"]));
+    line(&format!("say something: {input} listens for {seconds} s, then you hear it"))
+}
+
+/// The level, as a line that the next one overwrites.
+pub fn meter(test: &Value) -> String {
+    const WIDTH: usize = 40;
+    let level_db = test["level_db"].as_i64().unwrap_or(-120);
+    // From -60 dBFS to full scale.
+    let full = usize::try_from((level_db + 60).clamp(0, 60)).unwrap_or(0) * WIDTH / 60;
+    let bar = "#".repeat(full) + &" ".repeat(WIDTH - full);
+    safe(&format!("{:<9} [{bar}] {level_db:>4} dB", word(&test["stage"]))).into_owned()
+}
+
+/// `telecon test mic`, at its end.
+pub fn mic_test_over(answer: &Value) -> String {
+    let problem = answer["problem"].as_str().map_or(String::new(), line);
+    let heard = match (answer["loudest_db"].as_i64(), answer["heard"] == true) {
+        (None, _) => return problem + &line("the microphone test has ended before it began; a call may have come"),
+        (Some(loudest), true) => format!("the loudest was {loudest} dB"),
+        (Some(_), false) => "nothing was heard; is the microphone muted? `telecon devices` lists others".into(),
+    };
+    problem + &line(&heard)
 }
 
 /// `telecon history`
@@ -414,21 +511,8 @@ fn lasted(call: &Value) -> String {
 fn date(ms: &Value) -> String {
     let Some(ms) = ms.as_u64() else { return "-".into() };
     let (days, s) = (ms / 86_400_000, ms / 1000 % 86_400);
-    let (year, month, day) = civil(days);
+    let (year, month, day) = date_of(days);
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}Z", s / 3600, s / 60 % 60)
-}
-
-/// The date that many days after 1970-01-01, in the Gregorian calendar: years that begin in March have their leap day at the end
-/// (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let since_0000_03_01 = days + 719_468;
-    let (era, of_era) = (since_0000_03_01 / 146_097, since_0000_03_01 % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 /// `telecon contacts list`

@@ -56,7 +56,7 @@ pub enum Kind {
 pub const ICE_SERVER_KEYS: [&str; 3] = ["urls", "username", "credential"];
 
 /// All keys of the file.
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 30] = [
     now("network.listen", Kind::Listen),
     now("network.peers", Kind::Dial),
     now("network.mdns", Kind::Switch),
@@ -68,11 +68,19 @@ pub const KEYS: [Key; 22] = [
     now("audio.backend", Kind::Word(&["auto", "pipewire", "pulseaudio", "alsa", "file", "null"])),
     now("audio.input", Kind::Name),
     now("audio.output", Kind::Name),
+    now("audio.ring_output", Kind::Text),
+    now("audio.ring_sound", Kind::Switch),
+    now("audio.sounds", Kind::Switch),
     now("audio.input_file", Kind::Text),
     now("audio.output_file", Kind::Text),
-    not_yet("audio.echo_cancellation", Kind::Switch),
-    not_yet("audio.noise_suppression", Kind::Switch),
-    not_yet("audio.auto_gain", Kind::Switch),
+    now("audio.echo_cancellation", Kind::Switch),
+    now("audio.noise_suppression", Kind::Switch),
+    now("audio.auto_gain", Kind::Switch),
+    now("audio.high_pass", Kind::Switch),
+    now("audio.process_files", Kind::Switch),
+    now("audio.push_to_talk", Kind::Switch),
+    now("audio.automute", Kind::Switch),
+    now("audio.constant_bitrate", Kind::Switch),
     now("call.ring_seconds", Kind::Seconds(1..=MAX_SECONDS)),
     now("call.auto_accept", Kind::Word(&["none", "contacts", "all"])),
     now("call.who_may_ring", Kind::Word(&["contacts", "anyone"])),

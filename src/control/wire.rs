@@ -1,11 +1,11 @@
 //! The control socket's words, typed: what clients ask and how the daemon answers.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, oneshot};
 
-use crate::proto::io::Policy;
+use crate::{audio::Role, proto::io::Policy};
 
 /// A request, parsed. Method names and parameters are those on the socket (`call.offer`, …).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -146,6 +146,24 @@ pub enum Method {
     /// Sound devices.
     #[serde(rename = "audio.devices")]
     AudioDevices {},
+    /// Take another sound device from now on.
+    #[serde(rename = "audio.select")]
+    AudioSelect {
+        /// What for.
+        direction: Role,
+        /// Its name or description; `default`: what the configuration says.
+        name: String,
+    },
+    /// Open the microphone for a while, then play what it heard.
+    #[serde(rename = "audio.test_mic")]
+    AudioTestMic {
+        /// How long it listens; 0 ends a test.
+        #[serde(default)]
+        seconds: Option<u32>,
+    },
+    /// Play a few tones.
+    #[serde(rename = "audio.test_speaker")]
+    AudioTestSpeaker {},
     /// All contacts.
     #[serde(rename = "contact.list")]
     ContactList {},
@@ -212,6 +230,19 @@ pub enum Method {
         /// The last event that was seen.
         seq: u64,
     },
+    /// Write down what is said in the active call; the others in it are told.
+    #[serde(rename = "media.record")]
+    MediaRecord {
+        /// Id or unique prefix; left out: the active call.
+        #[serde(default)]
+        call: Option<String>,
+        /// Absolute path of the directory in which the recording gets one of its own; left out: the usual one.
+        #[serde(default)]
+        directory: Option<PathBuf>,
+    },
+    /// End the recording.
+    #[serde(rename = "media.stop_record")]
+    MediaStopRecord {},
     /// Connected peers.
     #[serde(rename = "net.peers")]
     NetPeers {},
@@ -228,7 +259,7 @@ pub enum Method {
 
 impl Method {
     /// Every method's name on the socket, `events.watch` apart: that one is [`Command::Watch`].
-    pub const NAMES: [&str; 36] = [
+    pub const NAMES: [&str; 41] = [
         "daemon.status",
         "daemon.stop",
         "identity.show",
@@ -252,6 +283,9 @@ impl Method {
         "media.unblock",
         "media.stats",
         "audio.devices",
+        "audio.select",
+        "audio.test_mic",
+        "audio.test_speaker",
         "contact.list",
         "contact.add",
         "contact.remove",
@@ -262,6 +296,8 @@ impl Method {
         "contact.export",
         "history.list",
         "events.mark",
+        "media.record",
+        "media.stop_record",
         "net.peers",
         "net.connect",
         "config.show",

@@ -131,9 +131,13 @@ impl Journal {
             | Event::ParticipantChanged { .. }
             | Event::ParticipantDeclined { .. }
             | Event::ParticipantMedia { .. }
+            | Event::RecordingStarted { .. }
+            | Event::RecordingEnded { .. }
+            | Event::RecordingFailed { .. }
             | Event::MediaChanged { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted
+            | Event::AudioChanged { .. }
             | Event::ContactsChanged
             | Event::VolumeChanged { .. }
             | Event::EventsMarked { .. } => return,

@@ -2,6 +2,7 @@
 
 mod calls;
 mod contacts;
+mod recording;
 
 use std::sync::Arc;
 
@@ -14,7 +15,6 @@ use tracing::error;
 
 use super::{Daemon, idempotency::Answer, resolve::Verb, views};
 use crate::{
-    audio,
     control::wire::{Command, Failure, Method, Subscription},
     net,
     proto::io::{Event, Now, Policy, Reply, Request, RequestError},
@@ -26,7 +26,7 @@ const DEFAULT_HISTORY: u32 = 50;
 /// Most of them: even with many participants they fit into an answer.
 const MAX_HISTORY: u32 = 500;
 
-type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
+pub(super) type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
 
 /// What everybody hears while the daemon stops.
 pub(super) fn stopping() -> Failure {
@@ -45,6 +45,9 @@ impl Daemon {
             Command::Watch { reply, .. } if self.stopping.is_some() => drop(reply.send(Err(stopping()))),
             Command::Call { method: Method::NetConnect { address }, reply, .. } => self.connect(&address, reply),
             Command::Call { method: Method::AudioDevices {}, reply, .. } => self.devices(reply),
+            Command::Call { method: Method::AudioSelect { direction, name }, reply, .. } => {
+                self.select_device(direction, name, reply);
+            }
             Command::Call { method, request_key, reply } => {
                 let answer = self.answer_once(method, request_key, now);
                 // The events and the audio plan that belong to the answer come before it.
@@ -94,7 +97,11 @@ impl Daemon {
             Method::MediaVolume { who, percent } => self.volume(&who, percent, now),
             Method::MediaBlock { who } => self.block_audio(&who, true, now),
             Method::MediaUnblock { who } => self.block_audio(&who, false, now),
+            Method::MediaRecord { call, directory } => self.record(call.as_deref(), directory, now),
+            Method::MediaStopRecord {} => self.stop_record(now),
             Method::MediaStats {} => Ok(self.stats()),
+            Method::AudioTestMic { seconds } => self.test_microphone(seconds),
+            Method::AudioTestSpeaker {} => self.test_speaker(),
             Method::ContactList {} => Ok(json!({ "contacts": self.people.contacts() })),
             Method::ContactAdd { did, name, address } => self.add_contact(&did, &name, address.as_deref(), now),
             Method::ContactRemove { who } => self.remove_contact(&who, now),
@@ -110,7 +117,10 @@ impl Daemon {
             }
             Method::ConfigShow {} => self.config(),
             // `command` has answered these.
-            Method::DaemonStop {} | Method::NetConnect { .. } | Method::AudioDevices {} => {
+            Method::DaemonStop {}
+            | Method::NetConnect { .. }
+            | Method::AudioDevices {}
+            | Method::AudioSelect { .. } => {
                 Err(Failure::new("internal", "this request is answered elsewhere; please report it"))
             }
         }
@@ -143,6 +153,7 @@ impl Daemon {
     }
 
     fn status(&self) -> Value {
+        let (recording, recording_problem) = self.recording();
         views::status(&views::Status {
             did: &self.did,
             uptime_s: self.started.elapsed().as_secs(),
@@ -155,6 +166,8 @@ impl Daemon {
             stopping: self.stopping.is_some(),
             clock: self.clock_hint(),
             audio: &self.audio.status(),
+            recording,
+            recording_problem,
             seq: self.journal.last_seq(),
             marked: self.journal.marked(),
             missed: self.journal.missed(),
@@ -195,18 +208,6 @@ impl Daemon {
         });
     }
 
-    fn devices(&self, reply: ReplyTo<Value>) {
-        let permit = match self.permit() {
-            Ok(permit) => permit,
-            Err(failure) => return drop(reply.send(Err(failure))),
-        };
-        let config = self.config.audio.clone();
-        task::spawn_blocking(move || {
-            let _client_gone = reply.send(Ok(json!({ "devices": audio::devices(&config) })));
-            drop(permit);
-        });
-    }
-
     /// Subscribes at once, so that nothing falls between the replay and what is live; a long replay is read beside the loop.
     fn watch(&self, since: Option<u64>, reply: ReplyTo<Subscription>) {
         let (snapshot, live) = (self.status(), self.journal.watch());
@@ -225,13 +226,14 @@ impl Daemon {
         }
     }
 
-    fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+    pub(super) fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
         let permit = Arc::clone(&self.tasks).try_acquire_owned();
         permit.map_err(|_| Failure::new("try_again", "too many slow requests are under way; try again in a moment"))
     }
 }
 
-/// The requests that honour `request_key`. Dialling again and stopping again do no harm, and are not remembered.
+/// The requests that honour `request_key`. To dial, to stop, to choose a device and to test one again does no harm, and is not
+/// remembered.
 fn changes_something(method: &Method) -> bool {
     match method {
         Method::CallOffer { .. }
@@ -250,6 +252,8 @@ fn changes_something(method: &Method) -> bool {
         | Method::MediaVolume { .. }
         | Method::MediaBlock { .. }
         | Method::MediaUnblock { .. }
+        | Method::MediaRecord { .. }
+        | Method::MediaStopRecord {}
         | Method::ContactAdd { .. }
         | Method::ContactRemove { .. }
         | Method::ContactAllow { .. }
@@ -265,6 +269,9 @@ fn changes_something(method: &Method) -> bool {
         | Method::HistoryList { .. }
         | Method::MediaStats {}
         | Method::AudioDevices {}
+        | Method::AudioSelect { .. }
+        | Method::AudioTestMic { .. }
+        | Method::AudioTestSpeaker {}
         | Method::ContactList {}
         | Method::ContactExport {}
         | Method::NetPeers {}
@@ -281,6 +288,8 @@ fn not_done(error: &RequestError) -> Failure {
             ("not_joinable", "only calls left or missed within the last hour can be; `telecon calls` lists them")
         }
         RequestError::NotInCall => ("not_in_call", "`telecon calls` tells its state"),
+        RequestError::OnHold => ("on_hold", "`telecon resume` takes it from hold"),
+        RequestError::RecordsAnother => ("records_another", "`telecon record stop` ends that recording"),
         RequestError::Closed => ("closed_call", "ask its creator, or make a new call"),
         RequestError::TooFar => ("too_far", "ask somebody who was invited earlier, or make a new call"),
         RequestError::InvitedYou => ("invited_you", "they can come back with `telecon join`"),

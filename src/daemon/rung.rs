@@ -48,9 +48,13 @@ impl Rung {
             | Event::ParticipantChanged { .. }
             | Event::ParticipantDeclined { .. }
             | Event::ParticipantMedia { .. }
+            | Event::RecordingStarted { .. }
+            | Event::RecordingEnded { .. }
+            | Event::RecordingFailed { .. }
             | Event::MediaChanged { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted
+            | Event::AudioChanged { .. }
             | Event::ContactsChanged
             | Event::VolumeChanged { .. }
             | Event::EventsMarked { .. } => {}

@@ -16,7 +16,9 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Answers, Daemon, DaemonError, Doors, Journal, MAX_TASKS, People, Reading, Rung, Watchdog, now, systemd};
+use super::{
+    Answers, Daemon, DaemonError, Doors, Journal, MAX_TASKS, People, Reading, Rung, Watchdog, devices, now, systemd,
+};
 use crate::{
     audio::Audio,
     config::{self, Config, Paths},
@@ -67,7 +69,9 @@ pub(super) async fn start(
     let net_config = NetConfig { keypair: identity.node_key, listen, peers, mdns: config.network.mdns };
     let (net, net_events) = net::start(net_config)?;
     let (audio_events_in, audio_events) = mpsc::channel(AUDIO_EVENTS);
-    let audio = Audio::start(&config.audio, audio_events_in);
+    let audio = Audio::start(&devices::with_choices(config.audio.clone(), &store)?, audio_events_in);
+    let audio_told = devices::told(audio.status());
+    let (found_in, found) = mpsc::channel(MAX_TASKS);
     let (leg_events_in, leg_events) = mpsc::channel(LEG_EVENTS);
 
     let engine_config = engine_config(&identity.did, identity.device, &config.call);
@@ -79,6 +83,7 @@ pub(super) async fn start(
         net,
         audio,
         store,
+        recordings: paths.recordings.clone(),
         people,
         rung: Rung::default(),
         journal,
@@ -87,6 +92,8 @@ pub(super) async fn start(
         leg_events: leg_events_in,
         ice: Arc::new(ice_config(&config.network)),
         tasks: Arc::new(Semaphore::new(MAX_TASKS)),
+        found: found_in,
+        audio_told,
         started: Instant::now(),
         timer_rests_until: Instant::now(),
         skewed_at: None,
@@ -107,7 +114,7 @@ pub(super) async fn start(
             debug!(%error, "the core did not take what was kept");
         }
     }
-    let doors = Doors { commands, audio: audio_events, legs: leg_events, net: net_events, server };
+    let doors = Doors { commands, found, audio: audio_events, legs: leg_events, net: net_events, server };
     Ok((daemon, doors))
 }
 

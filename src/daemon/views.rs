@@ -33,6 +33,8 @@ pub(super) struct Status<'a> {
     pub stopping: bool,
     pub clock: Option<&'static str>,
     pub audio: &'a AudioStatus,
+    pub recording: Value,
+    pub recording_problem: Option<String>,
     pub seq: u64,
     pub marked: u64,
     pub missed: usize,
@@ -65,6 +67,8 @@ pub(super) fn status(from: &Status<'_>) -> Value {
         "stopping": from.stopping,
         "clock": from.clock,
         "audio": from.audio,
+        "recording": from.recording,
+        "recording_problem": from.recording_problem,
         "seq": from.seq,
         "marked": from.marked,
         "missed": from.missed,
@@ -89,8 +93,15 @@ pub(super) fn call(view: &CallView, people: &People) -> Value {
         "from": view.from,
         "from_name": people.name(&view.from),
         "closed": view.closed,
+        "recording": view.recording,
         "participants": participants,
     })
+}
+
+/// Who records the call, as they say themselves.
+pub(super) fn recorders(view: &CallView, people: &People) -> Value {
+    let recorders = view.participants.iter().filter(|other| other.recording).map(|other| other.did.clone());
+    named(&recorders.collect::<Vec<_>>(), people).into()
 }
 
 fn participant(view: &ParticipantView, people: &People) -> Value {
@@ -102,6 +113,7 @@ fn participant(view: &ParticipantView, people: &People) -> Value {
         "muted": view.muted,
         "deafened": view.deafened,
         "on_hold": view.on_hold,
+        "recording": view.recording,
         "decline": view.decline,
         "volume_percent": gain.percent,
         "audio_blocked": gain.blocked,
@@ -191,6 +203,12 @@ pub(super) fn leg(
         "candidates_ignored": leg.candidates_ignored,
         "frames_dropped": leg.frames_dropped,
         "remote_loss_pct": leg.remote_loss_pct,
+        "remote_outage_ms": leg.remote_outage_ms,
+        "queue_ms": leg.queue_ms,
+        "wire_kbps": leg.wire_kbps,
+        "bitrate_kbps": leg.bitrate_kbps,
+        "frame_ms": leg.frame_ms,
+        "redundancy_ms": leg.redundancy_ms.iter().filter(|ms| **ms > 0).collect::<Vec<_>>(),
         "level_db": audio.map(|audio| audio.level_db),
         "connected_ms": other.setup.first_audio,
         "setup": other.setup,
@@ -201,6 +219,7 @@ pub(super) fn leg(
 fn delay(shares: &DelayShares, rtt_ms: Option<f64>) -> Value {
     json!({
         "capture": shares.capture_ms,
+        "processing": shares.processing_ms,
         "frame": shares.frame_ms,
         "network": rtt_ms.map(|rtt_ms| rtt_ms / 2.0),
         "jitter_buffer": shares.jitter_buffer_ms,
@@ -253,6 +272,7 @@ pub(super) mod samples {
             muted: false,
             deafened: true,
             on_hold: false,
+            recording: false,
             decline: None,
             leg: Some(LegId(1)),
             setup,
@@ -262,6 +282,7 @@ pub(super) mod samples {
             state,
             from: did_of(2),
             closed: false,
+            recording: false,
             participants: vec![other],
         }
     }
@@ -325,9 +346,7 @@ mod tests {
             backend: "null".into(),
             input: "silence".into(),
             output: "nothing".into(),
-            problem: None,
-            input_started_unix_us: None,
-            output_started_unix_us: None,
+            ..AudioStatus::default()
         };
         let did = did_of(1);
         let from = Status {
@@ -342,6 +361,8 @@ mod tests {
             stopping: false,
             clock: None,
             audio: &audio,
+            recording: Value::Null,
+            recording_problem: None,
             seq: 9,
             marked: 4,
             missed: 2,
@@ -373,6 +394,7 @@ mod tests {
         let shown = leg(&view.participants[0], &view, &measured, Some(&audio), &People::default());
         assert_eq!((&shown["delay_ms"]["frame"], &shown["delay_ms"]["network"]), (&20.0.into(), &15.0.into()));
         let promised = "did state rtt_ms jitter_ms loss_pct concealed_pct jitter_buffer_ms playout_delay_ms sent_kbps \
+                        target_delay_ms delay_ms recovered_by_copy recovered_by_fec recovered_by_dred late stretches \
                         recv_kbps level_db connected_ms setup";
         for field in promised.split_whitespace() {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");
@@ -382,6 +404,16 @@ mod tests {
         let unheard = leg(&view.participants[0], &view, &LegStats::default(), None, &People::default());
         assert_eq!((unheard.get("level_db"), keys(&unheard)), (Some(&Value::Null), keys(&shown)));
         assert_eq!(shown["connected_ms"], 66);
+    }
+
+    #[test]
+    fn a_leg_tells_how_the_voice_is_protected() {
+        let view = call_view(0x11, CallState::Active);
+        let protected = LegStats { redundancy_ms: [20, 200, 0], wire_kbps: 142.5, frame_ms: 20, ..LegStats::default() };
+        let shown = leg(&view.participants[0], &view, &protected, None, &People::default());
+        assert_eq!((&shown["redundancy_ms"], &shown["wire_kbps"]), (&json!([20, 200]), &json!(142.5)));
+        let clean = leg(&view.participants[0], &view, &LegStats::default(), None, &People::default());
+        assert_eq!((&clean["redundancy_ms"], &clean["remote_outage_ms"]), (&json!([]), &Value::Null));
     }
 
     #[test]

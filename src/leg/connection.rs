@@ -1,16 +1,24 @@
-//! Builds the PeerConnection of a leg: settings, codec, own track, and the handler that hands everything over.
+//! Builds the PeerConnection of a leg: settings, codecs, own track, and what hands everything over.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rtc::{
     ice::mdns::MulticastDnsMode,
+    interceptor::{Interceptor, Packet, Slot, StreamInfo, TaggedPacket},
     media_stream::MediaStreamTrack,
     peer_connection::configuration::{
         interceptor_registry::configure_rtcp_reports, media_engine::MIME_TYPE_OPUS, setting_engine::SettingEngine,
     },
+    rtcp::transport_feedbacks::cc_feedback_report::CcFeedbackReport,
     rtp_transceiver::rtp_sender::{
-        RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters, RtpCodecKind,
+        RTCPFeedback, RTCRtpCodec, RTCRtpCodecParameters, RTCRtpCodingParameters, RTCRtpEncodingParameters,
+        RtpCodecKind,
     },
+    sansio::Protocol,
 };
 use tokio::sync::mpsc;
 use webrtc::{
@@ -30,6 +38,12 @@ use super::{
 
 /// What the own offer calls Opus; an answer takes the offerer's number.
 const OPUS_PAYLOAD_TYPE: u8 = 111;
+/// And Opus with copies of earlier frames, which every browser offers under these numbers too.
+const RED_PAYLOAD_TYPE: u8 = 63;
+/// RFC 2198, §5: of which types the blocks are.
+const RED_FMTP: &str = "111/111";
+/// Redundant audio (RFC 2198).
+pub(super) const MIME_TYPE_RED: &str = "audio/red";
 /// 20 ms between checks: loopback offer to connected in 44 ms instead of 404 ms with the library's 200 ms.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// With the interval above a pair is tried for 5 s.
@@ -43,6 +57,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_millis(500);
 const SRFLX_WAIT: Duration = Duration::from_millis(100);
 /// Relayed pairs wait longer: they cost a server's bandwidth for the whole call.
 const RELAY_WAIT: Duration = Duration::from_millis(500);
+/// Behind all of the library's own.
+const FEEDBACK_SLOT: usize = 20_000;
 
 /// Why a connection could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +81,8 @@ pub(super) enum Happened {
     Peer(RTCPeerConnectionState),
     /// The peer's audio arrives.
     Track(Arc<dyn TrackRemote>),
+    /// The peer told what arrived of the own audio.
+    Feedback(CcFeedbackReport),
 }
 
 /// A connection with its own audio track.
@@ -85,13 +103,16 @@ pub(super) async fn build(
         return Err(BuildError::NoAddress);
     }
     let mut codecs = MediaEngine::default();
-    let opus = RTCRtpCodecParameters { rtp_codec: opus(), payload_type: OPUS_PAYLOAD_TYPE };
-    codecs.register_codec(opus, RtpCodecKind::Audio)?;
+    for (rtp_codec, payload_type) in [(opus(), OPUS_PAYLOAD_TYPE), (red(), RED_PAYLOAD_TYPE)] {
+        codecs.register_codec(RTCRtpCodecParameters { rtp_codec, payload_type }, RtpCodecKind::Audio)?;
+    }
+    let reports = configure_rtcp_reports(Registry::new());
+    let reports = reports.with(Slot::Custom(FEEDBACK_SLOT), FeedbackTap::new(happened.clone()));
     let peer = PeerConnectionBuilder::<Interfaces>::new()
         .with_configuration(configuration(ice))
         .with_setting_engine(settings())
         .with_media_engine(codecs)
-        .with_interceptor_registry(configure_rtcp_reports(Registry::new()))
+        .with_interceptor_registry(reports)
         .with_handler(Arc::new(Handler { happened }))
         .with_runtime(runtime)
         .with_udp_addrs(vec![Interfaces(ice.interfaces.clone())])
@@ -148,8 +169,18 @@ fn opus() -> RTCRtpCodec {
         clock_rate: 48_000,
         channels: 2,
         sdp_fmtp_line: "minptime=10;useinbandfec=1".to_owned(),
-        rtcp_feedback: Vec::new(),
+        rtcp_feedback: vec![feedback()],
     }
+}
+
+/// RFC 2198, in the shape of RFC 7587's Opus.
+fn red() -> RTCRtpCodec {
+    RTCRtpCodec { mime_type: MIME_TYPE_RED.to_owned(), sdp_fmtp_line: RED_FMTP.to_owned(), ..opus() }
+}
+
+/// RFC 8888, §6: what arrived when is told.
+pub(super) fn feedback() -> RTCPFeedback {
+    RTCPFeedback { typ: "ack".to_owned(), parameter: "ccfb".to_owned() }
 }
 
 fn track(ssrc: u32) -> MediaStreamTrack {
@@ -201,6 +232,59 @@ impl PeerConnectionEventHandler for Handler {
     async fn on_track(&self, track: Arc<dyn TrackRemote>) {
         self.report(Happened::Track(track));
     }
+}
+
+/// Stands on the way of what arrives, since reports end inside the library, and hands on those about own packets.
+struct FeedbackTap {
+    happened: mpsc::Sender<Happened>,
+    /// Emptied by the library after each packet.
+    inward: VecDeque<TaggedPacket>,
+    outward: VecDeque<TaggedPacket>,
+}
+
+impl FeedbackTap {
+    fn new(happened: mpsc::Sender<Happened>) -> Self {
+        Self { happened, inward: VecDeque::new(), outward: VecDeque::new() }
+    }
+}
+
+impl Protocol<TaggedPacket, TaggedPacket, ()> for FeedbackTap {
+    type Rout = TaggedPacket;
+    type Wout = TaggedPacket;
+    type Eout = ();
+    type Error = rtc::shared::error::Error;
+    type Time = Instant;
+
+    fn handle_read(&mut self, message: TaggedPacket) -> Result<(), Self::Error> {
+        if let Packet::Rtcp(packets) = &message.message.packet {
+            for report in packets.iter().filter_map(|packet| packet.as_any().downcast_ref::<CcFeedbackReport>()) {
+                // Full: the task has more to do than to listen; the next report tells the same again.
+                drop(self.happened.try_send(Happened::Feedback(report.clone())));
+            }
+        }
+        self.inward.push_back(message);
+        Ok(())
+    }
+
+    fn poll_read(&mut self) -> Option<TaggedPacket> {
+        self.inward.pop_front()
+    }
+
+    fn handle_write(&mut self, message: TaggedPacket) -> Result<(), Self::Error> {
+        self.outward.push_back(message);
+        Ok(())
+    }
+
+    fn poll_write(&mut self) -> Option<TaggedPacket> {
+        self.outward.pop_front()
+    }
+}
+
+impl Interceptor for FeedbackTap {
+    fn bind_local_stream(&mut self, _: &StreamInfo) {}
+    fn unbind_local_stream(&mut self, _: &StreamInfo) {}
+    fn bind_remote_stream(&mut self, _: &StreamInfo) {}
+    fn unbind_remote_stream(&mut self, _: &StreamInfo) {}
 }
 
 #[cfg(test)]

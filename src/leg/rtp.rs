@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use rtc::rtp;
 
-use crate::audio::{EncodedFrame, FRAME_SAMPLES, PAUSE, SAMPLE_RATE_HZ};
+use crate::audio::{EncodedFrame, PAUSE, SAMPLE_RATE_HZ};
 
 /// Numbers one outgoing stream. Sequence number and timestamp start at random (RFC 3550, §5.1).
 #[derive(Debug)]
@@ -32,13 +32,20 @@ impl RtpNumbers {
         self.ssrc
     }
 
-    /// The packet for a frame. The marker says that the frame does not follow on the one before (RFC 3551, §4.1).
-    pub(super) fn packet(&mut self, payload_type: u8, frame: EncodedFrame, now: Instant) -> rtp::Packet {
-        let EncodedFrame { payload, timestamp, .. } = frame;
+    /// The packet for a frame, whose payload may hold more than it. The marker says that the frame does not follow on the
+    /// one before (RFC 3551, §4.1).
+    pub(super) fn packet(
+        &mut self,
+        payload_type: u8,
+        payload: Bytes,
+        frame: &EncodedFrame,
+        now: Instant,
+    ) -> rtp::Packet {
+        let timestamp = frame.timestamp;
         let by_clock = self.timestamp_at(now);
         let offset = *self.offset.get_or_insert_with(|| by_clock.wrapping_sub(timestamp));
         let marker = self.expected != Some(timestamp);
-        self.expected = Some(timestamp.wrapping_add(FRAME_SAMPLES as u32));
+        self.expected = Some(timestamp.wrapping_add(frame.samples));
         self.numbered(payload_type, marker, timestamp.wrapping_add(offset), payload, now)
     }
 
@@ -73,17 +80,16 @@ impl RtpNumbers {
     }
 }
 
-/// Bytes of an RTP packet on the wire without IP, UDP and SRTP.
-pub(super) fn wire_bytes(payload: &Bytes) -> u64 {
-    const HEADER: usize = 12;
-    (HEADER + payload.len()) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::audio::FRAME_SAMPLES;
+
+    fn packet(numbers: &mut RtpNumbers, frame: EncodedFrame, now: Instant) -> rtp::Packet {
+        numbers.packet(111, frame.payload.clone(), &frame, now)
+    }
 
     fn frame(timestamp: u32) -> EncodedFrame {
         EncodedFrame {
@@ -98,8 +104,8 @@ mod tests {
     fn numbers_go_on_by_one_and_by_a_frame_over_the_wrap() {
         let now = Instant::now();
         let mut numbers = RtpNumbers { ssrc: 7, sequence: u16::MAX, ..RtpNumbers::random(now) };
-        let first = numbers.packet(111, frame(u32::MAX - 959), now);
-        let second = numbers.packet(111, frame(0), now);
+        let first = packet(&mut numbers, frame(u32::MAX - 959), now);
+        let second = packet(&mut numbers, frame(0), now);
         assert_eq!((first.header.sequence_number, second.header.sequence_number), (u16::MAX, 0));
         assert_eq!(second.header.timestamp.wrapping_sub(first.header.timestamp), 960);
         assert_eq!((second.header.ssrc, second.header.payload_type), (7, 111));
@@ -109,7 +115,7 @@ mod tests {
     fn the_marker_stands_at_the_start_of_talk_only() {
         let now = Instant::now();
         let mut numbers = RtpNumbers::random(now);
-        let markers = [0, 960, 1920, 48_000, 48_960].map(|at| numbers.packet(111, frame(at), now).header.marker);
+        let markers = [0, 960, 1920, 48_000, 48_960].map(|at| packet(&mut numbers, frame(at), now).header.marker);
         assert_eq!(markers, [true, false, false, true, false]);
     }
 
@@ -120,9 +126,9 @@ mod tests {
         let mut numbers = RtpNumbers::random(start);
         // Two seconds before the first word; the microphone's own timestamps begin anywhere.
         let mut packets = [1_000, 2_000].map(|ms| numbers.keep_alive(111, at(ms))).to_vec();
-        packets.push(numbers.packet(111, frame(5_000_000), at(2_500)));
+        packets.push(packet(&mut numbers, frame(5_000_000), at(2_500)));
         packets.push(numbers.keep_alive(111, at(3_500)));
-        packets.push(numbers.packet(111, frame(5_000_000 + 96_000), at(4_500)));
+        packets.push(packet(&mut numbers, frame(5_000_000 + 96_000), at(4_500)));
         let steps = packets.windows(2).map(|pair| {
             let (before, after) = (&pair[0].header, &pair[1].header);
             assert_eq!(after.sequence_number, before.sequence_number.wrapping_add(1));

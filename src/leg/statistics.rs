@@ -1,8 +1,19 @@
 //! What a leg counts, and what it reads from the library once a second.
 
-use std::time::Instant;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use webrtc::peer_connection::{RTCStatsReport, RTCStatsReportEntry};
+
+use super::adaptation::PACKET_OVERHEAD_BYTES;
+use crate::audio::{EncodedFrame, SAMPLE_RATE_HZ};
+
+/// RTP's fixed header (RFC 3550, §5.1).
+const RTP_HEADER_BYTES: usize = 12;
+/// Over so much time IP bytes are counted.
+const WIRE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Figures of one leg. Rates are means over about the last second.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -17,8 +28,20 @@ pub struct LegStats {
     pub packets_sent: u64,
     /// RTP packets received that went to the speaker.
     pub packets_received: u64,
-    /// What of the own packets the other side reported lost in its latest receiver report (RFC 3550, §6.4.1).
+    /// IP bytes sent for voice and reports (IPv4; connectivity checks do not count).
+    pub wire_kbps: f64,
+    /// The encoded voice itself, without headers and copies.
+    pub bitrate_kbps: f64,
+    /// Length of the own frames.
+    pub frame_ms: u8,
+    /// How far behind frames are sent again; 0: no such copy.
+    pub redundancy_ms: [u16; 3],
+    /// What of the own packets of the last seconds the other side did not get.
     pub remote_loss_pct: Option<f64>,
+    /// The longest outage of the last seconds: more packets lost in a row than by chance.
+    pub remote_outage_ms: Option<u16>,
+    /// How much longer than without a queue the own packets are on their way.
+    pub queue_ms: Option<f64>,
     /// Own frames that were not sent because this leg was late.
     pub frames_dropped: u64,
     /// Packets that were no Opus of the negotiated type, or too long.
@@ -34,35 +57,80 @@ pub(super) struct Meter {
     pub(super) stats: LegStats,
     sent_bytes: u64,
     received_bytes: u64,
+    voice_bytes: u64,
+    voice_samples: u64,
     since: Instant,
+    /// IP bytes of [`WIRE_WINDOW`]; bounded by what is sent in that time.
+    wire: VecDeque<(Instant, usize)>,
 }
 
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
-        Self { stats: LegStats::default(), sent_bytes: 0, received_bytes: 0, since: now }
+        Self {
+            stats: LegStats::default(),
+            sent_bytes: 0,
+            received_bytes: 0,
+            voice_bytes: 0,
+            voice_samples: 0,
+            since: now,
+            wire: VecDeque::new(),
+        }
     }
 
-    pub(super) fn sent(&mut self, bytes: u64) {
+    /// A frame goes out.
+    pub(super) fn spoke(&mut self, frame: &EncodedFrame) {
+        self.voice_bytes += frame.payload.len() as u64;
+        self.voice_samples += u64::from(frame.samples);
+        self.stats.frame_ms = u8::try_from(frame.samples * 1000 / SAMPLE_RATE_HZ).unwrap_or(u8::MAX);
+    }
+
+    /// A packet of voice went out.
+    pub(super) fn sent(&mut self, payload_bytes: usize, now: Instant) {
         self.stats.packets_sent += 1;
-        self.sent_bytes += bytes;
+        self.sent_bytes += (RTP_HEADER_BYTES + payload_bytes) as u64;
+        self.wired(PACKET_OVERHEAD_BYTES + payload_bytes, now);
     }
 
-    pub(super) fn received(&mut self, bytes: u64) {
+    /// So many IP bytes went out.
+    pub(super) fn wired(&mut self, bytes: usize, now: Instant) {
+        self.wire.push_back((now, bytes));
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.wire.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > WIRE_WINDOW) {
+            self.wire.pop_front();
+        }
+    }
+
+    /// IP bytes sent within the last second.
+    pub(super) fn wire_kbps(&mut self, now: Instant) -> f64 {
+        self.forget(now);
+        self.wire.iter().map(|(_, bytes)| *bytes).sum::<usize>() as f64 * 8.0 / 1000.0 / WIRE_WINDOW.as_secs_f64()
+    }
+
+    /// A packet of voice came in.
+    pub(super) fn received(&mut self, payload_bytes: usize) {
         self.stats.packets_received += 1;
-        self.received_bytes += bytes;
+        self.received_bytes += (RTP_HEADER_BYTES + payload_bytes) as u64;
     }
 
     /// Closes the window of rates and takes in what the library knows.
-    pub(super) fn publish(&mut self, now: Instant, report: &RTCStatsReport) -> LegStats {
+    pub(super) fn publish(&mut self, now: Instant, report: &RTCStatsReport) {
         let seconds = now.saturating_duration_since(self.since).as_secs_f64();
         if seconds > 0.0 {
             let kbps = |bytes: u64| bytes as f64 * 8.0 / 1000.0 / seconds;
             (self.stats.sent_kbps, self.stats.recv_kbps) = (kbps(self.sent_bytes), kbps(self.received_bytes));
         }
+        if self.voice_samples > 0 {
+            let voice_ms = self.voice_samples as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ);
+            self.stats.bitrate_kbps = self.voice_bytes as f64 * 8.0 / voice_ms;
+        }
         (self.sent_bytes, self.received_bytes, self.since) = (0, 0, now);
+        (self.voice_bytes, self.voice_samples) = (0, 0);
+        self.stats.wire_kbps = self.wire_kbps(now);
         self.stats.rtt_ms = rtt_ms(report);
         self.stats.remote_loss_pct = remote_loss_pct(report);
-        self.stats
     }
 }
 

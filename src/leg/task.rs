@@ -14,6 +14,7 @@ use futures::FutureExt as _;
 use rtc::{
     peer_connection::configuration::{RTCOfferOptions, media_engine::MIME_TYPE_OPUS},
     rtp,
+    shared::marshal::MarshalSize as _,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -33,13 +34,13 @@ use webrtc::{
 
 use super::{
     CLOSE_LIMIT, IceConfig, LegRuntime, LegStats,
-    connection::{self, BuildError, Connection, Happened},
+    connection::{self, BuildError, Connection, Happened, MIME_TYPE_RED, feedback},
     description::{self, BadDescription, Fingerprint},
-    rtp::{RtpNumbers, wire_bytes},
-    statistics::Meter,
+    media::{Codecs, Media},
+    rtp::RtpNumbers,
 };
 use crate::{
-    audio::{EncodedFrame, LegInput, ReceivedPacket},
+    audio::{EncodedFrame, LegInput},
     proto::{
         id::LegId,
         io::{LegCommand, LegEvent, Role},
@@ -58,9 +59,9 @@ const MAX_LOCAL_CANDIDATES: usize = 64;
 const BATCH_WAIT: Duration = Duration::from_millis(10);
 /// From the remote description on. A failed DTLS handshake may never report itself; the engine retries much earlier.
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
-/// Longest Opus payload that is taken (RFC 6716, §3.4: 1275 bytes a frame).
-const MAX_PAYLOAD_BYTES: usize = 1500;
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
+/// IP (20), UDP (8), SRTCP's index (4) and tag (16, RFC 7714) of each report.
+pub(super) const REPORT_OVERHEAD_BYTES: usize = 48;
 /// A leg that sent nothing for so long says that it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
@@ -111,13 +112,13 @@ pub(super) async fn run(setup: Setup) -> Result<(), Failure> {
         built = connection::build(&setup.ice, numbers.ssrc(), Arc::clone(&setup.runtime), happened) => built?,
     };
     let peer = Arc::clone(&built.peer);
-    let result = Attempt::new(built, numbers, setup.role)
+    let media = Media::new(setup.speaker, numbers, Instant::now());
+    let result = Attempt::new(built, media, setup.role)
         .drive(Doors {
             id: setup.id,
             inbox: setup.inbox,
             reports,
             microphone: setup.microphone,
-            speaker: setup.speaker,
             events: setup.events,
             publish: setup.publish,
             closing: setup.closing,
@@ -136,7 +137,6 @@ struct Doors {
     inbox: mpsc::Receiver<LegCommand>,
     reports: mpsc::Receiver<Happened>,
     microphone: broadcast::Receiver<EncodedFrame>,
-    speaker: LegInput,
     events: mpsc::Sender<(LegId, LegEvent)>,
     publish: watch::Sender<LegStats>,
     closing: CancellationToken,
@@ -147,8 +147,8 @@ struct Doors {
 struct Attempt {
     connection: Connection,
     role: Role,
-    numbers: RtpNumbers,
-    meter: Meter,
+    /// What flows once the peer's certificate was found to be the sealed one.
+    media: Media,
     /// Events that the daemon has not taken yet. Bounded: there is one of each kind, candidates are bounded, and
     /// `Disconnected` and `Recovered` cancel each other.
     outbox: VecDeque<LegEvent>,
@@ -171,17 +171,14 @@ struct Attempt {
     /// When to say that this end is still there; `None` before audio may flow.
     keep_alive_due: Option<tokio::time::Instant>,
     incoming: Option<Arc<dyn TrackRemote>>,
-    /// Set when the peer's certificate was found to be the sealed one: only then audio flows, with this payload type.
-    verified: Option<u8>,
 }
 
 impl Attempt {
-    fn new(connection: Connection, numbers: RtpNumbers, role: Role) -> Self {
+    fn new(connection: Connection, media: Media, role: Role) -> Self {
         Self {
             connection,
             role,
-            numbers,
-            meter: Meter::new(Instant::now()),
+            media,
             outbox: VecDeque::new(),
             batch: Vec::new(),
             batch_due: None,
@@ -196,7 +193,6 @@ impl Attempt {
             disconnected: false,
             keep_alive_due: None,
             incoming: None,
-            verified: None,
         }
     }
 
@@ -231,16 +227,15 @@ impl Attempt {
                 () = due(self.batch_due) => self.flush(),
                 () = due(self.connect_due) => return Err(Failure::TooLate),
                 () = due(self.keep_alive_due) => self.keep_alive()?,
-                event = next_event(self.incoming.as_ref()), if self.verified.is_some() => {
-                    self.on_track_event(event, &mut doors.speaker);
-                }
-                frame = doors.microphone.recv(), if self.verified.is_some() && microphone_open => {
+                event = next_event(self.incoming.as_ref()), if self.media.flows() => self.on_track_event(event),
+                frame = doors.microphone.recv(), if self.media.flows() && microphone_open => {
                     microphone_open = self.on_frame(doors.id, frame)?;
                 }
-                _ = ticker.tick(), if self.verified.is_some() => {
+                () = due(self.media.report_due().map(Into::into)) => self.tell_what_arrived(),
+                _ = ticker.tick(), if self.media.flows() => {
                     let now = Instant::now();
                     let report = self.connection.peer.get_stats(now, StatsSelector::None).await;
-                    doors.publish.send_replace(self.meter.publish(now, &report));
+                    doors.publish.send_replace(self.media.statistics(now, &report));
                 }
             }
         }
@@ -254,7 +249,7 @@ impl Attempt {
 
     /// Makes the offer of an ICE restart. The old path stays in use until the answer is there.
     async fn offer_new_path(&mut self) -> Result<(), Failure> {
-        if self.role == Role::Answerer || self.verified.is_none() {
+        if self.role == Role::Answerer || !self.media.flows() {
             return Ok(()); // The engine asks for it only where it means something.
         }
         let options = RTCOfferOptions { ice_restart: true };
@@ -328,7 +323,7 @@ impl Attempt {
         }
         if !restarts {
             self.connect_due = Some(tokio::time::Instant::now() + CONNECT_LIMIT);
-        } else if self.verified.is_some() {
+        } else if self.media.flows() {
             // The old path is gone, and the new one is not there yet.
             self.set_disconnected(true);
         }
@@ -349,7 +344,7 @@ impl Attempt {
         let mut early = Vec::new();
         for candidate in ice.candidates {
             if self.remote_candidates == MAX_REMOTE_CANDIDATES || !description::is_usable_candidate(&candidate) {
-                self.meter.stats.candidates_ignored += 1;
+                self.media.meter.stats.candidates_ignored += 1;
                 continue;
             }
             self.remote_candidates += 1;
@@ -359,7 +354,7 @@ impl Attempt {
             }
             let init = RTCIceCandidateInit { candidate, sdp_mline_index: Some(0), ..Default::default() };
             if self.connection.peer.add_ice_candidate(init).await.is_err() {
-                self.meter.stats.candidates_ignored += 1;
+                self.media.meter.stats.candidates_ignored += 1;
             }
         }
         if !early.is_empty() {
@@ -376,8 +371,10 @@ impl Attempt {
             Happened::Track(track) => {
                 self.incoming.get_or_insert(track);
             }
-            Happened::Peer(RTCPeerConnectionState::Connected) if self.verified.is_none() => {
-                self.verified = Some(self.verify().await?);
+            Happened::Feedback(report) => self.media.acknowledged(&report, Instant::now()),
+            Happened::Peer(RTCPeerConnectionState::Connected) if !self.media.flows() => {
+                let codecs = verify(&self.connection, self.sealed).await?;
+                self.media.begin(codecs, Instant::now());
                 self.connect_due = None;
                 self.keep_alive_due = Some(tokio::time::Instant::now() + KEEP_ALIVE);
                 self.outbox.push_back(LegEvent::Connected);
@@ -420,7 +417,7 @@ impl Attempt {
                 }
                 self.set_disconnected(false);
             }
-            RTCIceConnectionState::Disconnected if self.verified.is_some() => self.set_disconnected(true),
+            RTCIceConnectionState::Disconnected if self.media.flows() => self.set_disconnected(true),
             RTCIceConnectionState::Failed | RTCIceConnectionState::Closed => return Err(Failure::Transport),
             _ => {} // The library's enum is open; every other state is on the way to these.
         }
@@ -443,21 +440,6 @@ impl Attempt {
         }
     }
 
-    /// Compares the certificate that was met with the sealed fingerprint (RFC 8122, §6.2); returns the payload type
-    /// that was negotiated for Opus.
-    async fn verify(&self) -> Result<u8, Failure> {
-        let sender = &self.connection.sender;
-        let transport = sender.transport().await.ok().flatten().ok_or(Failure::WrongCertificate)?;
-        let chain = transport.get_remote_certificates().await.map_err(|_| Failure::WrongCertificate)?;
-        if !is_sealed(&chain, self.sealed.as_ref()) {
-            return Err(Failure::WrongCertificate);
-        }
-        let parameters = sender.get_parameters().await.map_err(|_| Failure::NoOpus)?;
-        let mut codecs = parameters.rtp_parameters.codecs.iter();
-        let opus = codecs.find(|codec| codec.rtp_codec.mime_type.eq_ignore_ascii_case(MIME_TYPE_OPUS));
-        opus.map(|codec| codec.payload_type).ok_or(Failure::NoOpus)
-    }
-
     /// Sends a frame that is for this leg; false when there is no microphone any more.
     fn on_frame(
         &mut self,
@@ -467,58 +449,74 @@ impl Attempt {
         let frame = match frame {
             Ok(frame) => frame,
             Err(broadcast::error::RecvError::Lagged(frames)) => {
-                self.meter.stats.frames_dropped += frames;
+                self.media.meter.stats.frames_dropped += frames;
                 return Ok(true);
             }
             Err(broadcast::error::RecvError::Closed) => return Ok(false),
         };
-        let Some(payload_type) = self.verified.filter(|_| frame.to.contains(&id)) else { return Ok(true) };
-        let packet = self.numbers.packet(payload_type, frame, Instant::now());
-        self.send(packet)?;
+        let now = Instant::now();
+        if let Some(packet) = self.media.packet(id, &frame, now) {
+            self.send(packet, now)?;
+        }
         Ok(true)
     }
 
     fn keep_alive(&mut self) -> Result<(), Failure> {
-        let Some(payload_type) = self.verified else { return Ok(()) };
-        let packet = self.numbers.keep_alive(payload_type, Instant::now());
-        self.send(packet)
+        let now = Instant::now();
+        let Some(packet) = self.media.keep_alive(now) else { return Ok(()) };
+        self.send(packet, now)
     }
 
-    fn send(&mut self, packet: rtp::Packet) -> Result<(), Failure> {
+    fn send(&mut self, packet: rtp::Packet, now: Instant) -> Result<(), Failure> {
         self.keep_alive_due = Some(tokio::time::Instant::now() + KEEP_ALIVE);
-        let bytes = wire_bytes(&packet.payload);
+        let bytes = packet.payload.len();
         // Waits only while the driver has 256 packets to do; a frame that old is worth nothing.
         match self.connection.track.write_rtp(packet).now_or_never() {
-            Some(Ok(())) => self.meter.sent(bytes),
+            Some(Ok(())) => self.media.meter.sent(bytes, now),
             Some(Err(_)) => return Err(Failure::DriverEnded),
-            None => self.meter.stats.frames_dropped += 1,
+            None => self.media.meter.stats.frames_dropped += 1,
         }
         Ok(())
     }
 
-    fn on_track_event(&mut self, event: Option<TrackRemoteEvent>, speaker: &mut LegInput) {
+    fn tell_what_arrived(&mut self) {
+        let now = Instant::now();
+        let Some(report) = self.media.report(now) else { return };
+        let bytes = REPORT_OVERHEAD_BYTES + report.marshal_size();
+        // One that does not fit is as good as lost; the next tells the same again.
+        if let Some(Ok(())) = self.connection.track.write_rtcp(vec![Box::new(report)]).now_or_never() {
+            self.media.meter.wired(bytes, now);
+        }
+    }
+
+    fn on_track_event(&mut self, event: Option<TrackRemoteEvent>) {
         match event {
-            Some(TrackRemoteEvent::OnRtpPacket(packet)) => self.on_packet(packet, speaker),
+            Some(TrackRemoteEvent::OnRtpPacket(packet)) => self.media.received(packet, Instant::now()),
             Some(_) => {} // Openings, mutes and RTCP: the library's own business.
             None => self.incoming = None,
         }
     }
-
-    fn on_packet(&mut self, packet: rtp::Packet, speaker: &mut LegInput) {
-        let rtp::Packet { header, payload } = packet;
-        if !is_taken(self.verified, header.payload_type, payload.len()) {
-            self.meter.stats.packets_ignored += 1;
-            return;
-        }
-        self.meter.received(wire_bytes(&payload));
-        let (sequence, timestamp) = (header.sequence_number, header.timestamp);
-        speaker.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival: Instant::now() });
-    }
 }
 
-/// Whether a packet is Opus of the negotiated type. Empty payloads only keep an address alive.
-fn is_taken(negotiated: Option<u8>, payload_type: u8, payload_bytes: usize) -> bool {
-    negotiated == Some(payload_type) && (1..=MAX_PAYLOAD_BYTES).contains(&payload_bytes)
+/// Compares the certificate that was met with the sealed fingerprint (RFC 8122, §6.2); returns what was negotiated.
+async fn verify(connection: &Connection, sealed: Option<Fingerprint>) -> Result<Codecs, Failure> {
+    let sender = &connection.sender;
+    let transport = sender.transport().await.ok().flatten().ok_or(Failure::WrongCertificate)?;
+    let chain = transport.get_remote_certificates().await.map_err(|_| Failure::WrongCertificate)?;
+    if !is_sealed(&chain, sealed.as_ref()) {
+        return Err(Failure::WrongCertificate);
+    }
+    let parameters = sender.get_parameters().await.map_err(|_| Failure::NoOpus)?;
+    let of_type = |mime_type: &str| {
+        let mut codecs = parameters.rtp_parameters.codecs.iter();
+        codecs.find(|codec| codec.rtp_codec.mime_type.eq_ignore_ascii_case(mime_type))
+    };
+    let opus = of_type(MIME_TYPE_OPUS).ok_or(Failure::NoOpus)?;
+    Ok(Codecs {
+        opus: opus.payload_type,
+        red: of_type(MIME_TYPE_RED).map(|red| red.payload_type),
+        feedback: opus.rtp_codec.rtcp_feedback.contains(&feedback()),
+    })
 }
 
 /// Whether the peer's own certificate, the first of its chain, is the one that was sealed.
@@ -544,14 +542,6 @@ async fn next_event(track: Option<&Arc<dyn TrackRemote>>) -> Option<TrackRemoteE
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_opus_of_the_negotiated_type_is_taken() {
-        assert!(is_taken(Some(111), 111, 1) && is_taken(Some(96), 96, 1500));
-        assert!(!is_taken(Some(111), 96, 80));
-        assert!(!is_taken(None, 111, 80));
-        assert!(!is_taken(Some(111), 111, 0) && !is_taken(Some(111), 111, 1501));
-    }
 
     #[test]
     fn only_the_first_certificate_of_the_chain_counts_and_none_is_never_enough() {

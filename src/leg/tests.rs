@@ -2,6 +2,7 @@
 
 mod measurements;
 mod network;
+mod protection;
 mod restart;
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Instant};
@@ -89,14 +90,19 @@ impl End {
         }
     }
 
-    /// Waits until `count` packets were heard.
+    /// Waits until `count` frames were heard; those that only came again do not count.
     async fn hear(&mut self, count: usize) -> Vec<ReceivedPacket> {
+        self.hear_with(count, |packet| !packet.copy).await
+    }
+
+    async fn hear_with(&mut self, count: usize, counts: impl Fn(&ReceivedPacket) -> bool) -> Vec<ReceivedPacket> {
         let mut packets = Vec::new();
         let deadline = Instant::now() + PATIENCE;
         while packets.len() < count {
             assert!(Instant::now() < deadline, "heard {} of {count}", packets.len());
             match self.heard.pop() {
-                Ok(packet) => packets.push(packet),
+                Ok(packet) if counts(&packet) => packets.push(packet),
+                Ok(_) => {}
                 Err(_) => tokio::task::yield_now().await,
             }
         }

@@ -128,6 +128,10 @@ impl Suspect {
         now: Now,
     ) -> Option<&'static str> {
         let (Body::Hello(_), Some(instance)) = (&outgoing.signal.body, instance) else { return None };
+        if instance.number == u64::MAX {
+            // An insider forged a stay of its own DID, and the numbers are used up: its later stays look like one.
+            return None;
+        }
         let call = outgoing.signal.call;
         let joined = match self.hello.get(&call) {
             Some((known, since)) if *known == instance => *since,

@@ -59,4 +59,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
         time_ms INTEGER NOT NULL
     ) STRICT;
 ",
+    "
+    ALTER TABLE settings ADD COLUMN audio_input TEXT;   -- NULL: as the configuration says
+    ALTER TABLE settings ADD COLUMN audio_output TEXT;
+    ALTER TABLE settings ADD COLUMN audio_ring TEXT;
+",
 ];

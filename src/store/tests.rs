@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    audio::Role,
     control::wire::EventRecord,
     proto::{
         id::{Did, MessageId},
@@ -287,6 +288,22 @@ fn the_contact_list_ends_somewhere_but_known_ones_can_still_be_renamed() {
     assert!(matches!(store.put_contact(&one_more), Err(ContactError::TooMany)));
     store.put_contact(&Contact { name: "renamed".parse().unwrap(), ..full[7].clone() }).unwrap();
     assert_eq!(store.contacts().unwrap().len(), contacts::MAX_CONTACTS);
+}
+
+#[test]
+fn chosen_devices_are_kept_each_for_itself_and_can_be_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let roles = [Role::Input, Role::Output, Role::Ring];
+    let mut store = Store::open(dir.path()).unwrap();
+    assert!(roles.iter().all(|role| store.device(*role).unwrap().is_none()));
+    store.set_device(Role::Output, Some("headset")).unwrap();
+    store.set_device(Role::Ring, Some("loudspeaker")).unwrap();
+    drop(store);
+    let mut store = Store::open(dir.path()).unwrap();
+    let kept = [None, Some("headset".to_owned()), Some("loudspeaker".to_owned())];
+    assert_eq!(roles.map(|role| store.device(role).unwrap()), kept);
+    store.set_device(Role::Ring, None).unwrap();
+    assert_eq!(store.device(Role::Ring).unwrap(), None);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The audio room on a real PulseAudio: what is said into the microphone comes out of the speaker, soon; and a server
-//! that dies stops nothing.
+//! The audio room on a real PulseAudio and a real PipeWire: what is said into the microphone comes out of the speaker,
+//! soon; devices come, go and are changed; and a server that dies stops nothing.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -8,23 +8,28 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use telecon::{
-    audio::{Audio, EncodedFrame, ReceivedPacket},
+    audio::{Audio, EncodedFrame, ReceivedPacket, Role, Sound},
     config,
     proto::{id::LegId, io::AudioPlan},
 };
 
 use crate::support::{
-    pulse::PulseServer,
+    pulse::{PulseServer, Recording},
     speech::{best_correlation, speech},
 };
+
+/// Tells the other process which protocol to speak.
+const BACKEND: &str = "TELECON_TEST_BACKEND";
 
 fn call() -> AudioPlan {
     AudioPlan { legs: [LegId(1)].into(), microphone: true, playback: true, ..AudioPlan::default() }
 }
 
 /// The other side of the tests below, in a process of its own, because `PULSE_SERVER` belongs to a process: the
-/// microphone is sent back into a leg. Each line on its input is a plan (`call`, `idle`); its status goes out as lines.
+/// microphone is sent back into a leg. Each line on its input is a plan (`call`, `ring`, `idle`) or an order; its status
+/// goes out as lines.
 #[test]
 #[ignore = "run by the tests of this file in a process of its own"]
 fn echo_process() {
@@ -34,7 +39,14 @@ fn echo_process() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (sender, mut events) = tokio::sync::mpsc::channel(64);
-        let config = config::Audio { backend: config::Backend::Pulseaudio, ..config::Audio::default() };
+        let backend = match std::env::var(BACKEND).as_deref() {
+            Ok("pipewire") => config::Backend::Pipewire,
+            Ok(_) | Err(_) => config::Backend::Pulseaudio,
+        };
+        // What is measured here are devices.
+        let (echo_cancellation, noise_suppression, auto_gain) = (false, false, false);
+        let config =
+            config::Audio { backend, echo_cancellation, noise_suppression, auto_gain, ..config::Audio::default() };
         let audio = Audio::start(&config, sender);
         let (plans, mut planned) = tokio::sync::mpsc::channel(4);
         std::thread::spawn(move || {
@@ -45,10 +57,8 @@ fn echo_process() {
         let mut sequence = 0_u16;
         loop {
             tokio::select! {
-                plan = planned.recv() => match plan.as_deref() {
-                    Some("call") => audio.apply(call()),
-                    Some("stats") => println!("stats {}", serde_json::to_string(&audio.leg_stats()).unwrap()),
-                    Some(_) => audio.apply(AudioPlan::default()),
+                order = planned.recv() => match order {
+                    Some(order) => obey(&order, &audio),
                     None => return,
                 },
                 Some(event) = events.recv() => {
@@ -63,6 +73,24 @@ fn echo_process() {
     });
 }
 
+fn obey(order: &str, audio: &Audio) {
+    let words: Vec<&str> = order.split(' ').collect();
+    match words[..] {
+        ["call"] => audio.apply(call()),
+        ["ring"] => audio.apply(AudioPlan { ring: true, ..AudioPlan::default() }),
+        ["ring-back"] => audio.apply(AudioPlan { ring_back: true, ..AudioPlan::default() }),
+        ["idle"] => audio.apply(AudioPlan::default()),
+        ["stats"] => println!("stats {}", serde_json::to_string(&audio.leg_stats()).unwrap()),
+        ["status"] => println!("status {}", serde_json::to_string(&audio.status()).unwrap()),
+        ["input", name] => audio.select(Role::Input, name),
+        ["output", name] => audio.select(Role::Output, name),
+        ["ring", name] => audio.select(Role::Ring, name),
+        ["test-mic"] => audio.test_microphone(1),
+        ["test-speaker"] => audio.play(Sound::Test),
+        _ => panic!("{order}"),
+    }
+}
+
 struct Echo {
     child: Child,
     input: ChildStdin,
@@ -71,10 +99,16 @@ struct Echo {
 
 impl Echo {
     fn start(server: &PulseServer) -> Self {
+        Self::start_with(server, "pulseaudio")
+    }
+
+    fn start_with(server: &PulseServer, backend: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "pulse::echo_process", "--ignored", "--nocapture"])
             .env("PULSE_SERVER", server.address())
             .env("HOME", server.home())
+            .env("XDG_RUNTIME_DIR", server.runtime())
+            .env(BACKEND, backend)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -99,6 +133,22 @@ impl Echo {
                 return line;
             }
         }
+    }
+
+    /// Asks for its status until that is as wanted.
+    fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let limit = Instant::now() + Duration::from_secs(30);
+        let mut last = Value::Null;
+        while Instant::now() < limit {
+            self.say("status");
+            let line = self.wait("its status", |line| line.starts_with("status "));
+            last = serde_json::from_str(line.trim_start_matches("status ")).unwrap();
+            if wanted(&last) {
+                return last;
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        panic!("waited in vain for {what}; last: {last}");
     }
 
     /// User and system time of the process so far, in seconds (100 ticks a second on Linux), and its threads.
@@ -130,7 +180,7 @@ fn audio_sleeps(pid: u32) -> u64 {
 }
 
 fn found(line: &str) -> bool {
-    line.contains(r#""input":"microphone.monitor","output":"speaker","problem":null"#)
+    line.contains(r#""input":"microphone.monitor","output":"speaker""#) && line.contains(r#""problem":null"#)
 }
 
 fn loud(piece: &[f32]) -> bool {
@@ -189,9 +239,250 @@ fn speech_into_the_microphone_comes_out_of_the_speaker_within_150_ms() {
     assert!(latency_ms < 150.0, "{latencies_ms:?}");
 }
 
+/// Waits until a recording is so many seconds longer.
+fn record_on(recording: &Recording, seconds: f64) {
+    let wanted = recording.len() + (seconds * 48_000.0) as usize;
+    let limit = Instant::now() + Duration::from_secs(60);
+    while recording.len() < wanted {
+        assert!(Instant::now() < limit, "nothing is recorded");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// A tone that has no pause.
+fn steady_tone(seconds: f64) -> Vec<f32> {
+    let samples = (seconds * 48_000.0) as usize;
+    (0..samples).map(|at| 0.3 * (at as f32 * std::f32::consts::TAU * 440.0 / 48_000.0).sin()).collect()
+}
+
+/// Plays a tone into the microphone and records what comes out of two speakers while `act` happens; returns the longest
+/// silence of both together, in ms.
+fn longest_gap_ms(server: &PulseServer, speakers: [&str; 2], act: impl FnOnce()) -> usize {
+    let recordings = speakers.map(|speaker| server.record(speaker));
+    server.speak(&steady_tone(8.0));
+    record_on(&recordings[0], 2.0);
+    act();
+    record_on(&recordings[1], 2.0);
+    let [(one, one_at), (other, other_at)] = recordings.map(Recording::stop);
+    let begin = one_at.max(other_at);
+    let from = |sound: &[f32], at: Instant| {
+        let skipped = (begin.saturating_duration_since(at).as_secs_f64() * 48_000.0) as usize;
+        sound[skipped..].chunks_exact(240).map(|piece| loud(piece)).collect::<Vec<bool>>()
+    };
+    let heard: Vec<bool> = from(&one, one_at).into_iter().zip(from(&other, other_at)).map(|(a, b)| a || b).collect();
+    // From a second after the tone is first heard, so that the beginning does not count, to where it ends.
+    let first = heard.iter().position(|heard| *heard).expect("the tone is heard") + 200;
+    let last = heard.iter().rposition(|heard| *heard).unwrap();
+    let gap = heard[first..last].split(|heard| *heard).map(<[bool]>::len).max().unwrap_or(0);
+    assert!(last > first + 400, "two seconds and more are heard: {first} to {last}");
+    gap * 5
+}
+
+#[test]
+fn another_speaker_is_taken_in_the_middle_of_a_call_without_a_gap_over_50_ms() {
+    another_speaker(&PulseServer::start());
+}
+
+#[test]
+fn another_speaker_is_taken_on_pipewire_without_a_gap_over_50_ms() {
+    another_speaker(&PulseServer::start_pipewire());
+}
+
+fn another_speaker(server: &PulseServer) {
+    server.plug_in("headset", 44_100, 2);
+    let mut echo = Echo::start(server);
+    echo.say("call");
+    echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
+    let gap_ms = longest_gap_ms(server, ["speaker", "headset"], || {
+        echo.say("output headset");
+        echo.until("the headset to be open", |status| status["output"] == "headset" && status["playing"] == true);
+    });
+    println!("from one speaker to the other: a gap of {gap_ms} ms");
+    assert!(gap_ms <= 50, "{gap_ms} ms");
+}
+
+#[test]
+fn another_microphone_is_taken_in_the_middle_of_a_call_without_a_gap_over_50_ms() {
+    let server = PulseServer::start();
+    let mut echo = Echo::start(&server);
+    // It hears the same, by another way.
+    assert!(server.pactl(&["load-module", "module-remap-source", "source_name=second", "master=microphone.monitor"]));
+    echo.say("call");
+    echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
+    let gap_ms = longest_gap_ms(&server, ["speaker", "speaker"], || {
+        echo.say("input second");
+        echo.until("the other microphone to be open", |status| status["input"] == "second");
+    });
+    println!("from one microphone to the other: a gap of {gap_ms} ms");
+    assert!(gap_ms <= 50, "{gap_ms} ms");
+}
+
+#[test]
+fn an_unplugged_device_is_replaced_by_the_default_visibly_and_comes_back_by_itself() {
+    unplug_and_replug(&PulseServer::start());
+}
+
+#[test]
+fn an_unplugged_device_is_replaced_and_comes_back_on_pipewire() {
+    unplug_and_replug(&PulseServer::start_pipewire());
+}
+
+fn unplug_and_replug(server: &PulseServer) {
+    server.plug_in("headset", 48_000, 2);
+    let mut echo = Echo::start(server);
+    echo.say("output headset");
+    echo.say("input headset.monitor");
+    echo.say("call");
+    let on_headset = |status: &Value| {
+        (&status["input"], &status["output"]) == (&"headset.monitor".into(), &"headset".into())
+            && status["problem"].is_null()
+    };
+    echo.until("both devices of the headset", on_headset);
+    server.unplug("headset");
+    let status = echo.until("the default devices", |status| {
+        let problem = status["problem"].as_str().unwrap_or_default();
+        (&status["input"], &status["output"]) == (&"microphone.monitor".into(), &"speaker".into())
+            && problem.contains("no microphone called \"headset.monitor\"")
+            && problem.contains("no speaker called \"headset\"")
+    });
+    println!("{}", status["problem"]);
+    assert_eq!((&status["capturing"], &status["playing"]), (&true.into(), &true.into()));
+    server.plug_in("headset", 48_000, 2);
+    echo.until("the headset again", on_headset);
+}
+
+#[test]
+fn the_default_is_followed_and_a_stream_that_somebody_moves_stays_where_it_was_put() {
+    follow(&PulseServer::start());
+}
+
+#[test]
+fn the_default_and_a_moved_stream_are_followed_on_pipewire() {
+    follow(&PulseServer::start_pipewire());
+}
+
+fn follow(server: &PulseServer) {
+    server.plug_in("headset", 48_000, 2);
+    server.plug_in("hdmi", 48_000, 8);
+    let mut echo = Echo::start(server);
+    echo.say("call");
+    echo.until("the default speaker", |status| status["output"] == "speaker" && status["playing"] == true);
+    assert!(server.pactl(&["set-default-sink", "headset"]));
+    echo.until("the new default", |status| {
+        status["output"] == "headset" && server.list("sink-inputs").lines().count() == 1
+    });
+    let streams = server.list("sink-inputs");
+    let stream = streams.split_whitespace().next().expect("a stream plays").to_owned();
+    assert!(server.pactl(&["move-sink-input", &stream, "hdmi"]));
+    echo.until("the move to be noticed", |status| status["output"] == "hdmi" && status["problem"].is_null());
+    server.unplug("hdmi");
+    echo.until("the default again", |status| status["output"] == "headset");
+}
+
+#[test]
+fn speech_goes_through_devices_of_other_rates_and_channels() {
+    let server = PulseServer::start();
+    let mut echo = Echo::start(&server);
+    for (rate_hz, channels) in [(44_100, 2), (16_000, 1), (96_000, 8)] {
+        let name = format!("odd{rate_hz}");
+        server.plug_in(&name, rate_hz, channels);
+        echo.say(&format!("output {name}"));
+        echo.say("call");
+        echo.until("the device to be open", |status| status["output"] == name.as_str() && status["playing"] == true);
+        let speaker = server.record(&name);
+        let clip = speech(2.0);
+        server.speak(&clip);
+        record_on(&speaker, 4.0);
+        let (heard, _) = speaker.stop();
+        let (likeness, _) = best_correlation(&clip[24_000..72_000], &heard, 48_000 * 3);
+        println!("{rate_hz} Hz, {channels} channels: correlation {likeness:.3}");
+        assert!(likeness > 0.7, "{rate_hz} Hz, {channels} channels: {likeness}");
+        echo.say("idle");
+    }
+}
+
+#[test]
+fn the_microphone_is_closed_while_idle_and_while_it_rings_on_a_device_of_its_own() {
+    ring_apart(&PulseServer::start());
+}
+
+#[test]
+fn the_microphone_is_closed_while_it_rings_on_pipewire() {
+    ring_apart(&PulseServer::start_pipewire());
+}
+
+fn ring_apart(server: &PulseServer) {
+    server.plug_in("loudspeaker", 48_000, 2);
+    let mut echo = Echo::start(server);
+    echo.wait("both devices to be found", found);
+    assert_eq!((server.list("source-outputs"), server.list("sink-inputs")), (String::new(), String::new()), "idle");
+    echo.say("ring loudspeaker");
+    let (bell, speaker) = (server.record("loudspeaker"), server.record("speaker"));
+    [&bell, &speaker].into_iter().for_each(|recording| record_on(recording, 0.1));
+    let recorders = server.list("source-outputs").lines().count();
+    echo.say("ring");
+    record_on(&bell, 2.0);
+    assert_eq!(server.list("source-outputs").lines().count(), recorders, "nobody but the recorders captures");
+    assert_eq!(server.list("sink-inputs").lines().count(), 1, "one device rings");
+    let (bell, speaker) = (bell.stop().0, speaker.stop().0);
+    assert!(bell.chunks_exact(4_800).any(loud) && !speaker.chunks_exact(4_800).any(loud), "only the bell rings");
+    echo.say("call");
+    echo.until("the one microphone to be open", |status| {
+        status["capturing"] == true && server.list("source-outputs").lines().count() == 1
+    });
+    echo.say("idle");
+    echo.until("everything to be closed", |status| status["capturing"] == false && status["playing"] == false);
+}
+
+#[test]
+fn a_microphone_test_shows_the_level_and_plays_what_was_said_and_a_call_ends_it() {
+    let server = PulseServer::start();
+    let mut echo = Echo::start(&server);
+    echo.wait("both devices to be found", found);
+    let speaker = server.record("speaker");
+    server.speak(&steady_tone(4.0));
+    echo.say("test-mic");
+    let status = echo.until("a level", |status| status["test"]["level_db"].as_i64() > Some(-40));
+    assert_eq!((&status["capturing"], &status["test"]["stage"]), (&true.into(), &"listening".into()));
+    echo.until("the microphone to be closed", |status| {
+        status["test"]["stage"] == "playing" && status["capturing"] == false
+    });
+    echo.until("the end", |status| status["test"].is_null() && status["playing"] == false);
+    let (heard, _) = speaker.stop();
+    assert!(heard.chunks_exact(4_800).filter(|piece| loud(piece)).count() >= 5, "it was played");
+    echo.say("test-mic");
+    echo.until("the test", |status| !status["test"].is_null());
+    echo.say("call");
+    echo.until("the call to end it", |status| status["test"].is_null() && status["capturing"] == true);
+}
+
+#[test]
+fn the_ring_back_and_the_speaker_test_are_heard() {
+    let server = PulseServer::start();
+    let mut echo = Echo::start(&server);
+    echo.wait("both devices to be found", found);
+    for order in ["ring-back", "test-speaker"] {
+        let speaker = server.record("speaker");
+        echo.say(order);
+        record_on(&speaker, 1.5);
+        echo.say("idle");
+        let (heard, _) = speaker.stop();
+        assert!(heard.chunks_exact(4_800).any(loud), "{order}");
+        echo.until("silence", |status| status["playing"] == false);
+    }
+}
+
 #[test]
 fn a_server_that_dies_is_said_and_one_that_comes_back_is_found() {
-    let mut server = PulseServer::start();
+    die_and_return(PulseServer::start());
+}
+
+#[test]
+fn a_pipewire_that_dies_is_said_and_found_again() {
+    die_and_return(PulseServer::start_pipewire());
+}
+
+fn die_and_return(mut server: PulseServer) {
     let mut echo = Echo::start(&server);
     echo.say("call");
     echo.wait("both devices to be found", found);
@@ -202,4 +493,46 @@ fn a_server_that_dies_is_said_and_one_that_comes_back_is_found() {
     server.restart();
     echo.wait("the new server to be found", found);
     echo.say("idle");
+}
+
+/// What PipeWire's own protocol changes.
+#[cfg(feature = "pipewire")]
+mod native {
+    use super::*;
+
+    #[test]
+    fn speech_goes_through_pipewire_by_its_own_protocol_and_to_another_device() {
+        let server = PulseServer::start_pipewire();
+        server.plug_in("headset", 44_100, 2);
+        let mut echo = Echo::start_with(&server, "pipewire");
+        for device in ["default", "headset"] {
+            echo.say(&format!("output {device}"));
+            echo.say("call");
+            let status = echo.until("the device to be open", |status| {
+                status["backend"] == "pipewire"
+                    && status["playing"] == true
+                    && (device == "default" || status["output"] == device)
+            });
+            assert!(status["problem"].is_null(), "{status}");
+            let speaker = server.record(if device == "default" { "speaker" } else { device });
+            let clip = speech(2.0);
+            server.speak(&clip);
+            record_on(&speaker, 4.0);
+            let (heard, _) = speaker.stop();
+            let (likeness, _) = best_correlation(&clip[24_000..72_000], &heard, 48_000 * 3);
+            println!("PipeWire, {device}: correlation {likeness:.3}");
+            assert!(likeness > 0.7, "{device}: {likeness}");
+        }
+        server.unplug("headset");
+        echo.until("the default", |status| {
+            let problem = status["problem"].as_str().unwrap_or_default();
+            status["output"] != "headset"
+                && status["playing"] == true
+                && problem.contains("no speaker called \"headset\"")
+        });
+        server.plug_in("headset", 44_100, 2);
+        echo.until("the headset again", |status| status["output"] == "headset" && status["problem"].is_null());
+        echo.say("idle");
+        echo.until("everything to be closed", |status| status["capturing"] == false && status["playing"] == false);
+    }
 }

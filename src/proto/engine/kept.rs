@@ -12,7 +12,7 @@ use crate::proto::{
     id::{CallId, Did},
     io::{Asked, EndReason, Event, Former, JOINABLE, KeptCall, Now, Output, PastCall, Reply, RequestError, Standing},
     mutant::mutant,
-    signal::{Body, Contact},
+    signal::Body,
 };
 
 /// What rings for less than this at a restart has rung out.
@@ -123,31 +123,38 @@ impl Engine {
 
     /// A new stay in a call that may go on without this device. Who is in it answers the Join.
     fn come_back(&mut self, kept: KeptCall, on_hold: bool, arrival: Arrival, now: Now) {
-        let id = kept.ticket.call;
+        let (id, asked) = (kept.ticket.call, kept.asked.clone());
         let until = now.mono + MEET_PATIENCE;
         let here = kept.from == self.config.did;
-        self.add_call(kept.ticket, kept.from, kept.members.keys().cloned().collect(), until);
+        self.add_kept(kept, until);
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.ring_until = until;
         call.rejoined = true;
         call.met = false;
         call.alone_since = None;
-        call.stay = call.stay.max(kept.stay);
         for member in call.members.values_mut() {
             member.presence = Presence::Invited { reached: false, rings: false };
             member.invited_here = here;
             member.invited_until = until;
         }
-        for (did, contact) in kept.members {
-            if let Some(contact) = contact.filter(|_| !self.is_blocked(&did)) {
-                self.output(Output::Dial(did, contact));
-            }
-        }
         self.enter(id, on_hold, arrival, now);
-        if arrival == Arrival::Unasked {
-            self.ask_again(id, kept.asked, now);
+        if arrival == Arrival::Restarted {
+            self.ask_again(id, asked, now);
         }
         self.keep(id, now);
+    }
+
+    /// Adds the call with all that was written down of it but where it stands.
+    fn add_kept(&mut self, kept: KeptCall, until: Instant) {
+        let id = kept.ticket.call;
+        self.add_call(kept.ticket, kept.from, kept.members.keys().cloned().collect(), until);
+        let Some(call) = self.calls.get_mut(&id) else { return };
+        call.stay = call.stay.max(kept.stay);
+        for (did, contact) in kept.members {
+            if let Some(member) = call.members.get_mut(&did) {
+                member.contact = contact.or(member.contact.take());
+            }
+        }
     }
 
     /// Their invitations may never have arrived. They are the same ones: what was refused does not ring again.
@@ -182,7 +189,7 @@ impl Engine {
                 }
                 Standing::In { on_hold } if rejoin && self.joined() < MAX_JOINED => {
                     let on_hold = on_hold || self.active_call().is_some();
-                    self.come_back(kept, on_hold, Arrival::Unasked, now);
+                    self.come_back(kept, on_hold, Arrival::Restarted, now);
                 }
                 Standing::In { .. } => {
                     kept.standing = Standing::Past(now.unix_ms);
@@ -197,14 +204,11 @@ impl Engine {
 
     /// It rang when the daemon ended, and its time is not over.
     fn ring_again(&mut self, kept: KeptCall, left_ms: u64, now: Now) {
-        let (call, from, stay) = (kept.ticket.call, kept.from.clone(), kept.stay);
+        let (call, from) = (kept.ticket.call, kept.from.clone());
         let longest = super::offers::longest_ring();
         let until = now.mono + Duration::from_millis(left_ms).min(longest);
         let participants = kept.members.keys().chain([&self.config.did]).cloned().collect();
-        self.add_call(kept.ticket, kept.from, kept.members.into_keys().collect(), until);
-        if let Some(known) = self.calls.get_mut(&call) {
-            known.stay = stay;
-        }
+        self.add_kept(kept, until);
         self.say_ringing(call, &from, now.mono);
         let known = self.is_known(&from);
         self.output(Output::Event(Event::CallRang { call, from, participants, known }));
@@ -236,13 +240,11 @@ impl Engine {
         }
         self.outbox
             .drop_where(|outgoing| outgoing.signal.call == id && !matches!(outgoing.signal.body, Body::Offer(_)));
-        self.join(id, Arrival::Unasked, now);
+        self.join(id, Arrival::Woken, now);
         self.announce(id, now.mono);
         for did in &present {
             if let Some(peer) = self.peer_mut(id, did) {
                 peer.continues = true;
-                let contact = peer.contact.clone();
-                contact.into_iter().for_each(|contact| self.output(Output::Dial(did.clone(), contact)));
             }
             self.meet(id, did, now.mono);
         }
@@ -251,12 +253,7 @@ impl Engine {
 }
 
 fn kept(call: &Call, standing: Standing, now: Now) -> KeptCall {
-    let contact = |presence: &Presence| -> Option<Contact> {
-        let Presence::In(peer) = presence else { return None };
-        peer.contact.clone()
-    };
-    let members = call.members.iter().map(|(did, member): (&Did, _)| (did.clone(), contact(&member.presence)));
-    let members = members.collect();
+    let members = call.members.iter().map(|(did, member)| (did.clone(), member.contact.clone())).collect();
     let asked = call.members.iter().filter(|(_, member)| member.invited_here && member.is_invited());
     let until_ms = |until: Instant| now.unix_ms.saturating_add(ms(until.saturating_duration_since(now.mono)));
     let asked = asked.filter_map(|(did, member)| {

@@ -46,14 +46,19 @@ impl Engine {
         let attempt = attempts.filter(|(of, _)| role == Role::Initiator || *of == peer.instance).map_or(0, |(_, n)| n);
         peer.met_at = Some(now);
         peer.leg = Some(Leg::after(former, attempt, role, now));
-        let contact = peer.contact.clone();
         if !mutant!(NobodyAnswersJoin) {
             self.send_join(call, did, now);
         }
-        if let Some(contact) = contact {
+        self.dial(call, did);
+        self.drive_leg(call, did, now, Leg::advance);
+    }
+
+    /// Has its node dialled, if it said where that can be done.
+    pub(super) fn dial(&mut self, call: CallId, did: &Did) {
+        let contact = self.calls.get(&call).and_then(|call| call.members.get(did)?.contact.clone());
+        if let Some(contact) = contact.filter(|_| !self.is_blocked(did)) {
             self.output(Output::Dial(did.clone(), contact));
         }
-        self.drive_leg(call, did, now, Leg::advance);
     }
 
     /// Lets the time pass for all legs of the call.

@@ -33,6 +33,7 @@ impl Engine {
             Request::Invite { call, invitees } => self.invite(call, invitees, now).map(done),
             Request::Hold(call) => self.hold_request(call, now).map(done),
             Request::Resume(call) => self.resume(call, Former::Hold, now).map(done),
+            Request::Record { call, on } => self.record_request(call, on, now.mono).map(done),
             Request::Mute(muted) => Ok(self.set_media(muted, self.deafened, now.mono)),
             Request::Deafen(deafened) => Ok(self.set_media(self.muted, deafened, now.mono)),
             Request::SetDoNotDisturb(on) => Ok(self.set_do_not_disturb(on)),
@@ -201,6 +202,9 @@ impl Engine {
         if let Some(call) = self.calls.get(&id) {
             self.strangers.retain(|(did, _)| !call.is_inviter(did));
         }
+        for did in self.awaited(id) {
+            self.dial(id, &did);
+        }
         for did in self.present(id) {
             self.meet(id, &did, now.mono);
         }
@@ -242,6 +246,47 @@ impl Engine {
         self.keep(id, now);
     }
 
+    /// The others are told by the same input that makes the plan write: before the first sample.
+    fn record_request(&mut self, id: CallId, on: bool, now: Instant) -> Result<(), RequestError> {
+        let call = self.alive(id)?;
+        if call.instance().is_none() {
+            return Err(RequestError::NotInCall);
+        }
+        if call.recording == on {
+            return Ok(());
+        }
+        if on {
+            self.may_record(id)?;
+        }
+        self.set_recording(id, on);
+        self.media_version += 1;
+        self.tell_state(id, now);
+        Ok(())
+    }
+
+    /// Whether a recording of this call may begin now.
+    pub fn may_record(&self, id: CallId) -> Result<(), RequestError> {
+        let call = self.alive(id)?;
+        if call.instance().is_none() {
+            return Err(RequestError::NotInCall);
+        }
+        if call.on_hold {
+            return Err(RequestError::OnHold);
+        }
+        if self.calls.values().any(|call| call.recording) {
+            return Err(RequestError::RecordsAnother);
+        }
+        Ok(())
+    }
+
+    /// Begins or ends the recording of a call, and tells clients.
+    pub(super) fn set_recording(&mut self, id: CallId, on: bool) {
+        let Some(call) = self.calls.get_mut(&id).filter(|call| call.recording != on) else { return };
+        call.recording = on;
+        let event = if on { Event::RecordingStarted { call: id } } else { Event::RecordingEnded { call: id } };
+        self.output(Output::Event(event));
+    }
+
     pub(super) fn reject(&mut self, id: CallId, decline: &Decline, now: Now) -> Result<(), RequestError> {
         let call = self.alive(id)?;
         if !call.rings() {
@@ -281,11 +326,11 @@ impl Engine {
         Reply::Done
     }
 
-    /// Tells all participants of the call what holds now of microphone and ears.
+    /// Tells all participants of the call what holds now of microphone, ears and recording.
     fn tell_state(&mut self, id: CallId, now: Instant) {
         let state = self.media_state(id);
         self.outbox.drop_where(|outgoing| outgoing.signal.call == id && matches!(outgoing.signal.body, Body::State(_)));
-        self.outbox.refresh_state(id, state);
+        self.outbox.refresh_state(id, state, now, || MessageId(self.rng.random()));
         for did in self.present(id) {
             self.post(id, &did, Sealing::Pairwise, Body::State(state), Persistence::UntilAcked, now);
         }
@@ -365,6 +410,12 @@ impl Engine {
         call.members.iter().filter(|(_, member)| member.peer().is_some()).map(|(did, _)| did.clone()).collect()
     }
 
+    /// Who may be in the call, or come.
+    fn awaited(&self, id: CallId) -> Vec<Did> {
+        let Some(call) = self.calls.get(&id) else { return Vec::new() };
+        call.members.iter().filter(|(_, member)| member.is_invited()).map(|(did, _)| did.clone()).collect()
+    }
+
     /// A call whose keys and inbox are open; it rings here until `ring_until`. One that is over here begins again with what
     /// is known of its participants.
     pub(super) fn add_call(&mut self, ticket: Ticket, from: Did, invited: BTreeSet<Did>, ring_until: Instant) {
@@ -392,6 +443,7 @@ impl Engine {
             phase: Phase::Incoming { until: ring_until, silent: false },
             members,
             on_hold: false,
+            recording: false,
             ring_until,
             topics,
             hello: HelloWindow::default(),
@@ -410,7 +462,8 @@ impl Engine {
         let above = if mutant!(StayNotAbove) { 0 } else { call.stay.saturating_add(1) };
         call.stay = match arrival {
             Arrival::Wanted => now.unix_ms.max(above),
-            Arrival::Unasked => above.saturating_add(self.rng.random_range(0..UNASKED_SPREAD)),
+            Arrival::Woken => above.saturating_add(self.rng.random_range(0..UNASKED_SPREAD / 2)),
+            Arrival::Restarted => above.saturating_add(self.rng.random_range(UNASKED_SPREAD / 2..UNASKED_SPREAD)),
         };
         let instance = Instance { number: call.stay, device: self.config.device };
         call.phase = Phase::Joined { instance };

@@ -8,7 +8,7 @@ use crate::proto::{
     leg::Leg,
     mutant::mutant,
     outbox::Persistence,
-    signal::{self, Body, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Outgoing, Sealing, Topic},
+    signal::{self, Body, Contact, Decline, Incoming, MAX_PARTICIPANTS, MediaState, Outgoing, Sealing, Topic},
 };
 
 impl Engine {
@@ -102,10 +102,10 @@ impl Engine {
         if member.left.is_some_and(|left| presence.instance <= left) {
             return false;
         }
-        match &mut member.presence {
+        match &member.presence {
             Presence::In(peer) if peer.instance == presence.instance => {
-                peer.contact = presence.contact.or(peer.contact.take());
                 self.heard_state(call, from, presence.state);
+                self.heard_contact(call, from, presence.contact, now);
                 return false;
             }
             Presence::In(peer) if peer.instance > presence.instance => return false,
@@ -132,11 +132,11 @@ impl Engine {
             continues,
             instance: presence.instance,
             state: presence.state,
-            contact: presence.contact,
             met_at: None,
             leg: None,
             setup: Setup::default(),
         }));
+        member.contact = presence.contact.or(member.contact.take());
         self.outbox.drop_where(|outgoing| {
             let to_it = outgoing.signal.call == call && outgoing.to.as_ref() == Some(from);
             to_it && !matches!(outgoing.signal.body, Body::Join(_))
@@ -146,12 +146,27 @@ impl Engine {
             // It may have been invited by somebody else.
             self.subscribe(call, Topic::Member(call, from.clone()));
             self.meet(call, from, now.mono);
-            self.keep(call, now);
         } else if came_back && self.calls.get(&call).is_some_and(|known| known.is_inviter(from)) {
             // An inviter that was killed does not know any more that it rings here.
             self.say_ringing(call, from, now.mono);
         }
+        self.keep(call, now);
         joined
+    }
+
+    /// A Hello tells of a stay and not where its node can be dialled: that comes with the Join, which may be later.
+    fn heard_contact(&mut self, call: CallId, from: &Did, contact: Option<Contact>, now: Now) {
+        let Some(known) = self.calls.get_mut(&call) else { return };
+        let joined = known.instance().is_some();
+        let Some(member) = known.members.get_mut(from) else { return };
+        if contact.is_none() || contact == member.contact {
+            return;
+        }
+        member.contact = contact;
+        if joined {
+            self.dial(call, from);
+        }
+        self.keep(call, now);
     }
 
     fn heard_state(&mut self, call: CallId, from: &Did, state: MediaState) {

@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 use telecon::{
+    audio::Role,
     control::wire::Method,
     proto::{
         io::{EndReason, Event, ParticipantState},
@@ -245,6 +246,9 @@ async fn every_verb_asks_for_what_it_says() {
         ("deafen", Method::MediaDeafen {}),
         ("undeafen", Method::MediaUndeafen {}),
         ("devices", Method::AudioDevices {}),
+        ("device ring hdmi", Method::AudioSelect { direction: Role::Ring, name: "hdmi".into() }),
+        ("device input default", Method::AudioSelect { direction: Role::Input, name: "default".into() }),
+        ("test speaker", Method::AudioTestSpeaker {}),
         ("contacts list", Method::ContactList {}),
         ("contacts add did:key:z bob", contact(None)),
         ("contacts add did:key:z bob --address /ip4/x", contact(Some("/ip4/x".into()))),

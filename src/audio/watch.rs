@@ -1,0 +1,174 @@
+//! Looks at which sound devices there are while something is open: whether one vanished, came back, became the default, or
+//! whether the sound server has put a stream elsewhere.
+//!
+//! PulseAudio tells when something changes; of other systems the list is read every two seconds. A thread of its own does
+//! it, since a sound system may hang; it ends with [`Watch`].
+
+use std::{
+    os::unix::net::UnixStream,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{backend::Waker, device, pulse::Pulse};
+use crate::config::Backend;
+
+/// How often the list is read where nobody tells.
+pub const INTERVAL: Duration = Duration::from_secs(2);
+
+/// What was there at one moment, of one direction.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Not later than this it was so.
+    pub at: Instant,
+    /// Names and descriptions of all devices.
+    pub devices: Vec<(String, String)>,
+    /// The name of the default one.
+    pub default: Option<String>,
+    /// Devices that streams of this process are connected to, as far as the sound system tells.
+    pub ours: Vec<String>,
+}
+
+/// What was there at one moment.
+#[derive(Debug, Clone)]
+pub struct Sight {
+    /// Microphones.
+    pub input: Seen,
+    /// Speakers.
+    pub output: Seen,
+}
+
+impl Seen {
+    /// The device with this name or description, or the default by that word.
+    pub fn find(&self, wanted: &str) -> Option<&str> {
+        if super::choice::is_default(wanted) {
+            return self.default.as_deref();
+        }
+        let found = self.devices.iter().find(|(name, description)| name == wanted || description == wanted);
+        found.map(|(name, _)| name.as_str())
+    }
+
+    /// There is a device of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.devices.iter().any(|(device, _)| device == name)
+    }
+
+    /// Where the one stream is that should be at `open`; `None` when it is there, or nobody knows.
+    pub fn moved_from(&self, open: &str) -> Option<&str> {
+        match &self.ours[..] {
+            [at] if at != open => Some(at),
+            _ => None,
+        }
+    }
+}
+
+/// The look-out. Dropping it ends its thread.
+pub struct Watch {
+    sights: Receiver<Sight>,
+    /// Dropped, it ends the waiting of a thread that reads lists.
+    _stop: SyncSender<()>,
+    /// Shut down, it ends the waiting of a thread that is told.
+    ear: Ear,
+}
+
+type Ear = Arc<Mutex<Option<UnixStream>>>;
+
+impl Watch {
+    /// Begins to look; `waker` is woken by every sight.
+    pub fn begin(backend: Backend, waker: Waker) -> Self {
+        let (send, sights) = sync_channel(1);
+        let (stop, stopped) = sync_channel(0);
+        let ear = Ear::default();
+        let post = Post { backend, waker, sights: send, stopped, ear: ear.clone() };
+        if let Err(error) = std::thread::Builder::new().name("audio-watch".into()).spawn(move || post.stand()) {
+            tracing::error!(%error, "no thread to look at sound devices");
+        }
+        Self { sights, _stop: stop, ear }
+    }
+
+    /// The latest sight, when there is a new one.
+    pub fn latest(&mut self) -> Option<Sight> {
+        self.sights.try_iter().last()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(ear) = &*self.ear.lock().unwrap_or_else(PoisonError::into_inner) {
+            // It may be closed already.
+            drop(ear.shutdown(std::net::Shutdown::Both));
+        }
+    }
+}
+
+/// What the look-out's thread owns.
+struct Post {
+    backend: Backend,
+    waker: Waker,
+    sights: SyncSender<Sight>,
+    stopped: Receiver<()>,
+    ear: Ear,
+}
+
+impl Post {
+    fn stand(self) {
+        let mut ended = false;
+        while !ended {
+            let pulse = match self.backend {
+                Backend::Auto | Backend::Pulseaudio => Pulse::connect().ok(),
+                Backend::Pipewire if device::NO_PIPEWIRE.is_some() => Pulse::connect().ok(),
+                Backend::Pipewire | Backend::Alsa | Backend::File | Backend::Null => None,
+            };
+            ended = match pulse {
+                Some(pulse) => self.be_told(pulse),
+                None => self.read_list(),
+            };
+            ended = ended || self.stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Disconnected);
+        }
+    }
+
+    /// Until the server is gone; true when nobody wants to know any more.
+    fn be_told(&self, mut pulse: Pulse) -> bool {
+        self.lend(pulse.ear().ok());
+        let ended = self.listen(&mut pulse);
+        self.lend(None);
+        ended
+    }
+
+    fn lend(&self, ear: Option<UnixStream>) {
+        *self.ear.lock().unwrap_or_else(PoisonError::into_inner) = ear;
+    }
+
+    fn listen(&self, pulse: &mut Pulse) -> bool {
+        loop {
+            let waited = match pulse.look() {
+                Ok(sight) => {
+                    if !self.report(sight) {
+                        return true;
+                    }
+                    pulse.wait(INTERVAL)
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = waited {
+                tracing::debug!(%error, "the sound server does not tell any more");
+                return self.read_list();
+            }
+        }
+    }
+
+    /// True when nobody wants to know any more.
+    fn read_list(&self) -> bool {
+        device::sight(self.backend).is_some_and(|sight| !self.report(sight))
+    }
+
+    /// False when nobody wants to know any more.
+    fn report(&self, sight: Sight) -> bool {
+        let sent = self.sights.send(sight).is_ok();
+        self.waker.wake();
+        sent
+    }
+}

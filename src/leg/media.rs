@@ -1,0 +1,283 @@
+//! The voice on one leg, both ways: packets with their copies out, packets taken apart in, and what each side tells the
+//! other about them.
+//!
+//! It neither waits nor sends: the leg's task does. How the voice is protected is decided by the adaptation.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use rtc::{rtcp::transport_feedbacks::cc_feedback_report::CcFeedbackReport, rtp};
+use webrtc::peer_connection::RTCStatsReport;
+
+use super::{
+    LegStats,
+    adaptation::{Adaptation, Circumstances, Plan},
+    feedback::{Arrivals, Departures},
+    red::{self, Spoken},
+    rtp::RtpNumbers,
+    statistics::Meter,
+};
+use crate::{
+    audio::{EncodedFrame, LegInput, ReceivedPacket, SAMPLE_RATE_HZ, is_pause},
+    proto::id::LegId,
+};
+
+/// Longest payload that is taken: an Opus frame (RFC 6716, §3.4: 1275 bytes), or one of ours with its copies.
+const MAX_PAYLOAD_BYTES: usize = 1500;
+/// A pause is told so often, since it may be lost like every other packet.
+const PAUSES: u8 = 2;
+const MS: u32 = SAMPLE_RATE_HZ / 1000;
+
+/// What was negotiated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Codecs {
+    /// Payload type of Opus.
+    pub(super) opus: u8,
+    /// Payload type of frames with copies (RFC 2198), if the other side takes such.
+    pub(super) red: Option<u8>,
+    /// The other side tells what arrives (RFC 8888).
+    pub(super) feedback: bool,
+}
+
+/// One leg's voice in both directions.
+pub(super) struct Media {
+    pub(super) meter: Meter,
+    /// `None` until the connection is proven to be the right one: before, nothing is sent or taken.
+    codecs: Option<Codecs>,
+    speaker: LegInput,
+    numbers: RtpNumbers,
+    spoken: Spoken,
+    departures: Departures,
+    arrivals: Arrivals,
+    /// The stream that arrives.
+    heard: Option<u32>,
+    adaptation: Adaptation,
+    plan: Plan,
+    /// Pauses in a row.
+    paused: u8,
+    /// Legs that hear the same voice.
+    legs: usize,
+}
+
+impl Media {
+    /// Silence both ways, until [`Media::begin`].
+    pub(super) fn new(speaker: LegInput, numbers: RtpNumbers, now: Instant) -> Self {
+        let mut adaptation = Adaptation::new(now);
+        let nothing = Circumstances { redundancy: false, feedback: false, rtt_ms: None, legs: 1 };
+        Self {
+            meter: Meter::new(now),
+            codecs: None,
+            speaker,
+            numbers,
+            spoken: Spoken::default(),
+            departures: Departures::new(now),
+            arrivals: Arrivals::new(now),
+            heard: None,
+            plan: adaptation.plan(now, nothing),
+            adaptation,
+            paused: 0,
+            legs: 1,
+        }
+    }
+
+    /// Voice may flow from now on.
+    pub(super) fn begin(&mut self, codecs: Codecs, now: Instant) {
+        self.codecs = Some(codecs);
+        self.adapt(now);
+    }
+
+    /// Whether voice may flow.
+    pub(super) fn flows(&self) -> bool {
+        self.codecs.is_some()
+    }
+
+    /// The packet for a frame, if this leg is to send it.
+    pub(super) fn packet(&mut self, id: LegId, frame: &EncodedFrame, now: Instant) -> Option<rtp::Packet> {
+        let codecs = self.codecs.filter(|_| frame.to.contains(&id))?;
+        if self.legs != frame.to.len() {
+            self.legs = frame.to.len();
+            self.adapt(now);
+        }
+        let copies = match codecs.red {
+            Some(_) => self.spoken.copies(frame, behind(&self.plan, frame.samples)),
+            None => Vec::new(),
+        };
+        self.spoken.keep(frame);
+        self.paused = if is_pause(&frame.payload) { self.paused.saturating_add(1) } else { 0 };
+        // What was said last is still sent again until every planned copy of it is out.
+        if self.paused > PAUSES && copies.is_empty() {
+            return None;
+        }
+        let (payload_type, payload) = match codecs.red.filter(|_| !copies.is_empty()) {
+            Some(red) => (red, red::pack(codecs.opus, &copies, &frame.payload)),
+            None => (codecs.opus, frame.payload.clone()),
+        };
+        self.meter.spoke(frame);
+        let packet = self.numbers.packet(payload_type, payload, frame, now);
+        self.departures.sent(packet.header.sequence_number, (frame.samples / MS) as u16, now);
+        Some(packet)
+    }
+
+    /// A packet that says only that this end is still there.
+    pub(super) fn keep_alive(&mut self, now: Instant) -> Option<rtp::Packet> {
+        let packet = self.numbers.keep_alive(self.codecs?.opus, now);
+        self.departures.sent(packet.header.sequence_number, 0, now);
+        Some(packet)
+    }
+
+    /// Takes a packet in: each frame of it goes to the speaker.
+    pub(super) fn received(&mut self, packet: rtp::Packet, now: Instant) {
+        let rtp::Packet { header, payload } = packet;
+        let Some((copies, primary)) = self.codecs.and_then(|codecs| frames(codecs, header.payload_type, &payload))
+        else {
+            self.meter.stats.packets_ignored += 1;
+            return;
+        };
+        self.meter.received(payload.len());
+        self.arrivals.received(header.sequence_number, now);
+        self.heard = Some(header.ssrc);
+        let (sequence, timestamp, arrival) = (header.sequence_number, header.timestamp, now);
+        for copy in copies {
+            let timestamp = timestamp.wrapping_sub(copy.behind);
+            self.speaker.push(ReceivedPacket { sequence, timestamp, payload: copy.payload, copy: true, arrival });
+        }
+        self.speaker.push(ReceivedPacket { sequence, timestamp, payload: primary, copy: false, arrival });
+    }
+
+    /// When to tell the other side what arrived.
+    pub(super) fn report_due(&self) -> Option<Instant> {
+        self.codecs.filter(|codecs| codecs.feedback).and_then(|_| self.arrivals.due())
+    }
+
+    /// What arrived.
+    pub(super) fn report(&mut self, now: Instant) -> Option<CcFeedbackReport> {
+        self.arrivals.report(self.numbers.ssrc(), self.heard?, now)
+    }
+
+    /// Takes in what the other side tells of the own packets.
+    pub(super) fn acknowledged(&mut self, report: &CcFeedbackReport, now: Instant) {
+        let outcomes = self.departures.acknowledge(report, self.numbers.ssrc());
+        self.adaptation.learn(&outcomes, self.meter.wire_kbps(now), now);
+        self.adapt(now);
+    }
+
+    /// Closes the window of the figures' rates.
+    pub(super) fn statistics(&mut self, now: Instant, report: &RTCStatsReport) -> LegStats {
+        self.meter.publish(now, report);
+        self.adapt(now);
+        let seen = self.adaptation.seen();
+        let stats = &mut self.meter.stats;
+        stats.remote_loss_pct = seen.loss.map(|loss| loss * 100.0).or(stats.remote_loss_pct);
+        stats.remote_outage_ms = seen.outage_ms;
+        stats.queue_ms = seen.queue_ms;
+        let protects = self.codecs.is_some_and(|codecs| codecs.red.is_some());
+        let mut copies = behind(&self.plan, u32::from(stats.frame_ms) * MS).filter(|_| protects);
+        stats.redundancy_ms = [0; 3].map(|_| copies.next().map_or(0, |samples| (samples / MS) as u16));
+        *stats
+    }
+
+    fn adapt(&mut self, now: Instant) {
+        let Some(codecs) = self.codecs else { return };
+        let circumstances = Circumstances {
+            redundancy: codecs.red.is_some(),
+            feedback: codecs.feedback,
+            rtt_ms: self.meter.stats.rtt_ms,
+            legs: self.legs,
+        };
+        self.plan = self.adaptation.plan(now, circumstances);
+        self.speaker.wish(self.plan.wish);
+    }
+}
+
+/// How many samples back the frames lie that the plan wants to send again.
+fn behind(plan: &Plan, frame_samples: u32) -> impl Iterator<Item = u32> + use<> {
+    let near = plan.near.iter().map(move |back| u32::from(*back) * frame_samples);
+    near.chain(plan.far_ms.map(|ms| u32::from(ms) * MS))
+}
+
+/// The frames of a packet; `None` unless it is of a negotiated type and well-formed. Empty payloads only keep an address
+/// alive.
+fn frames(codecs: Codecs, payload_type: u8, payload: &Bytes) -> Option<(Vec<red::Copy>, Bytes)> {
+    if !(1..=MAX_PAYLOAD_BYTES).contains(&payload.len()) {
+        return None;
+    }
+    if codecs.red == Some(payload_type) {
+        return red::parse(codecs.opus, payload);
+    }
+    (payload_type == codecs.opus).then(|| (Vec::new(), payload.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audio::{FRAME_SAMPLES, PAUSE};
+
+    fn codecs() -> Codecs {
+        Codecs { opus: 111, red: Some(63), feedback: true }
+    }
+
+    fn frame(n: u32, payload: &[u8]) -> EncodedFrame {
+        EncodedFrame {
+            payload: Bytes::copy_from_slice(payload),
+            timestamp: n * FRAME_SAMPLES as u32,
+            samples: FRAME_SAMPLES as u32,
+            to: std::sync::Arc::new([LegId(1)].into()),
+        }
+    }
+
+    fn media(now: Instant) -> (Media, rtrb::Consumer<ReceivedPacket>) {
+        let (speaker, heard) = LegInput::pair(64);
+        let mut media = Media::new(speaker, RtpNumbers::random(now), now);
+        media.begin(codecs(), now);
+        (media, heard)
+    }
+
+    #[test]
+    fn only_well_formed_packets_of_the_negotiated_types_are_taken() {
+        let taken = |codecs, payload_type, bytes: Vec<u8>| frames(codecs, payload_type, &Bytes::from(bytes)).is_some();
+        assert!(taken(codecs(), 111, vec![1]) && taken(codecs(), 111, vec![1; 1500]));
+        assert!(!taken(codecs(), 96, vec![1; 80]));
+        assert!(!taken(codecs(), 111, vec![]) && !taken(codecs(), 111, vec![1; 1501]));
+        assert!(taken(codecs(), 63, vec![111, 1]) && !taken(codecs(), 63, vec![112, 1]));
+        assert!(!taken(Codecs { red: None, ..codecs() }, 63, vec![111, 1]));
+        let now = Instant::now();
+        let (mut media, mut heard) = media(now);
+        media.codecs = None;
+        media.received(rtp::Packet { payload: Bytes::from_static(b"x"), ..Default::default() }, now);
+        assert!(heard.pop().is_err() && media.meter.stats.packets_ignored == 1);
+    }
+
+    #[test]
+    fn frames_come_with_a_copy_of_the_one_before_and_are_told_apart() {
+        let now = Instant::now();
+        let ((mut from, _), (mut to, mut heard)) = (media(now), media(now));
+        for n in 0..3 {
+            let packet = from.packet(LegId(1), &frame(n, &[n as u8; 40]), now).unwrap();
+            assert_eq!(packet.header.payload_type, if n == 0 { 111 } else { 63 });
+            to.received(packet, now);
+        }
+        let heard: Vec<_> = std::iter::from_fn(|| heard.pop().ok()).collect();
+        let told: Vec<_> = heard.iter().map(|packet| (packet.payload[0], packet.copy)).collect();
+        assert_eq!(told, [(0, false), (0, true), (1, false), (1, true), (2, false)]);
+        assert_eq!(heard[0].timestamp, heard[1].timestamp);
+        assert_eq!(heard[1].sequence, heard[2].sequence);
+    }
+
+    #[test]
+    fn a_pause_is_told_twice_then_nothing_is_sent_and_numbers_go_on_by_one() {
+        let now = Instant::now();
+        let (mut media, _) = media(now);
+        let mut sent = Vec::new();
+        for n in 0..30 {
+            let payload = if (5..25).contains(&n) { PAUSE } else { &[9; 40] };
+            sent.extend(media.packet(LegId(1), &frame(n, payload), now).map(|packet| (n, packet.header)));
+        }
+        let spoken: Vec<_> = sent.iter().map(|(n, _)| *n).collect();
+        assert_eq!(spoken, [0, 1, 2, 3, 4, 5, 6, 25, 26, 27, 28, 29]);
+        assert_eq!(sent[5].1.payload_type, 63, "the last word is sent again behind the pause");
+        let (before, after) = (&sent[6].1, &sent[7].1);
+        assert_eq!(after.sequence_number, before.sequence_number.wrapping_add(1));
+        assert_eq!(after.timestamp.wrapping_sub(before.timestamp), 19 * FRAME_SAMPLES as u32);
+        assert!(after.marker);
+    }
+}

@@ -1,0 +1,106 @@
+//! Copies and reports over real connections.
+
+use super::*;
+
+/// What an offer or answer says of RFC 2198, taken out: a peer that knows Opus alone.
+fn without_red(_: Role, command: &mut LegCommand) {
+    if let LegCommand::Remote(sdp) = command {
+        let lines = sdp.sdp.lines().filter(|line| !line.starts_with("a=rtpmap:63") && !line.starts_with("a=fmtp:63"));
+        let lines = lines.filter(|line| !line.starts_with("a=rtcp-fb:63"));
+        sdp.sdp = lines.map(|line| line.replace("SAVPF 111 63", "SAVPF 111") + "\r\n").collect();
+    }
+}
+
+/// Both say twenty frames; what both heard, copies too.
+async fn talk(a: &mut End, b: &mut End, frames: usize) -> [Vec<ReceivedPacket>; 2] {
+    for n in 0..frames {
+        a.say(vec![n as u8 + 1; 60], (n * FRAME_SAMPLES) as u32);
+        b.say(vec![n as u8 + 1; 60], (n * FRAME_SAMPLES) as u32);
+    }
+    let mut heard = [Vec::new(), Vec::new()];
+    for (end, heard) in [a, b].into_iter().zip(&mut heard) {
+        while heard.iter().filter(|packet: &&ReceivedPacket| !packet.copy).count() < frames {
+            heard.extend(end.hear_with(1, |_| true).await);
+        }
+    }
+    heard
+}
+
+#[tokio::test]
+async fn frames_arrive_with_a_copy_of_the_one_before_while_nothing_is_known_of_the_path() {
+    let (mut a, mut b) = connected().await;
+    for heard in talk(&mut a, &mut b, 10).await {
+        let (copies, frames): (Vec<_>, Vec<_>) = heard.into_iter().partition(|packet| packet.copy);
+        assert_eq!(copies.len(), 9);
+        for (frame, copy) in frames.iter().zip(&copies) {
+            assert_eq!((&frame.payload, frame.timestamp), (&copy.payload, copy.timestamp));
+            assert_eq!(copy.sequence, frame.sequence.wrapping_add(1), "it came with the next one");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_without_copies_is_spoken_to_in_plain_opus() {
+    for tampered in [Role::Initiator, Role::Answerer] {
+        let (mut a, mut b) = pair();
+        signal(&mut a, &mut b, &LegEvent::Connected, |from, command| {
+            if from == tampered {
+                without_red(from, command);
+            }
+        })
+        .await;
+        // Only the one that was told so knows that the other cannot.
+        let heard = talk(&mut a, &mut b, 10).await;
+        let by = if tampered == Role::Initiator { &heard[0] } else { &heard[1] };
+        assert!(by.iter().all(|packet| !packet.copy), "{tampered:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_gets_lost_is_told_and_answered_with_more_copies() {
+    let network = network::BadNetwork::new(0.2, Duration::ZERO).await;
+    let (mut a, mut b) = pair();
+    signal(&mut a, &mut b, &LegEvent::Connected, |from, command| {
+        if let LegCommand::Candidates(ice) = command {
+            network.change(from, ice);
+        }
+    })
+    .await;
+    let mut statistics = a.leg.statistics.clone();
+    let told = async {
+        let protects =
+            |stats: &LegStats| stats.redundancy_ms[1] > 0 && stats.remote_loss_pct.is_some_and(|pct| pct > 2.0);
+        *statistics.wait_for(protects).await.unwrap()
+    };
+    let talk = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        for n in 0.. {
+            pace.tick().await;
+            a.say(vec![7; 80], n * FRAME_SAMPLES as u32);
+        }
+    };
+    let stats = tokio::select! {
+        stats = timeout(PATIENCE, told) => stats.expect("it is noticed"),
+        () = talk => unreachable!(),
+    };
+    println!("{stats:?}");
+    assert!(stats.redundancy_ms[..2] == [20, 40] && stats.wire_kbps < 160.0 && stats.frame_ms == 20);
+}
+
+#[tokio::test]
+async fn a_clean_path_is_known_as_such_and_speech_goes_out_once() {
+    let (a, mut b) = connected().await;
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    let mut once = 0;
+    for n in 0.. {
+        pace.tick().await;
+        a.say(vec![7; 80], n * FRAME_SAMPLES as u32);
+        while let Ok(packet) = b.heard.pop() {
+            once = if packet.copy { 0 } else { once + 1 };
+        }
+        if once > 20 {
+            return;
+        }
+        assert!(n < 4_000, "copies go on for ever");
+    }
+}
