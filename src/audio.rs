@@ -23,6 +23,8 @@ mod opener;
 mod port;
 mod processing;
 mod pulse;
+mod pulse_stream;
+mod realtime;
 mod recording;
 mod remote;
 mod resample;
@@ -36,6 +38,15 @@ mod tone;
 mod trial;
 mod uplink;
 mod watch;
+
+/// What `benches/` measures beside the codec; not for use.
+#[doc(hidden)]
+pub mod bench {
+    pub use super::{
+        mixer::{Limiter, add},
+        remote::Remote,
+    };
+}
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -193,6 +204,8 @@ pub struct AudioStatus {
     pub processing: Vec<String>,
     /// What does not work: cause and remedy in one sentence each.
     pub problem: Option<String>,
+    /// The audio thread has real-time priority, from RealtimeKit.
+    pub realtime: bool,
     /// `file` backend: unix time in µs at which sample 0 of the present pass of the input file was spoken.
     pub input_started_unix_us: Option<u64>,
     /// `file` backend: unix time in µs at which sample 0 of the output file was played. For a file that was continued, the
@@ -288,6 +301,8 @@ impl Audio {
         let told = events.clone();
         let run = move || {
             let constant_bitrate = config.constant_bitrate;
+            let board = own.clone();
+            realtime::raise(move |given| board.board().status.realtime = given);
             let opener = opener::Opener::new(config, backend::Waker::here());
             engine::Engine::new(own, opener, stages, sender, constant_bitrate, told).run();
         };

@@ -378,6 +378,47 @@ fn who_talks_while_muted_is_told_so() {
     });
 }
 
+#[test]
+fn who_speaks_is_told_of_the_user_and_of_a_leg_and_so_is_the_end_of_it() {
+    // Three seconds of speech, three of silence.
+    let clip = [speech(3.0), vec![0.0; 144_000]].concat();
+    let mut room = Room::new(Some(&clip));
+    room.audio.apply(call(3));
+    let mut told: Vec<(Option<LegId>, bool)> = Vec::new();
+    room.loop_back(3, |room| {
+        let news = std::iter::from_fn(|| room.events.try_recv().ok());
+        told.extend(news.filter_map(|event| match event {
+            AudioEvent::Speaking { who, speaking } => Some((who, speaking)),
+            AudioEvent::FirstAudio(_)
+            | AudioEvent::TalkedWhileMuted
+            | AudioEvent::RecordingFailed
+            | AudioEvent::Changed => None,
+        }));
+        [None, Some(LegId(3))].iter().all(|who| told.contains(&(*who, false)))
+    });
+    for who in [None, Some(LegId(3))] {
+        let of_it: Vec<bool> = told.iter().filter(|(of, _)| *of == who).map(|(_, speaking)| *speaking).collect();
+        assert_eq!(of_it[..2], [true, false], "{told:?}");
+    }
+}
+
+#[test]
+fn a_wav_is_treated_as_a_microphone_only_when_that_was_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("in.wav");
+    write_wav(&input, &speech(1.0));
+    for process_files in [false, true] {
+        let input_file = input.to_str().unwrap().into();
+        let config = config::Audio { backend: Backend::File, input_file, process_files, ..config::Audio::default() };
+        let (sender, _events) = mpsc::channel(16);
+        let audio = Audio::start(&config, sender);
+        let mut microphone = audio.microphone();
+        audio.apply(call(1));
+        wait("a frame", || microphone.try_recv().is_ok());
+        assert_eq!(audio.status().processing.len(), if process_files { 4 } else { 0 });
+    }
+}
+
 /// `cargo test --release --lib audio::tests::what -- --ignored --nocapture`
 #[test]
 #[ignore = "prints figures and asserts none"]

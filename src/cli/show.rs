@@ -229,7 +229,11 @@ fn with(call: &Value) -> String {
         return people(call);
     }
     let participants = list(call, "participants").iter().map(|one| {
-        let muted = if one["muted"] == true { ", muted" } else { "" };
+        let muted = match (&one["muted"], &one["speaking"]) {
+            (Value::Bool(true), _) => ", muted",
+            (_, Value::Bool(true)) => ", speaking",
+            _ => "",
+        };
         let heard = match (&one["audio_blocked"], one["volume_percent"].as_u64()) {
             (Value::Bool(true), _) => ", not heard".into(),
             (_, Some(percent)) if percent != 100 => format!(", {percent} %"),
@@ -257,8 +261,15 @@ pub fn status(answer: &Value) -> String {
     let end = |value: &Value, none: &str| if value == "" { none.to_owned() } else { word(value) };
     let (input, output) = (end(&audio["input"], "silence"), end(&audio["output"], "nowhere"));
     let mut sound = format!("{}: {input} to {output}", word(&audio["backend"]));
+    let processing: Vec<_> = list(audio, "processing").iter().map(spoken).collect();
     if let Some(ring) = audio["ring"].as_str() {
         sound = format!("{sound}, rings on {ring}");
+    }
+    if audio["realtime"] == true {
+        sound.push_str(", real-time");
+    }
+    if !processing.is_empty() {
+        sound = format!("{sound}\nmicrophone with {}", processing.join(", "));
     }
     if let Some(problem) = audio["problem"].as_str() {
         sound = format!("{sound}\n{problem}");

@@ -13,7 +13,7 @@ use crate::{
     leg::LegStats,
     net::{NetCounters, NetStatus, PeerInfo},
     proto::{
-        id::Did,
+        id::{CallId, Did},
         io::{CallState, CallView, ParticipantView, PastCall},
         seal::Rejected,
     },
@@ -29,6 +29,7 @@ pub(super) struct Status<'a> {
     pub people: &'a People,
     pub muted: bool,
     pub deafened: bool,
+    pub push_to_talk: bool,
     pub do_not_disturb: bool,
     pub stopping: bool,
     pub clock: Option<&'static str>,
@@ -63,6 +64,8 @@ pub(super) fn status(from: &Status<'_>) -> Value {
         "pending": pending,
         "muted": from.muted,
         "deafened": from.deafened,
+        "push_to_talk": from.push_to_talk,
+        "speaking": from.people.user_speaks(),
         "do_not_disturb": from.do_not_disturb,
         "stopping": from.stopping,
         "clock": from.clock,
@@ -86,7 +89,7 @@ pub(super) fn calls(calls: &[CallView], past: &[PastCall], people: &People) -> V
 
 /// `call.show`
 pub(super) fn call(view: &CallView, people: &People) -> Value {
-    let participants: Vec<_> = view.participants.iter().map(|other| participant(other, people)).collect();
+    let participants: Vec<_> = view.participants.iter().map(|other| participant(other, view.call, people)).collect();
     json!({
         "call": view.call,
         "state": view.state,
@@ -104,7 +107,7 @@ pub(super) fn recorders(view: &CallView, people: &People) -> Value {
     named(&recorders.collect::<Vec<_>>(), people).into()
 }
 
-fn participant(view: &ParticipantView, people: &People) -> Value {
+fn participant(view: &ParticipantView, call: CallId, people: &People) -> Value {
     let gain = people.gain(&view.did);
     json!({
         "did": view.did,
@@ -113,6 +116,7 @@ fn participant(view: &ParticipantView, people: &People) -> Value {
         "muted": view.muted,
         "deafened": view.deafened,
         "on_hold": view.on_hold,
+        "speaking": people.speaks(call, &view.did),
         "recording": view.recording,
         "decline": view.decline,
         "volume_percent": gain.percent,
@@ -293,6 +297,7 @@ mod tests {
     use libp2p::PeerId;
 
     use super::{samples::*, *};
+    use crate::proto::id::LegId;
 
     fn keys(value: &Value) -> Vec<&str> {
         value.as_object().unwrap().keys().map(String::as_str).collect()
@@ -310,6 +315,11 @@ mod tests {
         );
         assert_eq!((&other["connected_ms"], &other["setup"]["signalled"]), (&66.into(), &3.into()));
         assert!(other.get("leg").is_none());
+        assert_eq!(other["speaking"], false);
+        let mut people = People::default();
+        people.begins_to_speak(Some(LegId(1)), call_view(0x11, CallState::Active).call, did_of(2));
+        let of = |byte| call(&call_view(byte, CallState::Active), &people)["participants"][0]["speaking"].clone();
+        assert_eq!((of(0x11), of(0x12)), (true.into(), false.into()), "in this call, not in another");
         assert_eq!(
             call(&call_view(0x11, CallState::Active), &People::default())["participants"][0]["name"],
             Value::Null
@@ -346,6 +356,7 @@ mod tests {
             backend: "null".into(),
             input: "silence".into(),
             output: "nothing".into(),
+            processing: vec!["high_pass".into()],
             ..AudioStatus::default()
         };
         let did = did_of(1);
@@ -357,6 +368,7 @@ mod tests {
             people: &people,
             muted: true,
             deafened: false,
+            push_to_talk: true,
             do_not_disturb: true,
             stopping: false,
             clock: None,
@@ -368,7 +380,7 @@ mod tests {
             missed: 2,
         };
         let shown = status(&from);
-        let promised = "did peer_id version uptime_s listen peers active_call held pending muted deafened do_not_disturb \
+        let promised = "did peer_id version uptime_s listen peers active_call held pending muted deafened push_to_talk speaking do_not_disturb \
                         audio seq marked missed";
         for field in promised.split_whitespace() {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");
