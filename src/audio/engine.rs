@@ -266,8 +266,7 @@ impl Engine {
     }
 
     fn capture(&mut self, now: Instant) {
-        let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
-        let to_ear_ms = ring_ms + device_ms;
+        let to_ear_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
         let muted = self.plan.muted;
         let Some(microphone) = self.input.active() else {
             self.voice = OwnVoice::default();
@@ -392,10 +391,10 @@ impl Engine {
         self.voices.retain(|id, _| self.legs.contains_key(id));
         self.uplink.forget_abandoned_legs();
         let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
-        let processing_ms = self.processing.as_ref().map_or(0.0, Processing::delay_ms);
-        let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms()) + processing_ms;
+        let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms());
         let frame_ms = self.uplink.frame_ms();
-        let around = DelayShares { capture_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
+        let processing_ms = self.processing.as_ref().map_or(0.0, Processing::delay_ms);
+        let around = DelayShares { capture_ms, processing_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
         let stats: BTreeMap<LegId, LegAudioStats> =
             self.legs.iter().map(|(id, leg)| (*id, leg.stats(around))).collect();
         self.shared.board().legs = stats;
