@@ -45,6 +45,9 @@ test: ## formatting, lints and all tests
 	$(CARGO) test --locked -- --skip sound:: --skip pulse::
 	# What is timed by ear has the machine to itself.
 	$(CARGO) test --locked --test it -- sound:: pulse:: --test-threads=1
+	# What PipeWire's own protocol changes, and nothing else.
+	$(CARGO) clippy --locked --lib --features pipewire -- -D warnings
+	$(CARGO) test --locked --features pipewire --test it -- pulse::native:: --test-threads=1
 
 .PHONY: simulate
 simulate: ## whole calls in virtual time from SEEDS seeds, FIRST and on; with an optimised core

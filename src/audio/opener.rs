@@ -61,8 +61,8 @@ impl Opener {
         true
     }
 
-    /// The user chose another device for this; one that is open does not go over by itself.
-    pub fn choose(&mut self, role: Role, name: &str) {
+    /// The user chose another device for this; true when what is open has to go over to it.
+    pub fn choose(&mut self, role: Role, name: &str) -> bool {
         let choice = Choice::new(name);
         match role {
             Role::Input => self.input = choice,
@@ -72,6 +72,7 @@ impl Opener {
         if self.has_devices() {
             self.begin_probe();
         }
+        self.has_devices()
     }
 
     /// The ring tone has a device of its own.

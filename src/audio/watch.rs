@@ -124,7 +124,7 @@ impl Post {
             };
             ended = match pulse {
                 Some(pulse) => self.be_told(pulse),
-                None => device::sight(self.backend).is_some_and(|sight| !self.report(sight)),
+                None => self.read_list(),
             };
             ended = ended || self.stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Disconnected);
         }
@@ -132,17 +132,37 @@ impl Post {
 
     /// Until the server is gone; true when nobody wants to know any more.
     fn be_told(&self, mut pulse: Pulse) -> bool {
-        *self.ear.lock().unwrap_or_else(PoisonError::into_inner) = pulse.ear().ok();
-        while let Ok(sight) = pulse.look() {
-            if !self.report(sight) {
-                return true;
-            }
-            if let Err(error) = pulse.wait(INTERVAL) {
+        self.lend(pulse.ear().ok());
+        let ended = self.listen(&mut pulse);
+        self.lend(None);
+        ended
+    }
+
+    fn lend(&self, ear: Option<UnixStream>) {
+        *self.ear.lock().unwrap_or_else(PoisonError::into_inner) = ear;
+    }
+
+    fn listen(&self, pulse: &mut Pulse) -> bool {
+        loop {
+            let waited = match pulse.look() {
+                Ok(sight) => {
+                    if !self.report(sight) {
+                        return true;
+                    }
+                    pulse.wait(INTERVAL)
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = waited {
                 tracing::debug!(%error, "the sound server does not tell any more");
-                return false;
+                return self.read_list();
             }
         }
-        false
+    }
+
+    /// True when nobody wants to know any more.
+    fn read_list(&self) -> bool {
+        device::sight(self.backend).is_some_and(|sight| !self.report(sight))
     }
 
     /// False when nobody wants to know any more.

@@ -5,7 +5,7 @@ use tokio::task;
 
 use super::{Daemon, requests::ReplyTo};
 use crate::{
-    audio::{self, Device, MAX_TEST_SECONDS, Role, Sound},
+    audio::{self, AudioStatus, Device, MAX_TEST_SECONDS, Role, Sound},
     config::{self, Backend},
     control::wire::Failure,
     proto::io::{CallState, EndReason, Event, Now, ParticipantState},
@@ -122,10 +122,9 @@ impl Daemon {
 
     /// Tells clients when sound comes from elsewhere, goes elsewhere, or has a problem that it had not.
     pub(super) fn audio_changed(&mut self, now: Now) {
-        let status = self.audio.status();
-        let event = Event::AudioChanged { input: status.input, output: status.output, problem: status.problem };
-        if self.audio_told.as_ref() != Some(&event) {
-            self.audio_told = Some(event.clone());
+        let event = told(self.audio.status());
+        if self.audio_told != event {
+            self.audio_told = event.clone();
             self.tell(event, now);
         }
     }
@@ -142,6 +141,11 @@ impl Daemon {
             Some(_) | None => {}
         }
     }
+}
+
+/// What clients are told of sound.
+pub(super) fn told(status: AudioStatus) -> Event {
+    Event::AudioChanged { input: status.input, output: status.output, problem: status.problem }
 }
 
 /// The name under which a device is chosen; `None`: what the configuration says. May take seconds.
@@ -163,7 +167,7 @@ fn find(config: &config::Audio, role: Role, wanted: &str) -> Result<Option<Strin
 }
 
 /// The sound of an event, and the call that has to be heard for it.
-fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId>, Sound)> {
+pub(super) fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId>, Sound)> {
     match event {
         Event::ParticipantChanged { call, state: ParticipantState::Joined, .. } => Some((Some(*call), Sound::Joined)),
         Event::ParticipantChanged { call, state: ParticipantState::Left, .. } => Some((Some(*call), Sound::Left)),
@@ -195,6 +199,9 @@ fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId>, Sound)> 
         | Event::MediaChanged { .. }
         | Event::DoNotDisturbChanged { .. }
         | Event::TalkedWhileMuted
+        | Event::RecordingStarted { .. }
+        | Event::RecordingEnded { .. }
+        | Event::RecordingFailed { .. }
         | Event::AudioChanged { .. }
         | Event::ContactsChanged
         | Event::VolumeChanged { .. }

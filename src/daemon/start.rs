@@ -70,6 +70,7 @@ pub(super) async fn start(
     let (net, net_events) = net::start(net_config)?;
     let (audio_events_in, audio_events) = mpsc::channel(AUDIO_EVENTS);
     let audio = Audio::start(&devices::with_choices(config.audio.clone(), &store)?, audio_events_in);
+    let audio_told = devices::told(audio.status());
     let (found_in, found) = mpsc::channel(MAX_TASKS);
     let (leg_events_in, leg_events) = mpsc::channel(LEG_EVENTS);
 
@@ -82,6 +83,7 @@ pub(super) async fn start(
         net,
         audio,
         store,
+        recordings: paths.recordings.clone(),
         people,
         rung: Rung::default(),
         journal,
@@ -91,7 +93,7 @@ pub(super) async fn start(
         ice: Arc::new(ice_config(&config.network)),
         tasks: Arc::new(Semaphore::new(MAX_TASKS)),
         found: found_in,
-        audio_told: None,
+        audio_told,
         started: Instant::now(),
         timer_rests_until: Instant::now(),
         skewed_at: None,

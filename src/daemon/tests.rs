@@ -1,6 +1,7 @@
 //! The daemon as its clients meet it: a real one in a directory of its own, on the loopback, without sound.
 
 mod calls;
+mod devices;
 mod people;
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The audio room on a real PulseAudio: what is said into the microphone comes out of the speaker, soon; and a server
-//! that dies stops nothing.
+//! The audio room on a real PulseAudio and a real PipeWire: what is said into the microphone comes out of the speaker,
+//! soon; devices come, go and are changed; and a server that dies stops nothing.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -20,6 +20,9 @@ use crate::support::{
     speech::{best_correlation, speech},
 };
 
+/// Tells the other process which protocol to speak.
+const BACKEND: &str = "TELECON_TEST_BACKEND";
+
 fn call() -> AudioPlan {
     AudioPlan { legs: [LegId(1)].into(), microphone: true, playback: true, ..AudioPlan::default() }
 }
@@ -36,7 +39,14 @@ fn echo_process() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (sender, mut events) = tokio::sync::mpsc::channel(64);
-        let config = config::Audio { backend: config::Backend::Pulseaudio, ..config::Audio::default() };
+        let backend = match std::env::var(BACKEND).as_deref() {
+            Ok("pipewire") => config::Backend::Pipewire,
+            Ok(_) | Err(_) => config::Backend::Pulseaudio,
+        };
+        // What is measured here are devices.
+        let (echo_cancellation, noise_suppression, auto_gain) = (false, false, false);
+        let config =
+            config::Audio { backend, echo_cancellation, noise_suppression, auto_gain, ..config::Audio::default() };
         let audio = Audio::start(&config, sender);
         let (plans, mut planned) = tokio::sync::mpsc::channel(4);
         std::thread::spawn(move || {
@@ -89,10 +99,16 @@ struct Echo {
 
 impl Echo {
     fn start(server: &PulseServer) -> Self {
+        Self::start_with(server, "pulseaudio")
+    }
+
+    fn start_with(server: &PulseServer, backend: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "pulse::echo_process", "--ignored", "--nocapture"])
             .env("PULSE_SERVER", server.address())
             .env("HOME", server.home())
+            .env("XDG_RUNTIME_DIR", server.runtime())
+            .env(BACKEND, backend)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -255,7 +271,7 @@ fn longest_gap_ms(server: &PulseServer, speakers: [&str; 2], act: impl FnOnce())
     };
     let heard: Vec<bool> = from(&one, one_at).into_iter().zip(from(&other, other_at)).map(|(a, b)| a || b).collect();
     // From a second after the tone is first heard, so that the beginning does not count, to where it ends.
-    let first = heard.iter().position(|heard| *heard).expect("the tone is heard") + 100;
+    let first = heard.iter().position(|heard| *heard).expect("the tone is heard") + 200;
     let last = heard.iter().rposition(|heard| *heard).unwrap();
     let gap = heard[first..last].split(|heard| *heard).map(<[bool]>::len).max().unwrap_or(0);
     assert!(last > first + 400, "two seconds and more are heard: {first} to {last}");
@@ -264,12 +280,20 @@ fn longest_gap_ms(server: &PulseServer, speakers: [&str; 2], act: impl FnOnce())
 
 #[test]
 fn another_speaker_is_taken_in_the_middle_of_a_call_without_a_gap_over_50_ms() {
-    let server = PulseServer::start();
+    another_speaker(&PulseServer::start());
+}
+
+#[test]
+fn another_speaker_is_taken_on_pipewire_without_a_gap_over_50_ms() {
+    another_speaker(&PulseServer::start_pipewire());
+}
+
+fn another_speaker(server: &PulseServer) {
     server.plug_in("headset", 44_100, 2);
-    let mut echo = Echo::start(&server);
+    let mut echo = Echo::start(server);
     echo.say("call");
     echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
-    let gap_ms = longest_gap_ms(&server, ["speaker", "headset"], || {
+    let gap_ms = longest_gap_ms(server, ["speaker", "headset"], || {
         echo.say("output headset");
         echo.until("the headset to be open", |status| status["output"] == "headset" && status["playing"] == true);
     });
@@ -295,9 +319,17 @@ fn another_microphone_is_taken_in_the_middle_of_a_call_without_a_gap_over_50_ms(
 
 #[test]
 fn an_unplugged_device_is_replaced_by_the_default_visibly_and_comes_back_by_itself() {
-    let server = PulseServer::start();
+    unplug_and_replug(&PulseServer::start());
+}
+
+#[test]
+fn an_unplugged_device_is_replaced_and_comes_back_on_pipewire() {
+    unplug_and_replug(&PulseServer::start_pipewire());
+}
+
+fn unplug_and_replug(server: &PulseServer) {
     server.plug_in("headset", 48_000, 2);
-    let mut echo = Echo::start(&server);
+    let mut echo = Echo::start(server);
     echo.say("output headset");
     echo.say("input headset.monitor");
     echo.say("call");
@@ -321,14 +353,24 @@ fn an_unplugged_device_is_replaced_by_the_default_visibly_and_comes_back_by_itse
 
 #[test]
 fn the_default_is_followed_and_a_stream_that_somebody_moves_stays_where_it_was_put() {
-    let server = PulseServer::start();
+    follow(&PulseServer::start());
+}
+
+#[test]
+fn the_default_and_a_moved_stream_are_followed_on_pipewire() {
+    follow(&PulseServer::start_pipewire());
+}
+
+fn follow(server: &PulseServer) {
     server.plug_in("headset", 48_000, 2);
     server.plug_in("hdmi", 48_000, 8);
-    let mut echo = Echo::start(&server);
+    let mut echo = Echo::start(server);
     echo.say("call");
     echo.until("the default speaker", |status| status["output"] == "speaker" && status["playing"] == true);
     assert!(server.pactl(&["set-default-sink", "headset"]));
-    echo.until("the new default", |status| status["output"] == "headset");
+    echo.until("the new default", |status| {
+        status["output"] == "headset" && server.list("sink-inputs").lines().count() == 1
+    });
     let streams = server.list("sink-inputs");
     let stream = streams.split_whitespace().next().expect("a stream plays").to_owned();
     assert!(server.pactl(&["move-sink-input", &stream, "hdmi"]));
@@ -361,13 +403,22 @@ fn speech_goes_through_devices_of_other_rates_and_channels() {
 
 #[test]
 fn the_microphone_is_closed_while_idle_and_while_it_rings_on_a_device_of_its_own() {
-    let server = PulseServer::start();
+    ring_apart(&PulseServer::start());
+}
+
+#[test]
+fn the_microphone_is_closed_while_it_rings_on_pipewire() {
+    ring_apart(&PulseServer::start_pipewire());
+}
+
+fn ring_apart(server: &PulseServer) {
     server.plug_in("loudspeaker", 48_000, 2);
-    let mut echo = Echo::start(&server);
+    let mut echo = Echo::start(server);
     echo.wait("both devices to be found", found);
     assert_eq!((server.list("source-outputs"), server.list("sink-inputs")), (String::new(), String::new()), "idle");
     echo.say("ring loudspeaker");
     let (bell, speaker) = (server.record("loudspeaker"), server.record("speaker"));
+    [&bell, &speaker].into_iter().for_each(|recording| record_on(recording, 0.1));
     let recorders = server.list("source-outputs").lines().count();
     echo.say("ring");
     record_on(&bell, 2.0);
@@ -376,8 +427,9 @@ fn the_microphone_is_closed_while_idle_and_while_it_rings_on_a_device_of_its_own
     let (bell, speaker) = (bell.stop().0, speaker.stop().0);
     assert!(bell.chunks_exact(4_800).any(loud) && !speaker.chunks_exact(4_800).any(loud), "only the bell rings");
     echo.say("call");
-    echo.until("the microphone to be open", |status| status["capturing"] == true);
-    assert_eq!(server.list("source-outputs").lines().count(), 1);
+    echo.until("the one microphone to be open", |status| {
+        status["capturing"] == true && server.list("source-outputs").lines().count() == 1
+    });
     echo.say("idle");
     echo.until("everything to be closed", |status| status["capturing"] == false && status["playing"] == false);
 }
@@ -422,7 +474,15 @@ fn the_ring_back_and_the_speaker_test_are_heard() {
 
 #[test]
 fn a_server_that_dies_is_said_and_one_that_comes_back_is_found() {
-    let mut server = PulseServer::start();
+    die_and_return(PulseServer::start());
+}
+
+#[test]
+fn a_pipewire_that_dies_is_said_and_found_again() {
+    die_and_return(PulseServer::start_pipewire());
+}
+
+fn die_and_return(mut server: PulseServer) {
     let mut echo = Echo::start(&server);
     echo.say("call");
     echo.wait("both devices to be found", found);
@@ -433,4 +493,46 @@ fn a_server_that_dies_is_said_and_one_that_comes_back_is_found() {
     server.restart();
     echo.wait("the new server to be found", found);
     echo.say("idle");
+}
+
+/// What PipeWire's own protocol changes.
+#[cfg(feature = "pipewire")]
+mod native {
+    use super::*;
+
+    #[test]
+    fn speech_goes_through_pipewire_by_its_own_protocol_and_to_another_device() {
+        let server = PulseServer::start_pipewire();
+        server.plug_in("headset", 44_100, 2);
+        let mut echo = Echo::start_with(&server, "pipewire");
+        for device in ["default", "headset"] {
+            echo.say(&format!("output {device}"));
+            echo.say("call");
+            let status = echo.until("the device to be open", |status| {
+                status["backend"] == "pipewire"
+                    && status["playing"] == true
+                    && (device == "default" || status["output"] == device)
+            });
+            assert!(status["problem"].is_null(), "{status}");
+            let speaker = server.record(if device == "default" { "speaker" } else { device });
+            let clip = speech(2.0);
+            server.speak(&clip);
+            record_on(&speaker, 4.0);
+            let (heard, _) = speaker.stop();
+            let (likeness, _) = best_correlation(&clip[24_000..72_000], &heard, 48_000 * 3);
+            println!("PipeWire, {device}: correlation {likeness:.3}");
+            assert!(likeness > 0.7, "{device}: {likeness}");
+        }
+        server.unplug("headset");
+        echo.until("the default", |status| {
+            let problem = status["problem"].as_str().unwrap_or_default();
+            status["output"] != "headset"
+                && status["playing"] == true
+                && problem.contains("no speaker called \"headset\"")
+        });
+        server.plug_in("headset", 44_100, 2);
+        echo.until("the headset again", |status| status["output"] == "headset" && status["problem"].is_null());
+        echo.say("idle");
+        echo.until("everything to be closed", |status| status["capturing"] == false && status["playing"] == false);
+    }
 }

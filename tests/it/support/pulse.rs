@@ -1,10 +1,10 @@
-//! A headless PulseAudio of a test's own: a microphone and a speaker, each a null sink, in a temporary directory.
+//! A headless sound server of a test's own, PulseAudio or PipeWire: a microphone and a speaker, each a null sink, in a
+//! temporary directory. Both speak PulseAudio's protocol.
 //!
 //! The programs under test find it through `PULSE_SERVER` ([`PulseServer::address`]), which works across network
 //! namespaces. The microphone is fed inside the server, so that no feeder adds delay of its own.
 
 use std::{
-    fmt::Write as _,
     io::Read,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -22,49 +22,100 @@ use tempfile::TempDir;
 /// 48 kHz mono throughout.
 const RATE_HZ: f64 = 48_000.0;
 
+/// What a PipeWire needs to speak PulseAudio's protocol; Debian's own file for that comes with a package that would take
+/// over the desktop's sound.
+const PIPEWIRE_PULSE: &str = r#"
+context.spa-libs = { audio.convert.* = audioconvert/libspa-audioconvert support.* = support/libspa-support }
+context.modules = [
+    { name = libpipewire-module-protocol-native }
+    { name = libpipewire-module-client-node }
+    { name = libpipewire-module-adapter }
+    { name = libpipewire-module-metadata }
+    { name = libpipewire-module-protocol-pulse }
+]
+pulse.properties = { server.address = [ "unix:native" ] }
+"#;
+
 /// A sound server that ends with this value.
 pub struct PulseServer {
-    child: Child,
+    kind: Kind,
+    children: Vec<Child>,
     directory: TempDir,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    PulseAudio,
+    PipeWire,
+}
+
 impl PulseServer {
-    /// Starts a server and waits until it answers.
+    /// Starts a PulseAudio and waits until it answers.
     pub fn start() -> Self {
+        Self::start_kind(Kind::PulseAudio)
+    }
+
+    /// Starts a PipeWire, with its session manager, and waits until it answers.
+    pub fn start_pipewire() -> Self {
+        Self::start_kind(Kind::PipeWire)
+    }
+
+    fn start_kind(kind: Kind) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path();
-        let mut script = String::new();
-        let socket = path.join("native");
-        std::fs::create_dir(path.join("home")).expect("a home in the temporary directory");
-        writeln!(script, "load-module module-native-protocol-unix auth-anonymous=1 socket={}", socket.display())
-            .unwrap();
-        for sink in ["microphone", "speaker"] {
-            writeln!(script, "load-module module-null-sink sink_name={sink} rate=48000 channels=1").unwrap();
-        }
-        script.push_str("set-default-source microphone.monitor\nset-default-sink speaker\n");
-        std::fs::write(path.join("telecon.pa"), script).expect("the server's script");
-        let server = Self { child: launch(path), directory };
-        server.until_up();
+        std::fs::create_dir(directory.path().join("home")).expect("a home in the temporary directory");
+        let mut server = Self { kind, children: Vec::new(), directory };
+        server.restart();
         server
     }
 
     /// Starts it again after [`Self::kill`], at the same address.
     pub fn restart(&mut self) {
-        self.child = launch(self.directory.path());
-        self.until_up();
+        self.children = match self.kind {
+            Kind::PulseAudio => launch_pulseaudio(self.directory.path(), &self.socket()),
+            Kind::PipeWire => launch_pipewire(self.directory.path()),
+        };
+        self.until("it answers", |server| UnixStream::connect(server.socket()).is_ok() && server.pactl(&["info"]));
+        for sink in ["microphone", "speaker"] {
+            self.plug_in(sink, 48_000, 1);
+        }
+        // PipeWire's session manager takes a moment to know them.
+        self.until("the devices are there", |server| {
+            server.pactl(&["set-default-source", "microphone.monitor"])
+                && server.pactl(&["set-default-sink", "speaker"])
+                && server.info("Default Sink") == "speaker"
+                && server.info("Default Source") == "microphone.monitor"
+        });
     }
 
-    fn until_up(&self) {
+    fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
         let limit = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(self.directory.path().join("native")).is_err() || !self.pactl(&["info"]) {
-            assert!(Instant::now() < limit, "PulseAudio did not come up");
+        while !done(self) {
+            assert!(Instant::now() < limit, "{:?}: waited in vain until {what}", self.kind);
             std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    fn info(&self, field: &str) -> String {
+        let info = self.ask(&["info"]);
+        let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(": "));
+        value.unwrap_or_default().to_owned()
+    }
+
+    fn socket(&self) -> PathBuf {
+        match self.kind {
+            Kind::PulseAudio => self.directory.path().join("native"),
+            Kind::PipeWire => self.directory.path().join("pulse/native"),
         }
     }
 
     /// For the `PULSE_SERVER` of the program under test.
     pub fn address(&self) -> String {
-        format!("unix:{}", self.directory.path().join("native").display())
+        format!("unix:{}", self.socket().display())
+    }
+
+    /// For the `XDG_RUNTIME_DIR` of a program under test that speaks PipeWire's own protocol.
+    pub fn runtime(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A `HOME` for the program under test, so that it makes its PulseAudio cookie there.
@@ -148,9 +199,13 @@ impl PulseServer {
 
     /// `pactl list short …`
     pub fn list(&self, what: &str) -> String {
+        self.ask(&["list", "short", what])
+    }
+
+    fn ask(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("pactl");
         let output = own_world(&mut command, self.directory.path())
-            .args(["list", "short", what])
+            .args(arguments)
             .env("PULSE_SERVER", self.address())
             .output()
             .expect("this test needs pactl: apt-get install pulseaudio-utils");
@@ -159,15 +214,19 @@ impl PulseServer {
 
     /// Ends the server at once, as a crash would.
     pub fn kill(&mut self) {
-        self.child.kill().expect("the server is this test's own child");
-        self.child.wait().expect("it was started here");
+        for mut child in self.children.drain(..) {
+            child.kill().expect("the server is this test's own child");
+            child.wait().expect("it was started here");
+        }
     }
 }
 
 impl Drop for PulseServer {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        for child in &mut self.children {
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 }
 
@@ -214,16 +273,60 @@ impl Drop for Recording {
     }
 }
 
-fn launch(directory: &Path) -> Child {
+fn launch_pulseaudio(directory: &Path, socket: &Path) -> Vec<Child> {
+    let script = directory.join("telecon.pa");
+    let module = format!("load-module module-native-protocol-unix auth-anonymous=1 socket={}\n", socket.display());
+    std::fs::write(&script, module).expect("the server's script");
     let mut command = Command::new("pulseaudio");
     command
         .args(["-n", "--daemonize=no", "--use-pid-file=no", "--exit-idle-time=-1", "--log-level=error", "-F"])
-        .arg(directory.join("telecon.pa"));
-    own_world(&mut command, directory)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("this test needs PulseAudio: apt-get install pulseaudio pulseaudio-utils")
+        .arg(script);
+    vec![spawn(&mut command, directory)]
+}
+
+/// Its session manager connects streams to devices, and wants a message bus.
+fn launch_pipewire(directory: &Path) -> Vec<Child> {
+    let script = directory.join("pulse.conf");
+    std::fs::write(&script, PIPEWIRE_PULSE).expect("the server's configuration");
+    let bus = directory.join("bus");
+    let address = format!("unix:path={}", bus.display());
+    let (graph, parts) = (directory.join("pipewire-0"), ["pipewire", "wireplumber"]);
+    for leftover in [&bus, &graph] {
+        drop(std::fs::remove_file(leftover));
+    }
+    let mut daemon = Command::new("dbus-daemon");
+    daemon.args(["--session", "--nofork", "--nopidfile", "--address", &address]);
+    let mut children = vec![spawn(&mut daemon, directory)];
+    until_there(&bus);
+    for part in parts {
+        let mut command = Command::new(part);
+        children.push(spawn(command.env("DBUS_SESSION_BUS_ADDRESS", &address), directory));
+        until_there(&graph);
+    }
+    let mut command = Command::new("pipewire");
+    children.push(spawn(command.arg("-c").arg(script).env("DBUS_SESSION_BUS_ADDRESS", &address), directory));
+    children
+}
+
+fn until_there(socket: &Path) {
+    let limit = Instant::now() + Duration::from_secs(20);
+    while UnixStream::connect(socket).is_err() {
+        assert!(Instant::now() < limit, "{} does not answer", socket.display());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+fn spawn(command: &mut Command, directory: &Path) -> Child {
+    let bus: Option<std::ffi::OsString> = command
+        .get_envs()
+        .find(|(key, _)| *key == "DBUS_SESSION_BUS_ADDRESS")
+        .and_then(|(_, value)| Some(value?.into()));
+    own_world(command, directory).stdout(Stdio::null()).stderr(Stdio::null());
+    command.envs(bus.map(|bus| ("DBUS_SESSION_BUS_ADDRESS", bus)));
+    command.spawn().unwrap_or_else(|error| {
+        let program = command.get_program().to_string_lossy().into_owned();
+        panic!("this test needs {program} ({error}): scripts/setup test")
+    })
 }
 
 /// Nothing of the user's own sound configuration is read or touched.

@@ -1,0 +1,70 @@
+//! Choosing and testing sound devices, and which event is heard how.
+
+use super::*;
+use crate::{
+    audio::{Role, Sound},
+    daemon::devices::{sound_of, with_choices},
+    proto::{
+        id::CallId,
+        io::{EndReason, ParticipantState},
+    },
+};
+
+impl Home {
+    async fn select(&mut self, direction: &str, name: &str) -> Result<Value, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let select = method("audio.select", json!({ "direction": direction, "name": name }));
+        let method: Method = serde_json::from_value(select).unwrap();
+        self.daemon.command(Command::Call { method, request_key: None, reply }, now());
+        let found = self.doors.found.recv().await.unwrap();
+        self.daemon.device_found(found);
+        answer.await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn only_a_device_that_is_there_can_be_chosen_and_default_goes_back_to_the_configuration() {
+    let mut home = home().await;
+    home.daemon.store.set_device(Role::Output, Some("headset")).unwrap();
+    let refused = home.select("output", "hdmi").await.unwrap_err();
+    assert_eq!(refused.code, "no_such_device");
+    assert_eq!(with_choices(quiet().audio, &home.daemon.store).unwrap().output, "headset", "nothing changed");
+    let chosen = home.select("output", "default").await.unwrap();
+    assert_eq!(chosen, json!({ "direction": "output", "name": "default" }));
+    assert_eq!(with_choices(quiet().audio, &home.daemon.store).unwrap(), quiet().audio);
+}
+
+#[tokio::test]
+async fn microphone_and_speaker_are_tested_without_a_call_only() {
+    let mut home = home().await;
+    assert_eq!(home.refusal("audio.test_mic", json!({ "seconds": 31 })).await, "bad_seconds");
+    let offered = home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    for test in ["audio.test_mic", "audio.test_speaker"] {
+        assert_eq!(home.refusal(test, json!({})).await, "in_call");
+    }
+    home.done("audio.test_mic", json!({ "seconds": 0 })).await;
+    home.done("call.hangup", json!({ "call": offered["call"] })).await;
+    home.done("audio.test_speaker", json!({})).await;
+    assert_eq!(home.done("audio.test_mic", json!({ "seconds": 2 })).await["seconds"], 2);
+    while home.done("daemon.status", json!({})).await["audio"]["test"].is_null() {
+        tokio::task::yield_now().await;
+    }
+    home.done("audio.test_mic", json!({ "seconds": 0 })).await;
+    while !home.done("daemon.status", json!({})).await["audio"]["test"].is_null() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn who_comes_and_goes_is_heard_in_the_call_and_that_nobody_takes_it_is_always() {
+    let call = CallId::from_bytes([1; 16]);
+    let changed = |state| sound_of(&Event::ParticipantChanged { call, did: did_of(2), state });
+    let ended = |reason| sound_of(&Event::CallEnded { call, reason });
+    assert_eq!(changed(ParticipantState::Joined), Some((Some(call), Sound::Joined)));
+    assert_eq!(changed(ParticipantState::Left), Some((Some(call), Sound::Left)));
+    assert_eq!(changed(ParticipantState::Ringing), None);
+    for reason in [EndReason::Declined, EndReason::Busy, EndReason::NoAnswer, EndReason::Unreachable] {
+        assert_eq!(ended(reason), Some((None, Sound::Busy)));
+    }
+    assert_eq!((ended(EndReason::HungUp), ended(EndReason::Missed)), (None, None));
+}
