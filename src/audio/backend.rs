@@ -56,9 +56,9 @@ pub trait Playback: Send {
     fn play(&mut self, block: &Block);
     /// When it next wants a block; `None` when a callback wakes the thread.
     fn due(&self) -> Option<Instant>;
-    /// Sound that is on its way from here to the ear, in ms.
-    fn delay_ms(&self) -> f64 {
-        0.0
+    /// Sound that is on its way from here to the ear, in ms: what waits for the device to ask, and what it has.
+    fn delays_ms(&self) -> (f64, f64) {
+        (0.0, 0.0)
     }
     /// Unix time at which sample 0 of the file was played, in µs.
     fn started_unix_us(&self) -> Option<u64> {

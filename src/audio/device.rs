@@ -282,9 +282,9 @@ impl Playback for DeviceOutput {
         None
     }
 
-    fn delay_ms(&self) -> f64 {
-        let device_ms = f64::from(self.gauge.delay_us.load(Relaxed)) / 1000.0;
-        device_ms + self.filled() as f64 * 1000.0 / f64::from(self.rate_hz)
+    fn delays_ms(&self) -> (f64, f64) {
+        let ring_ms = self.filled() as f64 * 1000.0 / f64::from(self.rate_hz);
+        (ring_ms, f64::from(self.gauge.delay_us.load(Relaxed)) / 1000.0)
     }
 
     fn broken(&mut self) -> Option<String> {

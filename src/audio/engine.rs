@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{broadcast, mpsc};
 
 use super::{
-    AudioEvent, BLOCK_SAMPLES, Block, EncodedFrame, LegAudioStats, Role, Shared,
+    AudioEvent, BLOCK_SAMPLES, Block, DelayShares, EncodedFrame, LegAudioStats, Role, Shared,
     backend::{Nowhere, Silence},
     mixer::{self, Limiter, Ramp},
     opener::Opener,
@@ -266,7 +266,8 @@ impl Engine {
     }
 
     fn capture(&mut self, now: Instant) {
-        let to_ear_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
+        let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
+        let to_ear_ms = ring_ms + device_ms;
         let muted = self.plan.muted;
         let Some(microphone) = self.input.active() else {
             self.voice = OwnVoice::default();
@@ -390,9 +391,13 @@ impl Engine {
         self.legs.retain(|_, leg| !leg.is_abandoned());
         self.voices.retain(|id, _| self.legs.contains_key(id));
         self.uplink.forget_abandoned_legs();
-        let output_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
+        let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
+        let processing_ms = self.processing.as_ref().map_or(0.0, Processing::delay_ms);
+        let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms()) + processing_ms;
+        let frame_ms = self.uplink.frame_ms();
+        let around = DelayShares { capture_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
         let stats: BTreeMap<LegId, LegAudioStats> =
-            self.legs.iter().map(|(id, leg)| (*id, leg.stats(output_ms))).collect();
+            self.legs.iter().map(|(id, leg)| (*id, leg.stats(around))).collect();
         self.shared.board().legs = stats;
         self.publish_status();
     }

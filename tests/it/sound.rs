@@ -1,6 +1,9 @@
 //! Sound between real daemons: through two sound servers, and through a network that loses packets.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -245,7 +248,7 @@ fn half_a_second_in_which_a_daemon_does_not_run_is_made_good_within_two() {
     const LIMIT: Duration = Duration::from_secs(2);
     let files = tempfile::tempdir().unwrap();
     let said_path = files.path().join("said.wav");
-    write_wav(&said_path, &speech(2.0));
+    wav::write(&said_path, &speech(2.0));
     let config =
         |input: &Path| format!("[audio]\nbackend = \"file\"\ninput_file = {input:?}\n[call]\nauto_accept = \"all\"\n");
     let mut ada = Daemon::start(&config(&said_path));
