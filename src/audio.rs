@@ -189,6 +189,8 @@ pub struct AudioStatus {
     pub test: Option<MicTest>,
     /// What is done to the sound of the input, by its keys in the configuration.
     pub processing: Vec<String>,
+    /// What that adds between mouth and ear.
+    pub processing_delay_ms: u32,
     /// What does not work: cause and remedy in one sentence each.
     pub problem: Option<String>,
     /// `file` backend: unix time in µs at which sample 0 of the present pass of the input file was spoken.
@@ -478,8 +480,10 @@ impl Shared {
                 ("none", config.input.clone(), config.output.clone())
             }
         };
-        let processing = processing::Stages::of(config).on(backend).names();
-        let status = AudioStatus { backend: backend.into(), input, output, processing, ..AudioStatus::default() };
+        let stages = processing::Stages::of(config).on(backend);
+        let (processing, processing_delay_ms) = (stages.names(), stages.delay_ms());
+        let backend = backend.into();
+        let status = AudioStatus { backend, input, output, processing, processing_delay_ms, ..AudioStatus::default() };
         Self {
             epoch: Instant::now(),
             inbox: Mutex::default(),

@@ -287,7 +287,10 @@ fn event_word(event: &Event) -> Option<String> {
         Event::ParticipantDeclined { .. } | Event::ParticipantMedia { .. } => "shown".into(),
         Event::MediaChanged { .. } | Event::DoNotDisturbChanged { .. } => "told to clients".into(),
         // These are the shell's own.
-        Event::TalkedWhileMuted | Event::ParticipantSpeaking { .. } | Event::AudioChanged { .. } | Event::RecordingFailed { .. } => return None,
+        Event::TalkedWhileMuted
+        | Event::ParticipantSpeaking { .. }
+        | Event::AudioChanged { .. }
+        | Event::RecordingFailed { .. } => return None,
         Event::ContactsChanged | Event::VolumeChanged { .. } | Event::EventsMarked { .. } => return None,
     })
 }
