@@ -17,8 +17,6 @@ mod addresses;
 mod congestion;
 mod connection;
 mod description;
-#[cfg(test)]
-pub(crate) mod direction;
 mod feedback;
 mod media;
 mod red;
@@ -27,6 +25,8 @@ mod runtime;
 mod statistics;
 mod task;
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -36,9 +36,9 @@ const HIGH_PASS_HZ: f64 = 70.0;
 const MAX_GAIN_DB: f32 = 30.0;
 const FIRST_GAIN_DB: f32 = 0.0;
 /// What each part adds between mouth and ear: filters, blocks and overlapping windows.
-const BANDS_DELAY_MS: u32 = 1;
-const ECHO_DELAY_MS: u32 = 6;
-const NOISE_DELAY_MS: u32 = 6;
+const BANDS_DELAY_MS: f64 = 1.0;
+const ECHO_DELAY_MS: f64 = 6.0;
+const NOISE_DELAY_MS: f64 = 6.0;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,13 +87,6 @@ impl Stages {
             (self.high_pass, "high_pass"),
         ];
         all.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.to_owned()).collect()
-    }
-
-    /// What they add between mouth and ear.
-    pub fn delay_ms(self) -> u32 {
-        let (echo, noise) = (self.echo_cancellation, self.noise_suppression);
-        let of = |on: bool, delay_ms: u32| if on { delay_ms } else { 0 };
-        of(echo || noise, BANDS_DELAY_MS) + of(echo, ECHO_DELAY_MS) + of(noise, NOISE_DELAY_MS)
     }
 }
 
@@ -166,6 +159,13 @@ impl Processing {
         }
         self.bands.synthesis(&bands, block);
         block.iter_mut().for_each(|sample| *sample /= SCALE);
+    }
+
+    /// What it adds between mouth and ear.
+    pub fn delay_ms(&self) -> f64 {
+        let (echo, noise) = (self.echo.is_some(), self.noise.is_some());
+        let of = |on: bool, delay_ms: f64| if on { delay_ms } else { 0.0 };
+        of(echo || noise, BANDS_DELAY_MS) + of(echo, ECHO_DELAY_MS) + of(noise, NOISE_DELAY_MS)
     }
 }
 

@@ -145,8 +145,12 @@ impl Post {
     fn listen(&self, pulse: &mut Pulse) -> bool {
         loop {
             let waited = match pulse.look() {
-                Ok(sight) if !self.report(sight) => return true,
-                Ok(_) => pulse.wait(INTERVAL),
+                Ok(sight) => {
+                    if !self.report(sight) {
+                        return true;
+                    }
+                    pulse.wait(INTERVAL)
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = waited {

@@ -56,7 +56,7 @@ pub enum Kind {
 pub const ICE_SERVER_KEYS: [&str; 3] = ["urls", "username", "credential"];
 
 /// All keys of the file.
-pub const KEYS: [Key; 27] = [
+pub const KEYS: [Key; 30] = [
     now("network.listen", Kind::Listen),
     now("network.peers", Kind::Dial),
     now("network.mdns", Kind::Switch),

@@ -196,9 +196,13 @@ pub(super) fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId
         | Event::CallInterrupted { .. }
         | Event::ParticipantDeclined { .. }
         | Event::ParticipantMedia { .. }
+        | Event::RecordingStarted { .. }
+        | Event::RecordingEnded { .. }
+        | Event::RecordingFailed { .. }
         | Event::MediaChanged { .. }
         | Event::DoNotDisturbChanged { .. }
         | Event::TalkedWhileMuted
+        | Event::ParticipantSpeaking { .. }
         | Event::AudioChanged { .. }
         | Event::ContactsChanged
         | Event::VolumeChanged { .. }

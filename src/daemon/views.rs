@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::people::People;
 use crate::{
-    audio::{AudioStatus, LegAudioStats},
+    audio::{AudioStatus, DelayShares, LegAudioStats},
     control::wire::ContactEntry,
     leg::LegStats,
     net::{NetCounters, NetStatus, PeerInfo},
@@ -191,7 +191,14 @@ pub(super) fn leg(
         "loss_pct": audio.map(|audio| audio.loss_pct),
         "concealed_pct": audio.map(|audio| audio.concealed_pct),
         "jitter_buffer_ms": audio.map(|audio| audio.jitter_buffer_ms),
+        "target_delay_ms": audio.map(|audio| audio.target_ms),
         "playout_delay_ms": audio.map(|audio| audio.playout_delay_ms),
+        "delay_ms": audio.map(|audio| delay(&audio.delay, leg.rtt_ms)),
+        "recovered_by_copy": audio.map(|audio| audio.recovered_by_copy),
+        "recovered_by_fec": audio.map(|audio| audio.recovered_by_fec),
+        "recovered_by_dred": audio.map(|audio| audio.recovered_by_dred),
+        "late": audio.map(|audio| audio.late),
+        "stretches": audio.map(|audio| audio.stretches),
         "sent_kbps": leg.sent_kbps,
         "recv_kbps": leg.recv_kbps,
         "packets_sent": leg.packets_sent,
@@ -209,6 +216,19 @@ pub(super) fn leg(
         "level_db": audio.map(|audio| audio.level_db),
         "connected_ms": other.setup.first_audio,
         "setup": other.setup,
+    })
+}
+
+/// Every stage's share of the delay, in the order in which sound passes; half of the round trip stands for the network.
+fn delay(shares: &DelayShares, rtt_ms: Option<f64>) -> Value {
+    json!({
+        "capture": shares.capture_ms,
+        "frame": shares.frame_ms,
+        "network": rtt_ms.map(|rtt_ms| rtt_ms / 2.0),
+        "jitter_buffer": shares.jitter_buffer_ms,
+        "decoded": shares.decoded_ms,
+        "ring": shares.ring_ms,
+        "device": shares.device_ms,
     })
 }
 
@@ -379,8 +399,11 @@ mod tests {
     #[test]
     fn a_leg_has_every_promised_figure() {
         let view = call_view(0x11, CallState::Active);
-        let audio = LegAudioStats { level_db: -21.5, ..LegAudioStats::default() };
-        let shown = leg(&view.participants[0], &view, &LegStats::default(), Some(&audio), &People::default());
+        let delay = DelayShares { frame_ms: 20.0, ..DelayShares::default() };
+        let audio = LegAudioStats { level_db: -21.5, delay, ..LegAudioStats::default() };
+        let measured = LegStats { rtt_ms: Some(30.0), ..LegStats::default() };
+        let shown = leg(&view.participants[0], &view, &measured, Some(&audio), &People::default());
+        assert_eq!((&shown["delay_ms"]["frame"], &shown["delay_ms"]["network"]), (&20.0.into(), &15.0.into()));
         let promised = "did state rtt_ms jitter_ms loss_pct concealed_pct jitter_buffer_ms playout_delay_ms sent_kbps \
                         recv_kbps level_db connected_ms setup";
         for field in promised.split_whitespace() {

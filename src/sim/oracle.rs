@@ -158,7 +158,9 @@ pub fn told_of_recording(world: &World, ix: NodeIx, plan: &AudioPlan) -> Result<
     for other in others.filter(|other| is_in(other)) {
         let mut words = ledger.sealed.iter().rev().filter(|sealed| {
             let outgoing = &sealed.outgoing;
-            sealed.from == world.dids[ix] && outgoing.signal.call == *call && outgoing.to.as_ref() == Some(&other.did)
+            let device = sealed.instance.map(|instance| instance.device);
+            let by_it = sealed.from == world.dids[ix] && device == Some(world.nodes[ix].device);
+            by_it && outgoing.signal.call == *call && outgoing.to.as_ref() == Some(&other.did)
         });
         let last = words.find_map(|sealed| match &sealed.outgoing.signal.body {
             Body::Join(presence) => Some(presence.state),

@@ -341,7 +341,11 @@ impl Engine {
     fn tell_state(&mut self, id: CallId, now: Instant) {
         let state = self.media_state(id);
         self.outbox.drop_where(|outgoing| outgoing.signal.call == id && matches!(outgoing.signal.body, Body::State(_)));
-        self.outbox.refresh_state(id, state, now, || MessageId(self.rng.random()));
+        let blocked = |did: &Did| self.contacts.get(did) == Some(&Policy::Block);
+        self.outbox.refresh_state(id, state, now, |to| {
+            let is_told = !to.is_some_and(blocked);
+            is_told.then(|| MessageId(self.rng.random()))
+        });
         for did in self.present(id) {
             self.post(id, &did, Sealing::Pairwise, Body::State(state), Persistence::UntilAcked, now);
         }
