@@ -412,15 +412,15 @@ impl Engine {
         let input_started = self.input.active().and_then(|microphone| microphone.started_unix_us());
         let output_started = self.output.active().and_then(|speaker| speaker.started_unix_us());
         let names = (self.input.name(), self.output.name());
-        let processing = names.0.as_ref().map(|opened| self.stages.on(&opened.backend).names());
+        let stages = names.0.as_ref().map(|opened| self.stages.on(&opened.backend));
         let mut board = self.shared.board();
         let status = &mut board.status;
         status.problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
         // The last pass's times stay readable after the call.
         status.input_started_unix_us = input_started.or(status.input_started_unix_us);
         status.output_started_unix_us = output_started.or(status.output_started_unix_us);
-        if let Some(processing) = processing {
-            status.processing = processing;
+        if let Some(stages) = stages {
+            status.processing = stages.names();
         }
         if let Some(opened) = names.0 {
             status.backend = opened.backend;
