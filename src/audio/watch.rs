@@ -145,8 +145,10 @@ impl Post {
     fn listen(&self, pulse: &mut Pulse) -> bool {
         loop {
             let waited = match pulse.look() {
-                Ok(sight) if !self.report(sight) => return true,
-                Ok(_) => pulse.wait(INTERVAL),
+                Ok(sight) => match self.report(sight) {
+                    true => pulse.wait(INTERVAL),
+                    false => return true,
+                },
                 Err(error) => Err(error),
             };
             if let Err(error) = waited {
