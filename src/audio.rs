@@ -22,6 +22,7 @@ mod opener;
 mod port;
 mod processing;
 mod pulse;
+mod recording;
 mod remote;
 mod resample;
 mod speech;
@@ -37,9 +38,10 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{JoinHandle, Thread},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -55,6 +57,7 @@ use crate::{
 
 pub use codec::{PAUSE, is_pause};
 pub use device::devices;
+pub use recording::{NewRecording, RecordingError, RecordingStatus};
 pub use trial::{MAX_SECONDS as MAX_TEST_SECONDS, MicTest};
 pub use uplink::Wish;
 
@@ -72,6 +75,8 @@ const MICROPHONE_FRAMES: usize = 16;
 const SLOTS: usize = 64;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;
+/// How long a recording may take to be completed when the daemon stops.
+const LAST_PAGES: Duration = Duration::from_secs(1);
 /// Short sounds that wait for the audio thread; more are not played.
 const MAX_WAITING_SOUNDS: usize = 8;
 /// Loudest that a participant can be made.
@@ -127,6 +132,8 @@ pub enum AudioEvent {
     FirstAudio(LegId),
     /// The user speaks while the plan says `muted`: told at once after each mute, then at most every five seconds.
     TalkedWhileMuted,
+    /// A recording cannot be written any further: [`Audio::recording`] says why.
+    RecordingFailed,
     /// Somebody began or ceased to speak, as heard here.
     Speaking {
         /// The leg; `None`: the user, to the others.
@@ -227,7 +234,10 @@ pub struct Device {
 pub struct Audio {
     shared: Arc<Shared>,
     microphone: broadcast::Sender<EncodedFrame>,
+    events: mpsc::Sender<AudioEvent>,
     thread: Option<JoinHandle<()>>,
+    /// Of the latest recording. Held for a copy only.
+    recorder: Mutex<Option<recording::Running>>,
 }
 
 impl Audio {
@@ -239,17 +249,18 @@ impl Audio {
         let (microphone, _) = broadcast::channel(MICROPHONE_FRAMES);
         let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
         let stages = processing::Stages::of(&config);
+        let told = events.clone();
         let run = move || {
             let constant_bitrate = config.constant_bitrate;
             let opener = opener::Opener::new(config, backend::Waker::here());
-            engine::Engine::new(own, opener, stages, sender, constant_bitrate, events).run();
+            engine::Engine::new(own, opener, stages, sender, constant_bitrate, told).run();
         };
         let thread = std::thread::Builder::new().name("audio".into()).spawn(run);
         if let Err(error) = &thread {
             let problem = format!("there is no thread for audio ({error}); free some memory and restart telecon");
             shared.board().status.problem = Some(problem);
         }
-        Self { shared, microphone, thread: thread.ok() }
+        Self { shared, microphone, events, thread: thread.ok(), recorder: Mutex::default() }
     }
 
     /// Sets what is to be captured and played; the latest plan holds. Never blocks.
@@ -327,6 +338,40 @@ impl Audio {
         self.wake();
     }
 
+    /// Begins a recording, in place of one that may still run, and returns its directory. Blocks are written while the plan's
+    /// `recording` names the call. Waits for the disk.
+    ///
+    /// # Errors
+    /// When nothing can be written there; nothing has changed then.
+    pub fn start_recording(&self, new: &NewRecording) -> Result<PathBuf, RecordingError> {
+        let events = self.events.clone();
+        let failed = move || {
+            let _daemon_gone = events.blocking_send(AudioEvent::RecordingFailed);
+        };
+        let (tap, recorder) = recording::start(new, failed)?;
+        let directory = recorder.status().directory;
+        *self.recorder() = Some(recorder);
+        self.shared.inbox().tap = Some(Some(tap));
+        self.wake();
+        Ok(directory)
+    }
+
+    /// Ends the recording, if there is one; its files are completed in a moment. Never blocks.
+    pub fn stop_recording(&self) {
+        self.shared.inbox().tap = Some(None);
+        self.wake();
+    }
+
+    /// The latest recording, also when it has ended. Never blocks.
+    pub fn recording(&self) -> Option<RecordingStatus> {
+        self.recorder().as_ref().map(recording::Running::status)
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Option<recording::Running>> {
+        // Nobody panics while holding it.
+        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where sound comes from and goes to. Never blocks.
     pub fn status(&self) -> AudioStatus {
         self.shared.board().status.clone()
@@ -352,6 +397,10 @@ impl Drop for Audio {
             // It waits for nothing but itself; a panic there has been reported already.
             drop(thread.join());
         }
+        if let Some(recorder) = self.recorder().take() {
+            // It ends with the audio thread. A disk that hangs holds nothing up.
+            recorder.wait(LAST_PAGES);
+        }
     }
 }
 
@@ -365,8 +414,16 @@ impl LegInput {
     /// An input and what comes out of it, for tests of legs.
     #[cfg(test)]
     pub(crate) fn pair(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>) {
+        let (input, played, _) = Self::heeded(packets);
+        (input, played)
+    }
+
+    /// As [`LegInput::pair`], with where its wishes are found.
+    #[cfg(test)]
+    fn heeded(packets: usize) -> (Self, rtrb::Consumer<ReceivedPacket>, WishReader) {
         let (slots, played) = rtrb::RingBuffer::new(packets);
-        (Self { slots, wish: uplink::wish().0 }, played)
+        let (wish, reader) = uplink::wish();
+        (Self { slots, wish }, played, reader)
     }
 
     /// Hands a packet to the audio thread. Never blocks; when the thread lags 64 packets behind, the packet is dropped.
@@ -401,6 +458,8 @@ struct Inbox {
     sounds: Vec<Sound>,
     /// A microphone test of so many seconds.
     test: Option<u32>,
+    /// Another recording; `Some(None)`: none any more.
+    tap: Option<Option<recording::Tap>>,
     stop: bool,
 }
 

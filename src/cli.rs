@@ -21,7 +21,7 @@ mod show;
 mod text;
 mod transfer;
 
-use args::{Args, ConfigVerb, ContactVerb, Direction, IdVerb, Level, Switch, Tested, Verb};
+use args::{AbsolutePath, Args, ConfigVerb, ContactVerb, Direction, IdVerb, Level, RecordVerb, Switch, Tested, Verb};
 use exit::CliError;
 use text::Printer;
 
@@ -111,6 +111,11 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
         Verb::Volume { who, level: Level::Percent(percent) } => (Method::MediaVolume { who, percent }, show::volume),
         Verb::Volume { who, level: Level::Off } => (Method::MediaBlock { who }, show::volume),
         Verb::Volume { who, level: Level::On } => (Method::MediaUnblock { who }, show::volume),
+        Verb::Record { verb: RecordVerb::Start { directory } } => {
+            let directory = directory.map(|AbsolutePath(path)| path);
+            (Method::MediaRecord { call: None, directory }, show::record_started)
+        }
+        Verb::Record { verb: RecordVerb::Stop } => (Method::MediaStopRecord {}, show::record_stopped),
         Verb::Device { direction, name } => {
             let direction = match direction {
                 Direction::Input => Role::Input,

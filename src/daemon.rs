@@ -17,6 +17,7 @@
 use std::{
     collections::BTreeMap,
     os::unix::net::UnixListener,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -160,6 +161,8 @@ struct Daemon {
     net: Net,
     audio: Audio,
     store: Store,
+    /// Where recordings are kept, unless the user names another place.
+    recordings: PathBuf,
     people: People,
     rung: Rung,
     journal: Journal,
@@ -287,6 +290,7 @@ impl Daemon {
         match event {
             AudioEvent::FirstAudio(id) => self.node.handle_input(Input::Leg(id, LegEvent::FirstAudio), now),
             AudioEvent::TalkedWhileMuted => self.tell(Event::TalkedWhileMuted, now),
+            AudioEvent::RecordingFailed => self.recording_failed(now),
             AudioEvent::Speaking { .. } => {}
             AudioEvent::Changed => self.audio_changed(now),
         }

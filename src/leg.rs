@@ -26,6 +26,8 @@ mod statistics;
 mod task;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};

@@ -15,6 +15,7 @@
 #![warn(missing_docs)]
 
 pub mod audio;
+mod civil;
 pub mod cli;
 pub mod client;
 pub mod config;

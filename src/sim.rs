@@ -16,6 +16,7 @@ mod network;
 mod node;
 mod oracle;
 mod police;
+mod recordings;
 mod scenarios;
 mod seal;
 mod semantics;

@@ -52,6 +52,11 @@ impl Default for Settings {
     }
 }
 
+/// Of a recording, whose packets are never lost: fullband CELT, which is transparent for one voice.
+const RECORDING_BITRATE_BPS: i32 = 48_000;
+/// Without the analysis that tells music from speech: it costs more than the sound gains.
+const RECORDING_COMPLEXITY: i32 = 5;
+
 /// One encoder a source, whatever the number of legs.
 pub struct Encoder {
     opus: opus::Encoder,
@@ -68,6 +73,21 @@ impl Encoder {
         let mut encoder = Self { opus, settings: None, buffer: [0; MAX_PAYLOAD_BYTES] };
         encoder.set(Settings::default())?;
         Ok(encoder)
+    }
+
+    /// An encoder for what is kept and not sent.
+    pub fn for_recording() -> Result<Self, Error> {
+        let mut opus = opus::Encoder::for_any_sound()?;
+        opus.set(Control::Complexity, RECORDING_COMPLEXITY)?;
+        let mut encoder = Self { opus, settings: None, buffer: [0; MAX_PAYLOAD_BYTES] };
+        let bitrate_bps = RECORDING_BITRATE_BPS;
+        encoder.set(Settings { bitrate_bps, fec: false, expected_loss_percent: 0, ..Settings::default() })?;
+        Ok(encoder)
+    }
+
+    /// By how much what is decoded lags behind what was encoded, in samples at 48 kHz.
+    pub fn lookahead_samples(&mut self) -> Result<usize, Error> {
+        self.opus.lookahead()
     }
 
     /// Changes the settings from the next frame on. After an error some of them may hold and others not.

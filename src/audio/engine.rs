@@ -18,6 +18,7 @@ use super::{
     opener::Opener,
     port::{Opened, Port},
     processing::{Processing, Stages},
+    recording::Tap,
     remote::Remote,
     speech::{OwnVoice, SpeechDetector},
     tone::Sounds,
@@ -28,6 +29,8 @@ use crate::proto::{id::LegId, io::AudioPlan};
 
 /// Figures for `leg_stats` and `status` are renewed so often while something plays.
 const REPORT: Duration = Duration::from_millis(250);
+/// What a muted microphone says.
+const SILENCE: Block = [0.0; BLOCK_SAMPLES];
 /// The same while somebody looks at the level.
 const METER: Duration = Duration::from_millis(100);
 /// Longest sleep while something is open: a callback that does not come is noticed.
@@ -67,6 +70,7 @@ pub struct Engine {
     sounds: Sounds,
     trial: Option<Trial>,
     report_at: Instant,
+    recording: Option<Tap>,
 }
 
 impl Engine {
@@ -101,6 +105,7 @@ impl Engine {
             sounds: Sounds::new(),
             trial: None,
             report_at: Instant::now(),
+            recording: None,
         }
     }
 
@@ -146,13 +151,18 @@ impl Engine {
         }
         let selected = std::mem::take(&mut inbox.selected);
         let (sounds, test) = (std::mem::take(&mut inbox.sounds), inbox.test.take());
+        let new_tap = inbox.tap.take();
         drop(inbox);
+        let is_new = new_tap.is_some();
+        self.recording = new_tap.unwrap_or(self.recording.take());
         selected.into_iter().for_each(|(role, name)| self.select(role, &name));
         if let Some(seconds) = test {
             self.trial = (seconds > 0 && !self.plan.is_heard()).then(|| Trial::new(seconds));
         }
         if let Some(plan) = new_plan {
             self.follow(plan);
+        } else if is_new {
+            self.follow_recording();
         }
         sounds.into_iter().filter(|sound| self.opener.lets_sound(*sound)).for_each(|sound| self.sounds.play(sound));
         true
@@ -168,6 +178,13 @@ impl Engine {
         if self.plan.is_heard() {
             // A call comes first.
             self.trial = None;
+        }
+        self.follow_recording();
+    }
+
+    fn follow_recording(&mut self) {
+        if let Some(tap) = &mut self.recording {
+            tap.follow(self.plan.recording.as_ref());
         }
     }
 
@@ -251,6 +268,9 @@ impl Engine {
                 trial.hear(&block);
                 continue;
             }
+            if let Some(tap) = &mut self.recording {
+                tap.own(if muted { &SILENCE } else { &block });
+            }
             if self.voice.hears(Some(&block), muted) {
                 self.unsent.push(AudioEvent::TalkedWhileMuted);
             }
@@ -286,12 +306,18 @@ impl Engine {
 
     fn mix(&mut self, now: Instant) -> Block {
         let mut sum = [0.0; BLOCK_SAMPLES];
+        if let Some(tap) = &mut self.recording {
+            tap.tick(now);
+        }
         for (id, leg) in &mut self.legs {
             let mut started = false;
             let block = leg.block(now, &mut started);
             if let Some(block) = &block {
                 mixer::add(&mut sum, block);
                 self.voices.entry(*id).or_default();
+                if let Some(tap) = &mut self.recording {
+                    tap.heard(*id, leg.raw());
+                }
             }
             if let Some(voice) = self.voices.get_mut(id) {
                 voice.hears(block.as_ref());

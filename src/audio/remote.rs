@@ -35,6 +35,8 @@ pub struct Remote {
     in_plan: bool,
     ramp: Ramp,
     meter: Meter,
+    /// The latest block before its gain.
+    raw: Block,
 }
 
 impl Remote {
@@ -52,6 +54,7 @@ impl Remote {
             in_plan: false,
             ramp: Ramp::default(),
             meter: Meter::default(),
+            raw: [0.0; BLOCK_SAMPLES],
         }
     }
 
@@ -120,8 +123,14 @@ impl Remote {
         block[..samples].copy_from_slice(&rest[..samples]);
         self.read += samples;
         self.meter.add(Some(&block));
+        self.raw = block;
         self.ramp.apply(&mut block, if is_wanted { f32::from(self.gain.percent) / 100.0 } else { 0.0 });
         Some(block)
+    }
+
+    /// What [`Self::block`] gave last, as loud as it came.
+    pub fn raw(&self) -> &Block {
+        &self.raw
     }
 
     /// Figures of this leg; `output_ms` is what lies between the mixer and the ear.

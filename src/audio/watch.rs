@@ -145,10 +145,12 @@ impl Post {
     fn listen(&self, pulse: &mut Pulse) -> bool {
         loop {
             let waited = match pulse.look() {
-                Ok(sight) => match self.report(sight) {
-                    true => pulse.wait(INTERVAL),
-                    false => return true,
-                },
+                Ok(sight) => {
+                    if !self.report(sight) {
+                        return true;
+                    }
+                    pulse.wait(INTERVAL)
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = waited {

@@ -196,6 +196,13 @@ pub enum Verb {
         #[arg(value_name = "PERCENT|off|on")]
         level: Level,
     },
+    /// Record the active call: one file for each who is heard, and one of all together; the others are told
+    #[command(after_help = "Example: telecon record start\n\n\
+        The files are Opus in Ogg, with the same time line. On hold nothing is recorded.")]
+    Record {
+        #[command(subcommand)]
+        verb: RecordVerb,
+    },
     /// List microphones and speakers
     #[command(after_help = "Example: telecon devices")]
     Devices,
@@ -300,6 +307,34 @@ pub enum ContactVerb {
     /// Print all contacts, one JSON object a line
     #[command(after_help = "Example: telecon contacts export > contacts.jsonl")]
     Export,
+}
+
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub enum RecordVerb {
+    /// Begin, and print the directory of the recording
+    #[command(after_help = "Example: telecon record start ~/meetings\n\n\
+        Without DIR it is ~/.local/share/telecon/recordings. Everybody in the call, and who comes later, is\n\
+        shown that it is recorded. It ends with the call, and with the daemon.")]
+    Start {
+        /// Where the recording gets a directory of its own
+        #[arg(value_name = "DIR")]
+        directory: Option<AbsolutePath>,
+    },
+    /// End the recording
+    #[command(after_help = "Example: telecon record stop")]
+    Stop,
+}
+
+/// A path as it is from everywhere: the daemon was started somewhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AbsolutePath(pub PathBuf);
+
+impl FromStr for AbsolutePath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        std::path::absolute(text).map(Self).map_err(|error| format!("write the whole path: {error}"))
+    }
 }
 
 /// On or off.

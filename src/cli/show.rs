@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::text::{facts, safe, table};
+use crate::civil::date_of;
 
 pub use events::{event, over, step};
 
@@ -104,7 +105,7 @@ pub fn call_id(answer: &Value) -> String {
 
 /// `telecon accept`
 pub fn accepted(answer: &Value) -> String {
-    line(&format!("accepted {}", word(&answer["call"])))
+    line(&format!("accepted {}", word(&answer["call"]))) + &recorded_by(answer)
 }
 
 /// `telecon reject`
@@ -119,7 +120,22 @@ pub fn hung_up(answer: &Value) -> String {
 
 /// `telecon join`
 pub fn joined(answer: &Value) -> String {
-    line(&format!("joined {}", word(&answer["call"])))
+    line(&format!("joined {}", word(&answer["call"]))) + &recorded_by(answer)
+}
+
+/// A line for each who records the call that was entered.
+fn recorded_by(answer: &Value) -> String {
+    list(answer, "recorded_by").iter().map(|one| line(&format!("{} records this call", person(one)))).collect()
+}
+
+/// `telecon record start`: the directory alone, for scripts.
+pub fn record_started(answer: &Value) -> String {
+    line(&word(&answer["directory"]))
+}
+
+/// `telecon record stop`
+pub fn record_stopped(answer: &Value) -> String {
+    line(&format!("recorded in {}", word(&answer["directory"])))
 }
 
 /// `telecon invite`
@@ -219,9 +235,10 @@ fn with(call: &Value) -> String {
             (_, Some(percent)) if percent != 100 => format!(", {percent} %"),
             _ => String::new(),
         };
+        let records = if one["recording"] == true { ", records" } else { "" };
         let decline = &one["decline"];
         let why = if decline.is_object() { format!(": {}", reason(decline)) } else { String::new() };
-        format!("{} ({}{why}{muted}{heard})", person(one), spoken(&one["state"]))
+        format!("{} ({}{why}{records}{muted}{heard})", person(one), spoken(&one["state"]))
     });
     participants.collect::<Vec<_>>().join(", ")
 }
@@ -270,6 +287,17 @@ pub fn status(answer: &Value) -> String {
     };
     let more = [("on hold", held.collect::<Vec<_>>().join("\n")), ("ringing", ringing.collect::<Vec<_>>().join("\n"))];
     all.extend(more.into_iter().chain([("missed", missed)]).filter(|(_, text)| !text.is_empty()));
+    let recording = &answer["recording"];
+    if recording.is_object() {
+        let paused = if recording["paused"] == true { " (paused, on hold)" } else { "" };
+        all.push((
+            "recording",
+            format!("{} into {}{paused}", short_id(&recording["call"]), word(&recording["directory"])),
+        ));
+    }
+    if let Some(problem) = answer["recording_problem"].as_str() {
+        all.push(("recording", problem.to_owned()));
+    }
     all.push(("sound", sound));
     all.extend(answer["clock"].as_str().map(|hint| ("clock", hint.to_owned())));
     let quiet = if answer["do_not_disturb"] == true { ", do not disturb" } else { "" };
@@ -453,21 +481,8 @@ fn lasted(call: &Value) -> String {
 fn date(ms: &Value) -> String {
     let Some(ms) = ms.as_u64() else { return "-".into() };
     let (days, s) = (ms / 86_400_000, ms / 1000 % 86_400);
-    let (year, month, day) = civil(days);
+    let (year, month, day) = date_of(days);
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}Z", s / 3600, s / 60 % 60)
-}
-
-/// The date that many days after 1970-01-01, in the Gregorian calendar: years that begin in March have their leap day at the end
-/// (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let since_0000_03_01 = days + 719_468;
-    let (era, of_era) = (since_0000_03_01 / 146_097, since_0000_03_01 % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 /// `telecon contacts list`

@@ -1,6 +1,6 @@
 //! The control socket's words, typed: what clients ask and how the daemon answers.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, oneshot};
@@ -230,6 +230,19 @@ pub enum Method {
         /// The last event that was seen.
         seq: u64,
     },
+    /// Write down what is said in the active call; the others in it are told.
+    #[serde(rename = "media.record")]
+    MediaRecord {
+        /// Id or unique prefix; left out: the active call.
+        #[serde(default)]
+        call: Option<String>,
+        /// Absolute path of the directory in which the recording gets one of its own; left out: the usual one.
+        #[serde(default)]
+        directory: Option<PathBuf>,
+    },
+    /// End the recording.
+    #[serde(rename = "media.stop_record")]
+    MediaStopRecord {},
     /// Connected peers.
     #[serde(rename = "net.peers")]
     NetPeers {},
@@ -246,7 +259,7 @@ pub enum Method {
 
 impl Method {
     /// Every method's name on the socket, `events.watch` apart: that one is [`Command::Watch`].
-    pub const NAMES: [&str; 39] = [
+    pub const NAMES: [&str; 41] = [
         "daemon.status",
         "daemon.stop",
         "identity.show",
@@ -283,6 +296,8 @@ impl Method {
         "contact.export",
         "history.list",
         "events.mark",
+        "media.record",
+        "media.stop_record",
         "net.peers",
         "net.connect",
         "config.show",

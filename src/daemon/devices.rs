@@ -199,6 +199,9 @@ pub(super) fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId
         | Event::MediaChanged { .. }
         | Event::DoNotDisturbChanged { .. }
         | Event::TalkedWhileMuted
+        | Event::RecordingStarted { .. }
+        | Event::RecordingEnded { .. }
+        | Event::RecordingFailed { .. }
         | Event::AudioChanged { .. }
         | Event::ContactsChanged
         | Event::VolumeChanged { .. }

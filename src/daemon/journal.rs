@@ -131,6 +131,9 @@ impl Journal {
             | Event::ParticipantChanged { .. }
             | Event::ParticipantDeclined { .. }
             | Event::ParticipantMedia { .. }
+            | Event::RecordingStarted { .. }
+            | Event::RecordingEnded { .. }
+            | Event::RecordingFailed { .. }
             | Event::MediaChanged { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted

@@ -30,7 +30,12 @@ impl Daemon {
                 Output::Leg(id, command) => self.leg(id, command),
                 Output::Audio(plan) => self.audio.apply(plan),
                 Output::Remember(from, message) => self.remember(&from, message, now),
-                Output::Event(event) => self.tell(event, now),
+                Output::Event(event) => {
+                    if matches!(event, Event::RecordingEnded { .. }) {
+                        self.audio.stop_recording();
+                    }
+                    self.tell(event, now);
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod calls;
 mod contacts;
+mod recording;
 
 use std::sync::Arc;
 
@@ -96,6 +97,8 @@ impl Daemon {
             Method::MediaVolume { who, percent } => self.volume(&who, percent, now),
             Method::MediaBlock { who } => self.block_audio(&who, true, now),
             Method::MediaUnblock { who } => self.block_audio(&who, false, now),
+            Method::MediaRecord { call, directory } => self.record(call.as_deref(), directory, now),
+            Method::MediaStopRecord {} => self.stop_record(now),
             Method::MediaStats {} => Ok(self.stats()),
             Method::AudioTestMic { seconds } => self.test_microphone(seconds),
             Method::AudioTestSpeaker {} => self.test_speaker(),
@@ -150,6 +153,7 @@ impl Daemon {
     }
 
     fn status(&self) -> Value {
+        let (recording, recording_problem) = self.recording();
         views::status(&views::Status {
             did: &self.did,
             uptime_s: self.started.elapsed().as_secs(),
@@ -162,6 +166,8 @@ impl Daemon {
             stopping: self.stopping.is_some(),
             clock: self.clock_hint(),
             audio: &self.audio.status(),
+            recording,
+            recording_problem,
             seq: self.journal.last_seq(),
             marked: self.journal.marked(),
             missed: self.journal.missed(),
@@ -246,6 +252,8 @@ fn changes_something(method: &Method) -> bool {
         | Method::MediaVolume { .. }
         | Method::MediaBlock { .. }
         | Method::MediaUnblock { .. }
+        | Method::MediaRecord { .. }
+        | Method::MediaStopRecord {}
         | Method::ContactAdd { .. }
         | Method::ContactRemove { .. }
         | Method::ContactAllow { .. }
@@ -280,6 +288,8 @@ fn not_done(error: &RequestError) -> Failure {
             ("not_joinable", "only calls left or missed within the last hour can be; `telecon calls` lists them")
         }
         RequestError::NotInCall => ("not_in_call", "`telecon calls` tells its state"),
+        RequestError::OnHold => ("on_hold", "`telecon resume` takes it from hold"),
+        RequestError::RecordsAnother => ("records_another", "`telecon record stop` ends that recording"),
         RequestError::Closed => ("closed_call", "ask its creator, or make a new call"),
         RequestError::TooFar => ("too_far", "ask somebody who was invited earlier, or make a new call"),
         RequestError::InvitedYou => ("invited_you", "they can come back with `telecon join`"),

@@ -93,6 +93,8 @@ pub(super) enum Verb {
     Hold,
     /// Take one from hold.
     Resume,
+    /// Record the active one.
+    Record,
     /// Look at one.
     Show,
 }
@@ -145,13 +147,15 @@ impl Verb {
         match (self, state) {
             (Self::Show, _) => Some(0),
             (Self::Accept | Self::Reject, CallState::Incoming) => Some(0),
-            (Self::Hangup | Self::Invite | Self::Hold, CallState::Active | CallState::Outgoing) => Some(0),
+            (Self::Hangup | Self::Invite | Self::Hold | Self::Record, CallState::Active | CallState::Outgoing) => {
+                Some(0)
+            }
             (Self::Resume, CallState::OnHold) => Some(0),
             (Self::Hangup | Self::Invite, CallState::OnHold) => Some(1),
             (Self::Hangup, CallState::Incoming) => Some(2),
             (Self::Accept | Self::Reject, CallState::Active | CallState::Outgoing | CallState::OnHold)
             | (Self::Invite, CallState::Incoming)
-            | (Self::Hold, CallState::Incoming | CallState::OnHold)
+            | (Self::Hold | Self::Record, CallState::Incoming | CallState::OnHold)
             | (Self::Resume, CallState::Incoming | CallState::Active | CallState::Outgoing)
             | (Self::Join, _) => None,
         }
@@ -166,6 +170,7 @@ impl Verb {
             Self::Invite => "there is no call to invite anybody into; make one with `telecon call WHO`",
             Self::Hold => "there is no active call to put on hold",
             Self::Resume => "no call is on hold, so there is none to resume",
+            Self::Record => "there is no active call to record; `telecon resume` takes one from hold",
             Self::Show => "there is no call; make one with `telecon call WHO`",
         }
     }

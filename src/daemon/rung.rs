@@ -48,6 +48,9 @@ impl Rung {
             | Event::ParticipantChanged { .. }
             | Event::ParticipantDeclined { .. }
             | Event::ParticipantMedia { .. }
+            | Event::RecordingStarted { .. }
+            | Event::RecordingEnded { .. }
+            | Event::RecordingFailed { .. }
             | Event::MediaChanged { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted

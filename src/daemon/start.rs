@@ -83,6 +83,7 @@ pub(super) async fn start(
         net,
         audio,
         store,
+        recordings: paths.recordings.clone(),
         people,
         rung: Rung::default(),
         journal,

@@ -33,6 +33,8 @@ pub(super) struct Status<'a> {
     pub stopping: bool,
     pub clock: Option<&'static str>,
     pub audio: &'a AudioStatus,
+    pub recording: Value,
+    pub recording_problem: Option<String>,
     pub seq: u64,
     pub marked: u64,
     pub missed: usize,
@@ -65,6 +67,8 @@ pub(super) fn status(from: &Status<'_>) -> Value {
         "stopping": from.stopping,
         "clock": from.clock,
         "audio": from.audio,
+        "recording": from.recording,
+        "recording_problem": from.recording_problem,
         "seq": from.seq,
         "marked": from.marked,
         "missed": from.missed,
@@ -89,8 +93,15 @@ pub(super) fn call(view: &CallView, people: &People) -> Value {
         "from": view.from,
         "from_name": people.name(&view.from),
         "closed": view.closed,
+        "recording": view.recording,
         "participants": participants,
     })
+}
+
+/// Who records the call, as they say themselves.
+pub(super) fn recorders(view: &CallView, people: &People) -> Value {
+    let recorders = view.participants.iter().filter(|other| other.recording).map(|other| other.did.clone());
+    named(&recorders.collect::<Vec<_>>(), people).into()
 }
 
 fn participant(view: &ParticipantView, people: &People) -> Value {
@@ -102,6 +113,7 @@ fn participant(view: &ParticipantView, people: &People) -> Value {
         "muted": view.muted,
         "deafened": view.deafened,
         "on_hold": view.on_hold,
+        "recording": view.recording,
         "decline": view.decline,
         "volume_percent": gain.percent,
         "audio_blocked": gain.blocked,
@@ -239,6 +251,7 @@ pub(super) mod samples {
             muted: false,
             deafened: true,
             on_hold: false,
+            recording: false,
             decline: None,
             leg: Some(LegId(1)),
             setup,
@@ -248,6 +261,7 @@ pub(super) mod samples {
             state,
             from: did_of(2),
             closed: false,
+            recording: false,
             participants: vec![other],
         }
     }
@@ -326,6 +340,8 @@ mod tests {
             stopping: false,
             clock: None,
             audio: &audio,
+            recording: Value::Null,
+            recording_problem: None,
             seq: 9,
             marked: 4,
             missed: 2,

@@ -61,7 +61,7 @@ const BATCH_WAIT: Duration = Duration::from_millis(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 /// IP (20), UDP (8), SRTCP's index (4) and tag (16, RFC 7714) of each report.
-const REPORT_OVERHEAD_BYTES: usize = 48;
+pub(super) const REPORT_OVERHEAD_BYTES: usize = 48;
 /// A leg that sent nothing for so long says that it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 

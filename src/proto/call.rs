@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    id::{Did, Instance, MessageId},
+    id::{Did, Instance, LegId, MessageId},
     io::{CallState, CallView, EndReason, LegEvent, ParticipantState, ParticipantView, Setup},
     leg::Leg,
     seen::Recent,
@@ -44,6 +44,8 @@ pub struct Call {
     pub members: BTreeMap<Did, Member>,
     /// The user has put it on hold.
     pub on_hold: bool,
+    /// The user has it recorded; paused while it is on hold.
+    pub recording: bool,
     /// When the invitation that made this call known here expires.
     pub ring_until: Instant,
     /// Gossip topics that are subscribed for this call.
@@ -83,6 +85,11 @@ impl Call {
     /// This device is in it and has not put it on hold.
     pub fn is_active(&self) -> bool {
         self.instance().is_some() && !self.on_hold
+    }
+
+    /// What is said is written down at the moment.
+    pub fn is_recorded(&self) -> bool {
+        self.recording && self.is_active()
     }
 
     /// That DID has invited this device, and it still holds.
@@ -126,6 +133,11 @@ impl Call {
         self.members.values().filter_map(Member::peer).any(|peer| peer.leg.as_ref().is_some_and(Leg::is_up))
     }
 
+    /// The connections to the others, and to whom each leads.
+    pub fn legs(&self) -> impl Iterator<Item = (LegId, Did)> {
+        self.members.iter().filter_map(|(did, member)| Some((member.leg()?.id()?, did.clone())))
+    }
+
     /// Why an offer that nobody took is over.
     pub fn unanswered_reason(&self) -> EndReason {
         let presences = || self.members.values().map(|member| &member.presence);
@@ -151,7 +163,8 @@ impl Call {
         };
         let participants = self.members.iter().map(|(did, member)| member.view(did)).collect();
         let closed = self.ticket.settings.closed;
-        Some(CallView { call: self.ticket.call, state, from: self.from.clone(), closed, participants })
+        let (call, from, recording) = (self.ticket.call, self.from.clone(), self.recording);
+        Some(CallView { call, state, from, closed, recording, participants })
     }
 }
 
@@ -174,7 +187,7 @@ pub struct Member {
     pub attempts: Option<(Instance, u32)>,
     /// The state that clients were told last.
     pub shown: ParticipantState,
-    /// What clients were told last of its microphone and ears (without the version), and until when they are told no more.
+    /// What clients were told last of its microphone, ears and recording (without the version), and until when they are told no more.
     pub media_shown: (MediaState, Option<Instant>),
     /// Its latest messages.
     pub heard: Recent<MessageId>,
@@ -203,7 +216,7 @@ pub enum Presence {
 pub struct Peer {
     /// Its stay.
     pub instance: Instance,
-    /// Microphone and ears.
+    /// Microphone, ears and recording.
     pub state: MediaState,
     /// It was here a moment ago in a former stay: to the user it never left.
     pub continues: bool,
@@ -284,7 +297,7 @@ impl Member {
         self.peer()?.leg.as_ref()
     }
 
-    /// What clients have to be told of its microphone and ears.
+    /// What clients have to be told of its microphone, ears and recording.
     pub fn unshown_media(&self) -> Option<MediaState> {
         let media = MediaState { version: 0, ..self.peer()?.state };
         (media != self.media_shown.0).then_some(media)
@@ -317,6 +330,7 @@ impl Member {
             muted: peer.is_some_and(|peer| peer.state.muted),
             deafened: peer.is_some_and(|peer| peer.state.deafened),
             on_hold: peer.is_some_and(|peer| peer.state.on_hold),
+            recording: peer.is_some_and(|peer| peer.state.recording),
             decline: if let Presence::Declined(decline) = &self.presence { Some(decline.clone()) } else { None },
             leg: peer.and_then(|peer| peer.leg.as_ref()).and_then(Leg::id),
             setup: peer.map(|peer| peer.setup).unwrap_or_default(),

@@ -22,7 +22,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::{
     call::{Call, Phase, Presence},
     id::{CallId, DeviceId, Did, Instance, LegId, MessageId},
-    io::{AudioPlan, CallView, EndReason, Event, Input, KeptCall, Now, Output, PastCall, Policy},
+    io::{AudioPlan, CallView, EndReason, Event, Input, KeptCall, Now, Output, PastCall, Policy, Recorded},
     mutant::mutant,
     outbox::{Outbox, Persistence},
     seen::Seen,
@@ -57,7 +57,7 @@ const MEET_PATIENCE: Duration = Duration::from_secs(30);
 /// one was not written down, the next must hardly ever be numbered the same, and one after a wake never lower, since the others
 /// would not listen to it. A user needs longer to go to another device than these milliseconds.
 const UNASKED_SPREAD: u64 = 1_000;
-/// Clients hear of the same participant's microphone and ears no oftener: who switches all the time fills no journal.
+/// Clients hear of the same participant's microphone, ears and recording no oftener: who switches all the time fills no journal.
 const MEDIA_PAUSE: Duration = Duration::from_secs(1);
 /// How long the last signals of a call are repeated.
 const LAST_WORDS: Duration = Duration::from_secs(30);
@@ -131,7 +131,7 @@ pub struct Engine {
     last_leg: u64,
     muted: bool,
     deafened: bool,
-    /// Grows with every change of what participants are told of microphone and ears.
+    /// Grows with every change of what participants are told of microphone, ears and recording.
     media_version: u32,
     do_not_disturb: bool,
     contact: Option<Contact>,
@@ -265,9 +265,18 @@ impl Engine {
         }
         self.forget_past(now.mono);
         self.early_cancels.retain(|cancel| now.mono < cancel.until);
+        // Who records says so before the first sample, and takes it back after the last.
+        let ceases = self.plan.recording.is_some() && self.plan_audio().recording.is_none();
+        if ceases || mutant!(RecordingToldLate) {
+            self.change_plan();
+        }
         while let Some(outgoing) = self.outbox.poll(now.mono) {
             self.effects.push_back(Effect::Send(Box::new(outgoing)));
         }
+        self.change_plan();
+    }
+
+    fn change_plan(&mut self) {
         let plan = self.plan_audio();
         if plan != self.plan {
             self.plan = plan.clone();
@@ -384,8 +393,8 @@ impl Engine {
                 member.unshown_media().filter(|_| member.media_shown.1.is_none_or(|until| until <= now))
             {
                 member.media_shown = (media, Some(now + MEDIA_PAUSE));
-                let (did, MediaState { muted, deafened, on_hold, .. }) = (did.clone(), media);
-                let event = Event::ParticipantMedia { call: id, did, muted, deafened, on_hold };
+                let (did, MediaState { version: _, muted, deafened, on_hold, recording }) = (did.clone(), media);
+                let event = Event::ParticipantMedia { call: id, did, muted, deafened, on_hold, recording };
                 self.effects.push_back(Effect::Output(Output::Event(event)));
             }
         }
@@ -394,10 +403,12 @@ impl Engine {
     fn plan_audio(&self) -> AudioPlan {
         let counts = |call: &&Call| call.is_active() || (mutant!(HoldKeepsMicrophone) && call.instance().is_some());
         let active = self.calls.values().find(counts);
-        let legs = active.into_iter().flat_map(|call| call.members.values());
-        let legs = legs.filter_map(|member| member.peer()?.leg.as_ref()?.id()).collect();
+        let legs = active.into_iter().flat_map(Call::legs).map(|(leg, _)| leg).collect();
+        let is_recorded = |call: &&Call| call.is_recorded() || (mutant!(HoldKeepsRecording) && call.recording);
+        let recorded = self.calls.values().find(is_recorded);
         AudioPlan {
             legs,
+            recording: recorded.map(|call| Recorded { call: call.ticket.call, who: call.legs().collect() }),
             microphone: active.is_some_and(|call| call.has_leg_up() || mutant!(MicrophoneEarly)),
             playback: active.is_some_and(Call::has_company),
             muted: self.muted,
@@ -407,10 +418,16 @@ impl Engine {
         }
     }
 
-    /// What the participants of the call are told of microphone and ears.
+    /// What the participants of the call are told of microphone, ears and recording.
     fn media_state(&self, id: CallId) -> MediaState {
-        let on_hold = self.calls.get(&id).is_some_and(|call| call.on_hold);
-        MediaState { version: self.media_version, muted: self.muted, deafened: self.deafened, on_hold }
+        let call = self.calls.get(&id);
+        MediaState {
+            version: self.media_version,
+            muted: self.muted,
+            deafened: self.deafened,
+            on_hold: call.is_some_and(|call| call.on_hold),
+            recording: call.is_some_and(Call::is_recorded) && !mutant!(RecordingUntold),
+        }
     }
 
     fn policy(&self, did: &Did) -> Option<Policy> {

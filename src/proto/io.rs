@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     id::{CallId, Did, LegId, MessageId},
-    signal::{Contact, Decline, DeclineReason, Ice, Incoming, Note, Sdp, Settings, Ticket, Topic},
+    signal::{Contact, Decline, DeclineReason, Ice, Incoming, Note, Sdp, Settings, Topic},
 };
+
+mod kept;
+
+pub use kept::{Asked, JOINABLE, KeptCall, PastCall, Standing};
 
 /// The time, as the shell tells it with every call.
 #[derive(Debug, Clone, Copy)]
@@ -57,49 +61,6 @@ pub enum Former {
     /// It is left.
     Leave,
 }
-
-/// What has to outlive the daemon of a call that this device is in, left, or missed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptCall {
-    /// Id, key, settings, own chain of grants.
-    pub ticket: Ticket,
-    /// Who invited this device; the own DID when it made the call.
-    pub from: Did,
-    /// Everybody else who was invited or present, and where their nodes could be dialled.
-    pub members: BTreeMap<Did, Option<Contact>>,
-    /// Whom this device has invited and who may still accept.
-    pub asked: BTreeMap<Did, Asked>,
-    /// The number of the own latest stay; 0 when there was none.
-    pub stay: u64,
-    /// Where it stands.
-    pub standing: Standing,
-}
-
-/// An own invitation that still holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
-    /// The offer, which rings once however often it is repeated.
-    pub offer: MessageId,
-    /// Unix time in ms.
-    pub until_ms: u64,
-}
-
-/// Where a [`KeptCall`] stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Standing {
-    /// Rings here until this unix time in ms.
-    Ringing(u64),
-    /// This device is in it; `on_hold`: and neither speaks nor hears.
-    In {
-        /// Put on hold by the user.
-        on_hold: bool,
-    },
-    /// Left, or missed, at this unix time in ms: it can be joined for [`JOINABLE`] from then on.
-    Past(u64),
-}
-
-/// How long a call that was left or missed can be joined.
-pub const JOINABLE: Duration = Duration::from_secs(3600);
 
 /// Which side of the SDP exchange a leg is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +151,13 @@ pub enum Request {
     Hold(CallId),
     /// Take it from hold; it becomes the active one, and the one that was is put on hold.
     Resume(CallId),
+    /// Write down what is said in this call, which has to be the active one, or cease to. The others are told.
+    Record {
+        /// The call.
+        call: CallId,
+        /// Begin or end.
+        on: bool,
+    },
     /// Microphone off or on.
     Mute(bool),
     /// Ears off or on.
@@ -247,6 +215,12 @@ pub enum RequestError {
     /// An invitee is on the own chain of invitations, and can join without a new one.
     #[error("who invited this device needs no invitation")]
     InvitedYou,
+    /// What is on hold is not recorded.
+    #[error("the call is on hold")]
+    OnHold,
+    /// One call is recorded at a time, and it is another one.
+    #[error("another call, which is on hold, is being recorded")]
+    RecordsAnother,
     /// As many calls as there may be are active or on hold.
     #[error("too many calls are on hold")]
     TooManyCalls,
@@ -275,6 +249,17 @@ pub struct AudioPlan {
     pub ring: bool,
     /// The active call was offered from here, nobody is there yet, and it rings with somebody.
     pub ring_back: bool,
+    /// What is said is written down. Everybody in the call was told so before.
+    pub recording: Option<Recorded>,
+}
+
+/// What of the active call is written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// The call.
+    pub call: CallId,
+    /// Whose sound each of [`AudioPlan::legs`] brings.
+    pub who: BTreeMap<LegId, Did>,
 }
 
 impl AudioPlan {
@@ -472,7 +457,7 @@ pub enum Event {
         /// What it adds.
         text: Option<Note>,
     },
-    /// A participant muted or deafened itself, put the call on hold, or took it back.
+    /// A participant muted or deafened itself, put the call on hold, began to record it, or took something of that back.
     ParticipantMedia {
         /// The call.
         call: CallId,
@@ -484,6 +469,26 @@ pub enum Event {
         deafened: bool,
         /// Has put the call on hold.
         on_hold: bool,
+        /// Writes down what is said.
+        #[serde(default)]
+        recording: bool,
+    },
+    /// The call is recorded here from now on; everybody in it is told.
+    RecordingStarted {
+        /// The call.
+        call: CallId,
+    },
+    /// The call is not recorded here any more.
+    RecordingEnded {
+        /// The call.
+        call: CallId,
+    },
+    /// A recording could not be written any further; that it ended follows.
+    RecordingFailed {
+        /// The call.
+        call: CallId,
+        /// The cause and the remedy.
+        problem: String,
     },
     /// The own microphone or ears were switched.
     MediaChanged {
@@ -552,6 +557,8 @@ pub struct ParticipantView {
     pub deafened: bool,
     /// Tells that it has put the call on hold.
     pub on_hold: bool,
+    /// Tells that it records the call.
+    pub recording: bool,
     /// Its no, where it said one to this device.
     pub decline: Option<Decline>,
     /// The leg to it, while there is one.
@@ -571,19 +578,8 @@ pub struct CallView {
     pub from: Did,
     /// Only its creator may invite.
     pub closed: bool,
+    /// It is recorded here; on hold the recording is paused.
+    pub recording: bool,
     /// Everyone but the own DID.
     pub participants: Vec<ParticipantView>,
-}
-
-/// A call that can be joined again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PastCall {
-    /// The call.
-    pub call: CallId,
-    /// Who invited.
-    pub from: Did,
-    /// Everyone but the own DID.
-    pub participants: Vec<Did>,
-    /// When it was left or missed, unix time in ms.
-    pub since_ms: u64,
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     engine::{Effect, Engine},
+    id::CallId,
     io::{CallView, Input, Now, Output, PastCall, Reply, Request, RequestError},
     seal::{Rejected, Seal},
     signal::Topic,
@@ -93,6 +94,14 @@ impl<S: Seal> Node<S> {
     /// Calls that can be joined, though this device is not in them.
     pub fn past_calls(&self) -> Vec<PastCall> {
         self.engine.past_calls()
+    }
+
+    /// Whether a recording of this call may begin now.
+    ///
+    /// # Errors
+    /// What [`Request::Record`] would answer.
+    pub fn may_record(&self, call: CallId) -> Result<(), RequestError> {
+        self.engine.may_record(call)
     }
 
     /// The user wants to hear no calls.

@@ -151,11 +151,20 @@ impl Outbox {
         }
     }
 
-    /// Announcements under way carry the present state.
-    pub fn refresh_state(&mut self, call: CallId, state: MediaState) {
+    /// Announcements under way carry the present state from now on. They are new messages: who acknowledges a former
+    /// transmission only now does not know the state yet.
+    pub fn refresh_state(
+        &mut self,
+        call: CallId,
+        state: MediaState,
+        now: Instant,
+        mut new_id: impl FnMut() -> MessageId,
+    ) {
         for entry in self.entries.iter_mut().filter(|entry| entry.outgoing.signal.call == call) {
             if let Body::Join(presence) = &mut entry.outgoing.signal.body {
                 presence.state = state;
+                entry.outgoing.signal.id = new_id();
+                (entry.acked, entry.sent_at, entry.next_at) = (false, None, now);
             }
         }
     }

@@ -211,7 +211,7 @@ pub enum CancelReason {
     SupersededBy(CallId),
 }
 
-/// What a participant tells about its microphone and ears; a higher version replaces a lower one.
+/// What a participant tells about its microphone, its ears and its recording; a higher version replaces a lower one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MediaState {
     /// Grows with every change within an instance.
@@ -222,6 +222,8 @@ pub struct MediaState {
     pub deafened: bool,
     /// Neither sends nor plays, and keeps the connection.
     pub on_hold: bool,
+    /// Writes down what is said.
+    pub recording: bool,
 }
 
 /// What a device tells the other devices of its DID: nobody else needs to answer this call.
@@ -336,7 +338,7 @@ pub enum Body {
     Ice(Ice),
     /// From the higher DID: begin an attempt after this one.
     Restart(u32),
-    /// Microphone and ears changed.
+    /// Microphone, ears or recording changed.
     State(MediaState),
     /// That message arrived.
     Ack(MessageId),

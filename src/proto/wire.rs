@@ -420,17 +420,20 @@ struct WireState {
     muted: bool,
     deafened: bool,
     on_hold: bool,
+    recording: bool,
 }
 
 impl From<MediaState> for WireState {
     fn from(state: MediaState) -> Self {
-        Self { version: state.version, muted: state.muted, deafened: state.deafened, on_hold: state.on_hold }
+        let MediaState { version, muted, deafened, on_hold, recording } = state;
+        Self { version, muted, deafened, on_hold, recording }
     }
 }
 
 impl From<WireState> for MediaState {
     fn from(wire: WireState) -> Self {
-        Self { version: wire.version, muted: wire.muted, deafened: wire.deafened, on_hold: wire.on_hold }
+        let WireState { version, muted, deafened, on_hold, recording } = wire;
+        Self { version, muted, deafened, on_hold, recording }
     }
 }
 

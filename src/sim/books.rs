@@ -60,8 +60,16 @@ impl World {
                     self.coverage.mark(Mark::ToldNotToDisturb);
                 }
             }
-            Event::ParticipantMedia { .. } => self.coverage.mark(Mark::MediaState),
-            Event::CallHeld { .. } => self.coverage.mark(Mark::Held),
+            Event::ParticipantMedia { recording, .. } => {
+                self.coverage.mark(if *recording { Mark::ShownRecording } else { Mark::MediaState });
+            }
+            Event::RecordingStarted { .. } => self.coverage.mark(Mark::Recorded),
+            Event::CallHeld { call } => {
+                self.coverage.mark(Mark::Held);
+                if self.nodes[ix].records == Some(*call) {
+                    self.coverage.mark(Mark::RecordingPaused);
+                }
+            }
             Event::CallResumed { .. } => self.coverage.mark(Mark::Resumed),
             Event::CallSilenced { from, .. } => {
                 self.coverage.mark(Mark::Silenced);
@@ -73,6 +81,8 @@ impl World {
             | Event::CallInterrupted { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted
+            | Event::RecordingEnded { .. }
+            | Event::RecordingFailed { .. }
             | Event::AudioChanged { .. }
             | Event::ContactsChanged
             | Event::VolumeChanged { .. }

@@ -80,6 +80,7 @@ impl World {
                 if plan == self.nodes[ix].plan {
                     return Err(format!("the same audio plan twice: {plan:?}"));
                 }
+                oracle::told_of_recording(self, ix, &plan)?;
                 self.nodes[ix].plan = plan;
                 self.carry_audio(ix);
             }
@@ -181,7 +182,8 @@ impl World {
         let wanted = match &request {
             Request::Accept(call, _) | Request::Join(call, _) => Some(*call),
             Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Invite { .. } => None,
-            Request::Hold(_) | Request::Resume(_) | Request::Mute(_) | Request::Deafen(_) => None,
+            Request::Hold(_) | Request::Resume(_) | Request::Record { .. } => None,
+            Request::Mute(_) | Request::Deafen(_) => None,
             Request::SetDoNotDisturb(_) | Request::SetContacts(_) | Request::SetAddresses(_) => None,
             Request::Restore { .. } | Request::Shutdown => None,
         };
@@ -223,6 +225,10 @@ impl World {
                 Request::SetContacts(contacts) if contacts.iter().any(|(_, policy)| *policy == Policy::Block) => {
                     self.coverage.mark(Mark::Blocked);
                 }
+                Request::Record { call, on } => {
+                    let records = &mut self.nodes[ix].records;
+                    *records = if on { Some(call) } else { records.filter(|other| *other != call) };
+                }
                 Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Join(..) => {}
                 Request::Invite { .. } | Request::Hold(_) | Request::Resume(_) | Request::Mute(_) => {}
                 Request::Deafen(_) | Request::SetDoNotDisturb(_) | Request::SetContacts(_) => {}
@@ -245,6 +251,8 @@ fn mark_of(error: &RequestError) -> Mark {
         | RequestError::NotRinging
         | RequestError::NotJoinable
         | RequestError::NotInCall
+        | RequestError::OnHold
+        | RequestError::RecordsAnother
         | RequestError::BadInvitees
         | RequestError::Stopping => Mark::WrongRequest,
     }

@@ -317,7 +317,10 @@ fn the_largest_numbers_break_nothing() {
     let (call, _) = victim.in_call_with(&mallory);
     let last = victim.hear_join(&mallory, call, u64::MAX);
     let pairwise = |victim: &mut Victim, body| victim.hear(&mallory, Some(last), Sealing::Pairwise, call, body);
-    pairwise(&mut victim, Body::State(MediaState { version: u32::MAX, muted: true, deafened: true, on_hold: false }));
+    pairwise(
+        &mut victim,
+        Body::State(MediaState { version: u32::MAX, muted: true, deafened: true, ..MediaState::default() }),
+    );
     pairwise(&mut victim, Body::Restart(u32::MAX));
     pairwise(&mut victim, Body::Unknown(u16::MAX));
     let sdp = Sdp { attempt: u32::MAX, kind: SdpKind::Offer, sdp: String::new(), fingerprint: [0; 32] };

@@ -88,7 +88,7 @@ impl World {
         let number = *chance.pick(&[0, 1, 1_767_225_700_000, u64::MAX]);
         let instance = Instance { number, device };
         let attempt = *chance.pick(&[0, 1, 2, 7, u32::MAX]);
-        let state = MediaState { version: attempt, muted: true, deafened: false, on_hold: chance.percent(50) };
+        let state = MediaState { version: attempt, muted: true, on_hold: chance.percent(50), ..MediaState::default() };
         let presence = Presence { instance, state, contact: None, granted_by: None };
         match chance.below(14) {
             0 => (Sealing::Envelope, offer),

@@ -49,6 +49,8 @@ pub struct SimNode {
     pub refused_by: BTreeSet<(CallId, Did)>,
     /// An own offer has just lost to the same people's: joining theirs needs no key press.
     pub superseded: bool,
+    /// The call that the user wants to have recorded; a daemon that is killed forgets it.
+    pub records: Option<CallId>,
     /// Seen-set writes since the last ring.
     pub remembered: u32,
     /// It is being started with what it kept, so that what rang before may ring again.
@@ -128,6 +130,7 @@ impl World {
             strangers: BTreeMap::new(),
             refused_by: BTreeSet::new(),
             superseded: false,
+            records: None,
             remembered: 0,
             restoring: false,
             clock: Clock { skew_ms, slept_us: 0 },
@@ -190,6 +193,7 @@ impl World {
         node.sleeps_until_us = None;
         node.rang.clear();
         node.consent.clear();
+        node.records = None;
         node.strangers.clear();
         node.refused_by.clear();
     }

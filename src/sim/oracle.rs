@@ -4,8 +4,8 @@
 
 use crate::proto::{
     id::{CallId, Did},
-    io::{CallState, CallView, ParticipantState, ParticipantView, Standing},
-    signal::{MAX_PARTICIPANTS, Sealing, Topic},
+    io::{AudioPlan, CallState, CallView, ParticipantState, ParticipantView, Recorded, Standing},
+    signal::{Body, MAX_PARTICIPANTS, Sealing, Topic},
 };
 
 use super::{
@@ -74,6 +74,12 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     let active = engaged.iter().filter(|view| view.state != CallState::OnHold);
     let joined = active.flat_map(|view| &view.participants).any(is_connected);
     demand(plan.microphone == joined, "microphone is not: consent and a joined leg up")?;
+    let recorded = views.iter().find(|view| view.recording);
+    demand(recorded.is_none_or(|view| node.records == Some(view.call)), "it is recorded, and nobody asked for it")?;
+    let writes = recorded.filter(|view| view.state != CallState::OnHold).map(|view| view.call);
+    demand(plan.recording.as_ref().map(|recording| recording.call) == writes, "recorded is not: shown as recorded")?;
+    let whole = plan.recording.as_ref().is_none_or(|recording| recording.who.keys().eq(&plan.legs));
+    demand(whole, "not everybody who is heard is recorded")?;
     demand(views.len() <= MAX_CALLS, "too many calls")?;
     demand(views.iter().all(|view| view.participants.len() < MAX_PARTICIPANTS), "too many participants")?;
     demand(world.network.subscription_count(ix) <= MAX_SUBSCRIPTIONS, "too many topics")?;
@@ -138,6 +144,27 @@ fn check_leg(world: &World, leg: &SimLeg, engaged: &[&CallView]) -> Result<(), S
     };
     demand(participant.leg == Some(leg.id), "a leg that the view does not name")?;
     demand(!is_up(leg) || is_connected(participant), "a leg is up and its participant not joined")
+}
+
+/// A plan that records comes after the word to everybody in the call that it does.
+pub fn told_of_recording(world: &World, ix: NodeIx, plan: &AudioPlan) -> Result<(), String> {
+    let Some(Recorded { call, .. }) = plan.recording.as_ref().filter(|_| !world.setup.real_seal) else { return Ok(()) };
+    let views = world.nodes[ix].node.calls();
+    let others = views.iter().filter(|view| view.call == *call).flat_map(|view| &view.participants);
+    let ledger = world.ledger.borrow();
+    for other in others.filter(|other| is_in(other)) {
+        let mut words = ledger.sealed.iter().rev().filter(|sealed| {
+            let outgoing = &sealed.outgoing;
+            sealed.from == world.dids[ix] && outgoing.signal.call == *call && outgoing.to.as_ref() == Some(&other.did)
+        });
+        let last = words.find_map(|sealed| match &sealed.outgoing.signal.body {
+            Body::Join(presence) => Some(presence.state),
+            Body::State(state) => Some(*state),
+            _ => None,
+        });
+        demand(last.is_some_and(|state| state.recording), "it records before it tells")?;
+    }
+    Ok(())
 }
 
 /// All nodes: in calm weather for long enough, nobody presses.
@@ -221,6 +248,8 @@ fn settled_pair(
     demand((other.state == ParticipantState::OnHold) == holds, &format!("{told}, who put it on hold: {holds}"))?;
     let (muted, deafened) = (world.nodes[b].node.muted(), world.nodes[b].node.deafened());
     demand((other.muted, other.deafened) == (muted, deafened), &format!("{told} with another microphone or ears"))?;
+    let records = views[b].iter().any(|theirs| theirs.call == view.call && theirs.recording) && !holds;
+    demand(other.recording == records, &format!("{told}, who records: {records}"))?;
     Ok(true)
 }
 

@@ -276,6 +276,8 @@ fn event_word(event: &Event) -> Option<String> {
         Event::CallInvited { .. } => "**invited**".into(),
         Event::CallHeld { .. } => "**on hold**".into(),
         Event::CallResumed { .. } => "**resumed**".into(),
+        Event::RecordingStarted { .. } => "**recorded**".into(),
+        Event::RecordingEnded { .. } => "**recorded no more**".into(),
         Event::CallSilenced { .. } => "**silenced**".into(),
         Event::CallInterrupted { .. } => "**interrupted**".into(),
         Event::CallEnded { reason, .. } => format!("**ends: {}**", plain(reason)),
@@ -283,13 +285,8 @@ fn event_word(event: &Event) -> Option<String> {
         Event::ParticipantDeclined { .. } | Event::ParticipantMedia { .. } => "shown".into(),
         Event::MediaChanged { .. } | Event::DoNotDisturbChanged { .. } => "told to clients".into(),
         // These are the shell's own.
-        Event::TalkedWhileMuted
-        | Event::AudioChanged { .. }
-        | Event::ContactsChanged
-        | Event::VolumeChanged { .. }
-        | Event::EventsMarked { .. } => {
-            return None;
-        }
+        Event::TalkedWhileMuted | Event::AudioChanged { .. } | Event::RecordingFailed { .. } => return None,
+        Event::ContactsChanged | Event::VolumeChanged { .. } | Event::EventsMarked { .. } => return None,
     })
 }
 
@@ -350,7 +347,7 @@ const MESSAGES: &[Row] = &[
     ("`Ice`", |subject| pairwise(subject, Body::Ice(Ice { attempt: 1, candidates: vec!["candidate:…".into()] }))),
     ("`Restart`", |subject| pairwise(subject, Body::Restart(1))),
     ("`State`", |subject| {
-        let state = MediaState { version: 1, muted: true, deafened: false, on_hold: false };
+        let state = MediaState { version: 1, muted: true, ..MediaState::default() };
         pairwise(subject, Body::State(state))
     }),
     ("`Ack`", |subject| {
@@ -375,6 +372,7 @@ const REQUESTS: &[Row] = &[
     }),
     ("hold", |subject| Some(subject.ask(Request::Hold(subject.call)))),
     ("resume", |subject| Some(subject.ask(Request::Resume(subject.call)))),
+    ("record", |subject| Some(subject.ask(Request::Record { call: subject.call, on: true }))),
     ("mute", |subject| Some(subject.ask(Request::Mute(true)))),
     ("deafen", |subject| Some(subject.ask(Request::Deafen(true)))),
     ("do not disturb", |subject| Some(subject.ask(Request::SetDoNotDisturb(true)))),
@@ -410,6 +408,7 @@ fn row_of(request: &Request) -> &'static str {
         Request::Invite { .. } => "invite",
         Request::Hold(_) => "hold",
         Request::Resume(_) => "resume",
+        Request::Record { .. } => "record",
         Request::Mute(_) => "mute",
         Request::Deafen(_) => "deafen",
         Request::SetDoNotDisturb(_) => "do not disturb",

@@ -70,6 +70,12 @@ impl Sight<'_> {
             Request::Reject(call, _) => must(self.state(*call) == Some(CallState::Incoming)),
             Request::Hangup(call) => must(self.state(*call).is_some()),
             Request::Hold(call) | Request::Resume(call) => must(engaged(call)),
+            Request::Record { call, on: false } => must(engaged(call)),
+            Request::Record { call, on: true } => {
+                let recorded = self.views.iter().find(|view| view.recording).map(|view| view.call);
+                let free = recorded.is_none() && self.state(*call) != Some(CallState::OnHold);
+                must(engaged(call) && (free || recorded == Some(*call)))
+            }
             Request::Invite { call, invitees } => {
                 let fine = engaged(call) && !invitees.contains(self.own);
                 let fine = fine && !invitees.iter().any(|did| self.is_blocked(did));
@@ -122,6 +128,7 @@ fn press_in_call(call: CallId, sight: &Sight<'_>, chance: &mut Chance) -> Option
             let invitees = some_people(sight, chance);
             Some(Request::Invite { call, invitees })
         }
+        8 | 9 => Some(Request::Record { call, on: chance.percent(70) }),
         _ => None,
     }
 }
@@ -169,7 +176,7 @@ fn offer(sight: &Sight<'_>, chance: &mut Chance) -> Request {
 fn press_wrongly(sight: &Sight<'_>, chance: &mut Chance) -> Request {
     let never = CallId::from_bytes([0x8f; 16]);
     let call = if sight.calls.is_empty() { never } else { *chance.pick(sight.calls) };
-    match chance.below(11) {
+    match chance.below(12) {
         0 => Request::Offer { invitees: Vec::new(), settings: Settings::default() },
         1 => Request::Offer { invitees: vec![sight.own.clone()], settings: Settings::default() },
         2 => Request::Accept(call, former(chance)),
@@ -180,6 +187,7 @@ fn press_wrongly(sight: &Sight<'_>, chance: &mut Chance) -> Request {
         7 => Request::Invite { call, invitees: some_people(sight, chance) },
         8 => Request::Hold(call),
         9 => Request::Resume(call),
+        10 => Request::Record { call, on: chance.percent(80) },
         _ => offer(sight, chance),
     }
 }

@@ -117,6 +117,9 @@ pub(super) fn note(db: &Transaction<'_>, event: &Event, own: &Did, time_ms: u64)
         | Event::CallResumed { .. }
         | Event::ParticipantDeclined { .. }
         | Event::ParticipantMedia { .. }
+        | Event::RecordingStarted { .. }
+        | Event::RecordingEnded { .. }
+        | Event::RecordingFailed { .. }
         | Event::MediaChanged { .. }
         | Event::DoNotDisturbChanged { .. }
         | Event::TalkedWhileMuted

@@ -7,6 +7,7 @@ mod demo;
 mod disk;
 mod install;
 mod pulse;
+mod recording;
 mod soak;
 mod sound;
 mod support;

@@ -1,9 +1,6 @@
 //! Sound between real daemons: through two sound servers, and through a network that loses packets.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use telecon::demo::correlate::Haystack;
@@ -13,6 +10,7 @@ use crate::support::{
     namespace::Namespace,
     pulse::{PulseServer, Recording},
     speech::speech,
+    wav,
 };
 
 /// Samples in a millisecond at 48 kHz.
@@ -164,26 +162,6 @@ fn a_call_goes_on_over_another_network_when_its_own_is_gone() {
     }
 }
 
-fn read_wav(path: &Path) -> Vec<f32> {
-    let mut reader = hound::WavReader::open(path).unwrap();
-    assert_eq!((reader.spec().sample_rate, reader.spec().channels), (48_000, 1));
-    reader.samples::<i16>().map(|sample| f32::from(sample.unwrap()) / 32_768.0).collect()
-}
-
-fn write_wav(path: &Path, samples: &[f32]) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 48_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).unwrap();
-    for sample in samples {
-        writer.write_sample((sample * 32_767.0) as i16).unwrap();
-    }
-    writer.finalize().unwrap();
-}
-
 /// The longest stretch, in ms, in which something was said and nothing heard: 10 ms blocks, 40 dB below what was said.
 fn longest_silence_ms(said: &[f32], heard: &[f32]) -> usize {
     let power = |block: &[f32]| block.iter().map(|sample| sample * sample).sum::<f32>() / block.len() as f32;
@@ -210,7 +188,7 @@ fn speech_survives_random_loss_and_short_outages() {
     let files = tempfile::tempdir().unwrap();
     let (said_path, heard_path) = (files.path().join("said.wav"), files.path().join("heard.wav"));
     let clip = speech(2.0);
-    write_wav(&said_path, &clip);
+    wav::write(&said_path, &clip);
     let daemon_with = |audio: String| {
         let config = format!("[audio]\nbackend = \"file\"\n{audio}\n[call]\nauto_accept = \"all\"\n");
         Daemon::start_with(Start { config, through: namespace.enter(), ..Start::default() })
@@ -234,7 +212,7 @@ fn speech_survives_random_loss_and_short_outages() {
     ada.terminate();
     ben.terminate();
 
-    let heard = read_wav(&heard_path);
+    let heard = wav::read(&heard_path);
     let mut haystack = Haystack::new(heard.clone());
     let Some((first, _)) = haystack.best(&clip, 0..clip.len()) else { panic!("nothing was heard") };
     let (mut correlations, mut silence_ms) = (Vec::new(), 0);

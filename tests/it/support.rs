@@ -5,3 +5,4 @@ pub mod disk;
 pub mod namespace;
 pub mod pulse;
 pub mod speech;
+pub mod wav;

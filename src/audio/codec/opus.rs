@@ -121,6 +121,23 @@ impl Encoder {
         Handle::new(create, sys::opus_encoder_destroy).map(Self)
     }
 
+    /// An encoder for whatever is heard, with libopus' own settings.
+    pub fn for_any_sound() -> Result<Self, Error> {
+        // SAFETY: the error is written to a variable that outlives the call.
+        let create =
+            |error: &mut c_int| unsafe { sys::opus_encoder_create(HZ, MONO, sys::OPUS_APPLICATION_AUDIO, error) };
+        Handle::new(create, sys::opus_encoder_destroy).map(Self)
+    }
+
+    /// By how many samples what is decoded lags behind what was encoded.
+    pub fn lookahead(&mut self) -> Result<usize, Error> {
+        let mut samples: c_int = 0;
+        let place: *mut c_int = &raw mut samples;
+        // SAFETY: the state is alive and ours; the request takes exactly one place for an int, which outlives the call.
+        check(unsafe { sys::opus_encoder_ctl(self.0.as_ptr(), sys::OPUS_GET_LOOKAHEAD_REQUEST, place) })?;
+        check(samples)
+    }
+
     /// Changes a setting from the next packet on.
     pub fn set(&mut self, control: Control, value: i32) -> Result<(), Error> {
         // SAFETY: the state is alive and ours; each request of `Control` takes exactly one int.

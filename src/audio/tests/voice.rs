@@ -8,14 +8,15 @@ use std::{fs, path::Path};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
-use crate::audio::{mixer::Limiter, uplink::Uplink};
+use crate::{
+    audio::{mixer::Limiter, uplink::Uplink},
+    leg::testing::{Datagram, Line},
+};
 
 /// The speaker asks for sound this long after the microphone had a block: the middle of what may be.
 const PHASE: Duration = Duration::from_millis(5);
 /// Goes on so long after the last word.
 const TAIL_BLOCKS: usize = 100;
-/// IPv4, UDP, and the RTP header and tag of SRTP.
-const OVERHEAD_BYTES: usize = 20 + 8 + 12 + 10;
 /// Outages begin so often…
 const OUTAGE_EVERY_MS: u64 = 2_000;
 /// …and last so long.
@@ -96,49 +97,76 @@ struct Run {
     seconds: Vec<Second>,
 }
 
+/// Datagrams on their way in one direction, and when they arrive.
+struct Way {
+    route: Route,
+    under_way: Vec<(Instant, Datagram)>,
+}
+
+impl Way {
+    fn new(network: Network, seed: u64) -> Self {
+        Self { route: Route::new(network, seed), under_way: Vec::new() }
+    }
+
+    /// False when it is lost.
+    fn send(&mut self, datagram: Datagram, epoch: Instant, now: Instant) -> bool {
+        let arrival = self.route.carry((now - epoch).as_secs_f64() * 1000.0);
+        let Some(ms) = arrival else { return false };
+        self.under_way.push((now + Duration::from_secs_f64(ms / 1000.0), datagram));
+        true
+    }
+
+    /// What has arrived by now, in that order.
+    fn arrived(&mut self, now: Instant) -> impl Iterator<Item = (Instant, Datagram)> {
+        self.under_way.sort_by_key(|(arrival, _)| *arrival);
+        let arrived = self.under_way.partition_point(|(arrival, _)| *arrival <= now);
+        self.under_way.drain(..arrived)
+    }
+}
+
 /// Speaks the clip into one end and returns what the other one hears.
 fn call(clip: &[f32], network: Network, seed: u64) -> (Vec<f32>, Run) {
     let epoch = Instant::now();
     let (microphone, mut frames) = broadcast::channel(MICROPHONE_FRAMES);
     let mut uplink = Uplink::new(microphone, false);
+    let (wish, reader) = uplink::wish();
+    uplink.add_leg(LEG, reader);
     uplink.address([LEG].into(), epoch, epoch);
     uplink.begin(epoch, epoch);
-    let (mut slots, taken) = rtrb::RingBuffer::new(SLOTS);
-    let (mut leg, mut limiter) = (Remote::new(taken, epoch), Limiter::default());
-    let mut path = Route::new(network, seed);
-    let mut under_way: Vec<ReceivedPacket> = Vec::new();
-    let (mut sound, mut seconds, mut sequence) = (Vec::new(), Vec::<Second>::new(), 0_u16);
+    let mut here = Line::new(LegInput { wish, ..LegInput::pair(SLOTS).0 }, epoch);
+    let (speaker, heard) = LegInput::pair(SLOTS);
+    let mut there = Line::new(speaker, epoch);
+    let (mut leg, mut limiter) = (Remote::new(heard, epoch), Limiter::default());
+    let (mut to, mut back) = (Way::new(network, 2 * seed), Way::new(network, 2 * seed + 1));
+    let (mut sound, mut seconds) = (Vec::new(), Vec::<Second>::new());
     let silence = [[0.0; BLOCK_SAMPLES]; TAIL_BLOCKS];
     for (number, block) in clip.as_chunks::<BLOCK_SAMPLES>().0.iter().chain(&silence).enumerate() {
         if number % 100 == 0 {
             seconds.push(Second::default());
         }
         let second = seconds.last_mut().unwrap();
-        let now = epoch + backend::BLOCK * (number as u32 + 1);
         uplink.add(block, false);
-        while let Ok(frame) = frames.try_recv() {
-            second.packets += 1;
-            second.wire_bytes += OVERHEAD_BYTES + frame.payload.len();
-            sequence = sequence.wrapping_add(1);
-            match path.carry(now.duration_since(epoch).as_secs_f64() * 1000.0) {
-                Some(ms) => under_way.push(ReceivedPacket {
-                    sequence,
-                    timestamp: frame.timestamp,
-                    payload: frame.payload,
-                    copy: false,
-                    arrival: now + Duration::from_secs_f64(ms / 1000.0),
-                }),
-                None => second.lost += 1,
+        for ms in 0..10 {
+            let now = epoch + backend::BLOCK * (number as u32 + 1) + Duration::from_millis(ms);
+            let voice = std::iter::from_fn(|| frames.try_recv().ok()).filter_map(|frame| here.send(LEG, &frame, now));
+            let voice: Vec<Datagram> = voice.collect();
+            for datagram in voice.into_iter().chain(here.report(now)) {
+                second.packets += 1;
+                second.wire_bytes += datagram.bytes();
+                second.lost += usize::from(!to.send(datagram, epoch, now));
+            }
+            to.arrived(now).for_each(|(arrival, datagram)| there.receive(datagram, arrival));
+            back.arrived(now).for_each(|(arrival, datagram)| here.receive(datagram, arrival));
+            if let Some(report) = there.report(now) {
+                back.send(report, epoch, now);
+            }
+            if now - epoch == backend::BLOCK * (number as u32 + 1) + PHASE {
+                leg.receive(true);
+                let mut block = leg.block(now, &mut false).unwrap_or([0.0; BLOCK_SAMPLES]);
+                limiter.apply(&mut block);
+                sound.extend(block);
             }
         }
-        let now = now + PHASE;
-        under_way.sort_by_key(|packet| packet.arrival);
-        let arrived = under_way.partition_point(|packet| packet.arrival <= now);
-        under_way.drain(..arrived).for_each(|packet| slots.push(packet).unwrap());
-        leg.receive(true);
-        let mut block = leg.block(now, &mut false).unwrap_or([0.0; BLOCK_SAMPLES]);
-        limiter.apply(&mut block);
-        sound.extend(block);
         let stats = leg.stats(0.0);
         (second.jitter_buffer_ms, second.concealed_pct) = (stats.jitter_buffer_ms, stats.concealed_pct);
     }

@@ -40,10 +40,22 @@ fn every_verb_of_the_first_release_is_there() {
         "config check",
         "config show",
         "config default",
+        "record start",
+        "record stop",
         "reject",
     ] {
         verb(&format!("telecon {noun}"));
     }
+}
+
+#[test]
+fn a_directory_for_recordings_is_named_as_it_is_from_everywhere() {
+    let Verb::Record { verb: RecordVerb::Start { directory: Some(AbsolutePath(path)) } } =
+        verb("telecon record start meetings")
+    else {
+        panic!("a verb with a directory")
+    };
+    assert_eq!(path, std::env::current_dir().unwrap().join("meetings"));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub fn step(event: &Value, names: &Names) -> String {
         // The id was printed, and how it ended is the error that follows.
         Some("call_offered" | "call_ended") => String::new(),
         // Each participant tells its switches once when it comes.
-        Some("participant_media") if event["on_hold"] != true => String::new(),
+        Some("participant_media") if event["on_hold"] != true && event["recording"] != true => String::new(),
         Some(_) | None => line(&happened(event, names)),
     }
 }
@@ -66,10 +66,14 @@ fn happened(event: &Value, names: &Names) -> String {
         Some("participant_declined") => format!("{call} {did} {}", declined(event)),
         Some("participant_media") => {
             let hold = if event["on_hold"] == true { ", has put the call on hold" } else { "" };
-            format!("{call} {did}: {}{hold}", media_words(event))
+            let records = if event["recording"] == true { ", records the call" } else { "" };
+            format!("{call} {did}: {}{hold}{records}", media_words(event))
         }
         Some("media_changed") => media_words(event),
         Some("do_not_disturb_changed") => format!("do not disturb {}", on_off(&event["on"])),
+        Some("recording_started") => format!("{call} is recorded here"),
+        Some("recording_ended") => format!("{call} is not recorded here any more"),
+        Some("recording_failed") => format!("{call} recording failed: {}", word(&event["problem"])),
         Some("audio_changed") => {
             let (input, output) = (word(&event["input"]), word(&event["output"]));
             let problem = event["problem"].as_str().map_or(String::new(), |problem| format!("; {problem}"));

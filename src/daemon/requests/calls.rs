@@ -1,6 +1,6 @@
 //! What clients ask about calls: ids, names and words become requests to the core.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Answer, not_done};
 use crate::{
@@ -28,7 +28,8 @@ impl Daemon {
     }
 
     pub(super) fn accept(&mut self, call: Option<&str>, leave: bool, now: Now) -> Answer {
-        self.with_ringing(call, Verb::Accept, |call| Request::Accept(call, former(leave)), now)
+        let answer = self.with_ringing(call, Verb::Accept, |call| Request::Accept(call, former(leave)), now)?;
+        Ok(self.with_recorders(answer))
     }
 
     pub(super) fn reject(&mut self, call: Option<&str>, reason: Option<&str>, text: Option<&str>, now: Now) -> Answer {
@@ -48,7 +49,8 @@ impl Daemon {
     }
 
     pub(super) fn join(&mut self, call: Option<&str>, leave: bool, now: Now) -> Answer {
-        self.with_call(call, Verb::Join, |call| Request::Join(call, former(leave)), now)
+        let answer = self.with_call(call, Verb::Join, |call| Request::Join(call, former(leave)), now)?;
+        Ok(self.with_recorders(answer))
     }
 
     pub(super) fn invite(&mut self, call: Option<&str>, who: &[String], now: Now) -> Answer {
@@ -58,6 +60,14 @@ impl Daemon {
         self.ask(Request::Invite { call, invitees: invitees.clone() }, now)?;
         let asked: Vec<Did> = invitees.into_iter().filter(|did| !present.contains(did)).collect();
         Ok(json!({ "call": call, "invitees": asked }))
+    }
+
+    /// Whoever comes into a call is told who records it, as far as that is known yet.
+    fn with_recorders(&self, mut answer: Value) -> Value {
+        let calls = self.node.calls();
+        let view = calls.iter().find(|view| answer["call"] == view.call.to_string());
+        answer["recorded_by"] = view.map_or(json!([]), |view| views::recorders(view, &self.people));
+        answer
     }
 
     /// Who is in the call: they need no invitation.
@@ -123,7 +133,7 @@ impl Daemon {
         })
     }
 
-    fn find(&self, call: Option<&str>, verb: Verb) -> Result<CallId, Failure> {
+    pub(super) fn find(&self, call: Option<&str>, verb: Verb) -> Result<CallId, Failure> {
         resolve::call(call, verb, &self.node.calls(), &self.node.past_calls())
     }
 }

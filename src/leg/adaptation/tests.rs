@@ -68,7 +68,7 @@ fn call(seconds: u64, mut loses: impl FnMut(u64) -> bool) -> Course {
     let mut told = 0;
     for n in 0..seconds * 1000 / FRAME_MS {
         let ms = n * FRAME_MS;
-        if ms % 120 == 0 {
+        if ms.is_multiple_of(120) {
             let known = fates.iter().filter(|outcome| outcome.sent + Duration::from_millis(FEEDBACK_MS) <= at(ms));
             let known = known.count().max(told);
             adaptation.learn(&fates[told..known], 0.0, at(ms));
@@ -177,7 +177,7 @@ fn a_peer_without_copies_gets_in_band_fec_when_it_loses() {
     let mut adaptation = Adaptation::new(start);
     let alone = Circumstances { redundancy: false, ..circumstances() };
     assert!(!adaptation.plan(start, alone).wish.fec);
-    let fate = |n: u32| if n % 10 == 0 { Fate::Lost } else { Fate::Arrived { transit_us: None } };
+    let fate = |n: u32| if n.is_multiple_of(10) { Fate::Lost } else { Fate::Arrived { transit_us: None } };
     let outcomes: Vec<_> = (0..101).map(|n| Outcome { sent: start, length_ms: 20, fate: fate(n) }).collect();
     adaptation.learn(&outcomes, 90.0, start);
     let plan = adaptation.plan(start, alone);

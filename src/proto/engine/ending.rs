@@ -28,6 +28,7 @@ impl Engine {
         let present = self.present(id);
         let invited = self.invited(id, now.mono);
         self.retire(id, reason, now);
+        self.set_recording(id, false);
         // That this stay was taken is still to be heard by the other devices of the DID: one of them may be in a lower one.
         let elsewhere = reason == EndReason::AnsweredElsewhere;
         let moot = |body: &Body| elsewhere || !matches!(body, Body::Answered(_));

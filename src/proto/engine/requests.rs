@@ -33,6 +33,7 @@ impl Engine {
             Request::Invite { call, invitees } => self.invite(call, invitees, now).map(done),
             Request::Hold(call) => self.hold_request(call, now).map(done),
             Request::Resume(call) => self.resume(call, Former::Hold, now).map(done),
+            Request::Record { call, on } => self.record_request(call, on, now.mono).map(done),
             Request::Mute(muted) => Ok(self.set_media(muted, self.deafened, now.mono)),
             Request::Deafen(deafened) => Ok(self.set_media(self.muted, deafened, now.mono)),
             Request::SetDoNotDisturb(on) => Ok(self.set_do_not_disturb(on)),
@@ -245,6 +246,47 @@ impl Engine {
         self.keep(id, now);
     }
 
+    /// The others are told by the same input that makes the plan write: before the first sample.
+    fn record_request(&mut self, id: CallId, on: bool, now: Instant) -> Result<(), RequestError> {
+        let call = self.alive(id)?;
+        if call.instance().is_none() {
+            return Err(RequestError::NotInCall);
+        }
+        if call.recording == on {
+            return Ok(());
+        }
+        if on {
+            self.may_record(id)?;
+        }
+        self.set_recording(id, on);
+        self.media_version += 1;
+        self.tell_state(id, now);
+        Ok(())
+    }
+
+    /// Whether a recording of this call may begin now.
+    pub fn may_record(&self, id: CallId) -> Result<(), RequestError> {
+        let call = self.alive(id)?;
+        if call.instance().is_none() {
+            return Err(RequestError::NotInCall);
+        }
+        if call.on_hold {
+            return Err(RequestError::OnHold);
+        }
+        if self.calls.values().any(|call| call.recording) {
+            return Err(RequestError::RecordsAnother);
+        }
+        Ok(())
+    }
+
+    /// Begins or ends the recording of a call, and tells clients.
+    pub(super) fn set_recording(&mut self, id: CallId, on: bool) {
+        let Some(call) = self.calls.get_mut(&id).filter(|call| call.recording != on) else { return };
+        call.recording = on;
+        let event = if on { Event::RecordingStarted { call: id } } else { Event::RecordingEnded { call: id } };
+        self.output(Output::Event(event));
+    }
+
     pub(super) fn reject(&mut self, id: CallId, decline: &Decline, now: Now) -> Result<(), RequestError> {
         let call = self.alive(id)?;
         if !call.rings() {
@@ -284,11 +326,11 @@ impl Engine {
         Reply::Done
     }
 
-    /// Tells all participants of the call what holds now of microphone and ears.
+    /// Tells all participants of the call what holds now of microphone, ears and recording.
     fn tell_state(&mut self, id: CallId, now: Instant) {
         let state = self.media_state(id);
         self.outbox.drop_where(|outgoing| outgoing.signal.call == id && matches!(outgoing.signal.body, Body::State(_)));
-        self.outbox.refresh_state(id, state);
+        self.outbox.refresh_state(id, state, now, || MessageId(self.rng.random()));
         for did in self.present(id) {
             self.post(id, &did, Sealing::Pairwise, Body::State(state), Persistence::UntilAcked, now);
         }
@@ -401,6 +443,7 @@ impl Engine {
             phase: Phase::Incoming { until: ring_until, silent: false },
             members,
             on_hold: false,
+            recording: false,
             ring_until,
             topics,
             hello: HelloWindow::default(),

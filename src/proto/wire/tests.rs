@@ -44,7 +44,7 @@ fn offer(chain: usize, participants: u8) -> Offer {
 fn presence(contact: Option<Contact>) -> Presence {
     Presence {
         instance: instance(),
-        state: MediaState { version: 3, muted: true, deafened: false, on_hold: false },
+        state: MediaState { version: 3, muted: true, deafened: false, on_hold: false, recording: true },
         contact,
         granted_by: Some(person(1)),
     }
@@ -79,7 +79,7 @@ fn every_body() -> Vec<Body> {
         Body::Sdp(Sdp { kind: SdpKind::Offer, ..sdp(0) }),
         Body::Ice(ice(MAX_CANDIDATES, MAX_CANDIDATE_BYTES)),
         Body::Restart(u32::MAX),
-        Body::State(MediaState { version: 1, muted: false, deafened: true, on_hold: false }),
+        Body::State(MediaState { version: 1, muted: false, deafened: true, on_hold: false, recording: true }),
         Body::Ack(MessageId([6; 16])),
         Body::Unknown(999),
     ]

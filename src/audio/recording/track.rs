@@ -1,0 +1,171 @@
+//! One file of a recording: Opus in Ogg (RFC 7845), whose sample n was heard n / 48 kHz after the recording began.
+//!
+//! Whole pages reach the file with one write each, so that after a `kill -9` half a second is missing at most.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use ogg::{PacketWriter, writing::PacketWriteEndInfo};
+
+use super::{BLOCK_SAMPLES, Block, RecordingError};
+use crate::audio::{FRAME_SAMPLES, SAMPLE_RATE_HZ, codec::Encoder};
+
+/// Frames of 20 ms on one page: half a second.
+const FRAMES_PER_PAGE: u32 = 25;
+/// After so many frames of digital silence the encoder's answer is the same for ever.
+const SETTLED_FRAMES: u32 = 10;
+const SILENCE: Block = [0.0; BLOCK_SAMPLES];
+
+/// A file that grows block by block.
+pub struct Track {
+    path: PathBuf,
+    file: File,
+    pages: PacketWriter<'static, Vec<u8>>,
+    serial: u32,
+    encoder: Encoder,
+    lookahead_samples: u64,
+    /// Blocks so far.
+    place: u64,
+    frame: [f32; FRAME_SAMPLES],
+    /// Frames in the file and on the page that is being filled.
+    frames: u64,
+    on_page: u32,
+    silent_frames: u32,
+    /// What a frame in a long silence looks like.
+    silence: Option<Bytes>,
+}
+
+impl Track {
+    /// A new file; `tags` are its comments, such as `ARTIST=bob`.
+    pub fn create(path: &Path, tags: &[String]) -> Result<Self, RecordingError> {
+        let unusable = |source| RecordingError::Unusable { path: path.to_owned(), source };
+        let no_memory = |error: &dyn std::fmt::Display| RecordingError::NoMemory(error.to_string());
+        let mut encoder = Encoder::for_recording().map_err(|error| no_memory(&error))?;
+        let lookahead = encoder.lookahead_samples().map_err(|error| no_memory(&error))?;
+        let lookahead_samples = u16::try_from(lookahead).unwrap_or(u16::MAX);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(unusable)?;
+        let mut track = Self {
+            path: path.to_owned(),
+            file,
+            pages: PacketWriter::new(Vec::new()),
+            serial: rand::random(),
+            encoder,
+            lookahead_samples: lookahead_samples.into(),
+            place: 0,
+            frame: [0.0; FRAME_SAMPLES],
+            frames: 0,
+            on_page: 0,
+            silent_frames: 0,
+            silence: None,
+        };
+        for header in [head(lookahead_samples), comments(tags)] {
+            track.packet(header, PacketWriteEndInfo::EndPage, 0)?;
+        }
+        Ok(track)
+    }
+
+    /// How long the file is, in blocks.
+    pub fn place(&self) -> u64 {
+        self.place
+    }
+
+    /// Writes a block to its place. One that comes too late for it is lost.
+    pub fn write(&mut self, at: u64, block: &Block) -> Result<(), RecordingError> {
+        if at < self.place {
+            return Ok(());
+        }
+        self.pad_to(at)?;
+        self.push(block)
+    }
+
+    /// Makes the file that long with silence.
+    pub fn pad_to(&mut self, place: u64) -> Result<(), RecordingError> {
+        while self.place < place {
+            self.push(&SILENCE)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the file properly; its length is exactly that of the blocks.
+    pub fn finish(mut self) -> Result<(), RecordingError> {
+        let end = self.place * BLOCK_SAMPLES as u64 + self.lookahead_samples;
+        // The last samples come out of the decoder only behind what follows on them.
+        let payload = self.encode()?;
+        let granule = end.min((self.frames + 1) * FRAME_SAMPLES as u64);
+        self.packet(payload.to_vec(), PacketWriteEndInfo::EndStream, granule)
+    }
+
+    fn push(&mut self, block: &Block) -> Result<(), RecordingError> {
+        let half = (self.place as usize % 2) * BLOCK_SAMPLES;
+        self.frame[half..half + BLOCK_SAMPLES].copy_from_slice(block);
+        self.place += 1;
+        if half == 0 {
+            self.frame[BLOCK_SAMPLES..].fill(0.0);
+            return Ok(());
+        }
+        let payload = self.encode()?;
+        self.frame.fill(0.0);
+        self.frames += 1;
+        self.on_page = (self.on_page + 1) % FRAMES_PER_PAGE;
+        let end = if self.on_page == 0 { PacketWriteEndInfo::EndPage } else { PacketWriteEndInfo::NormalPacket };
+        self.packet(payload.to_vec(), end, self.frames * FRAME_SAMPLES as u64)
+    }
+
+    fn encode(&mut self) -> Result<Bytes, RecordingError> {
+        let is_silent = self.frame.iter().all(|sample| *sample == 0.0);
+        self.silent_frames = if is_silent { self.silent_frames.saturating_add(1) } else { 0 };
+        if self.silent_frames > SETTLED_FRAMES
+            && let Some(silence) = &self.silence
+        {
+            return Ok(silence.clone());
+        }
+        let encoded = self.encoder.encode(&self.frame);
+        let payload = encoded.map_err(|error| self.unusable(io::Error::other(error.to_string())))?;
+        if self.silent_frames == SETTLED_FRAMES {
+            self.silence = Some(payload.clone());
+        }
+        Ok(payload)
+    }
+
+    fn packet(&mut self, packet: Vec<u8>, end: PacketWriteEndInfo, granule: u64) -> Result<(), RecordingError> {
+        let paged = self.pages.write_packet(packet, self.serial, end, granule);
+        let written = paged.and_then(|()| {
+            let whole = std::mem::take(self.pages.inner_mut());
+            if whole.is_empty() { Ok(()) } else { self.file.write_all(&whole) }
+        });
+        written.map_err(|error| self.unusable(error))
+    }
+
+    fn unusable(&self, source: io::Error) -> RecordingError {
+        RecordingError::Unusable { path: self.path.clone(), source }
+    }
+}
+
+/// The identification header (RFC 7845, §5.1).
+fn head(pre_skip: u16) -> Vec<u8> {
+    const VERSION: u8 = 1;
+    const CHANNELS: u8 = 1;
+    const GAIN_DB: i16 = 0;
+    const MONO_OR_STEREO: u8 = 0;
+    let mut head = b"OpusHead".to_vec();
+    head.extend([VERSION, CHANNELS]);
+    head.extend(pre_skip.to_le_bytes());
+    head.extend(SAMPLE_RATE_HZ.to_le_bytes());
+    head.extend(GAIN_DB.to_le_bytes());
+    head.push(MONO_OR_STEREO);
+    head
+}
+
+/// The comment header (RFC 7845, §5.2).
+fn comments(tags: &[String]) -> Vec<u8> {
+    let vendor = concat!("telecon ", env!("CARGO_PKG_VERSION"));
+    let text = |text: &str| [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let mut comments = [b"OpusTags", &text(vendor)[..], &(tags.len() as u32).to_le_bytes()].concat();
+    tags.iter().for_each(|tag| comments.extend(text(tag)));
+    comments
+}

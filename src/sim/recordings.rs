@@ -1,0 +1,109 @@
+//! Recordings as the others in the call see them. As in `scenarios`, each test is a sentence, in a quiet world.
+
+use std::time::Duration;
+
+use crate::proto::{
+    id::CallId,
+    io::{Former, ParticipantState, Reply, Request, RequestError},
+    signal::Body,
+};
+
+use super::{
+    stage::Stage,
+    world::{Fate, NodeIx},
+};
+
+fn record(stage: &mut Stage, node: NodeIx, call: CallId, on: bool) -> Result<Reply, RequestError> {
+    stage.ask(node, Request::Record { call, on })
+}
+
+/// Whether `node` shows that `other` records the call.
+fn sees(stage: &Stage, node: NodeIx, call: CallId, other: NodeIx) -> bool {
+    let views = stage.world.nodes[node].node.calls();
+    let participants = views.iter().filter(|view| view.call == call).flat_map(|view| &view.participants);
+    participants.into_iter().any(|one| one.did == stage.world.dids[other] && one.recording)
+}
+
+fn writes(stage: &Stage, node: NodeIx) -> bool {
+    stage.world.nodes[node].plan.recording.is_some()
+}
+
+#[test]
+fn everybody_sees_who_records_and_whoever_comes_later_does_at_once() {
+    let mut stage = Stage::of(4);
+    let call = stage.call(0, &[1, 2]);
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done), "twice is once");
+    assert!(writes(&stage, 0));
+    stage.until(1, "both see it", |stage| sees(stage, 1, call, 0) && sees(stage, 2, call, 0));
+    let invitees = vec![stage.world.dids[3].clone()];
+    assert_eq!(stage.ask(1, Request::Invite { call, invitees }), Ok(Reply::Done));
+    stage.until(1, "it rings", |stage| stage.rings(3));
+    stage.accept(3, call);
+    stage.until(3, "it is connected", |stage| stage.shown(3, call, 0) == Some(ParticipantState::Joined));
+    assert!(sees(&stage, 3, call, 0), "nobody is connected to a recorder without seeing it");
+    assert_eq!(record(&mut stage, 0, call, false), Ok(Reply::Done));
+    assert!(!writes(&stage, 0));
+    stage.until(1, "all see that it is over", |stage| (1..4).all(|node| !sees(stage, node, call, 0)));
+}
+
+#[test]
+fn a_recording_pauses_on_hold_and_one_call_is_recorded_at_a_time() {
+    let mut stage = Stage::of(3);
+    let first = stage.call(0, &[1]);
+    assert_eq!(record(&mut stage, 0, first, true), Ok(Reply::Done));
+    let second = stage.call(0, &[2]);
+    assert!(!writes(&stage, 0));
+    stage.until(1, "it is seen", |stage| !sees(stage, 1, first, 0));
+    assert_eq!(record(&mut stage, 0, second, true), Err(RequestError::RecordsAnother));
+    assert_eq!(stage.ask(0, Request::Resume(first)), Ok(Reply::Done));
+    assert!(writes(&stage, 0));
+    stage.until(1, "it is seen", |stage| sees(stage, 1, first, 0) && !sees(stage, 2, second, 0));
+    assert_eq!(record(&mut stage, 0, second, true), Err(RequestError::OnHold));
+    assert_eq!(stage.ask(0, Request::Hangup(first)), Ok(Reply::Done));
+    assert!(!writes(&stage, 0));
+    assert_eq!(record(&mut stage, 0, first, true), Err(RequestError::NoSuchCall));
+    assert_eq!(stage.ask(0, Request::Join(first, Former::Hold)), Ok(Reply::Done));
+    assert!(!writes(&stage, 0), "who comes back begins no recording");
+}
+
+#[test]
+fn a_daemon_that_was_killed_is_back_in_its_call_and_does_not_go_on_recording() {
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    stage.until(1, "it is seen", |stage| sees(stage, 1, call, 0));
+    stage.world.kill(0);
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.world.revive(0), Ok(()));
+    stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert!(!writes(&stage, 0) && !sees(&stage, 1, call, 0));
+}
+
+#[test]
+fn a_machine_that_slept_goes_on_recording_and_says_so_again() {
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    stage.world.suspend(0, Duration::from_secs(30));
+    stage.pass(Duration::from_secs(30));
+    stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert!(writes(&stage, 0) && sees(&stage, 1, call, 0));
+}
+
+#[test]
+fn who_acknowledges_an_older_join_late_still_learns_of_the_recording() {
+    // The simulator's find: the acknowledgement of a former transmission counted for the one that told of the recording.
+    let mut stage = Stage::of(2);
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.censor(|from, sealed| match sealed.outgoing.signal.body {
+        Body::Ack(_) if from == 1 => Fate::DelayMs(300),
+        _ => Fate::Pass,
+    });
+    stage.accept(1, call);
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    stage.until(3, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    stage.pass(Duration::from_secs(2));
+    assert!(sees(&stage, 1, call, 0));
+}

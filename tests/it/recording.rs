@@ -1,0 +1,278 @@
+//! Recordings of real calls, played by an independent decoder: in step with what was heard, playable after a crash, and never
+//! without the others being shown that there is one.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+use telecon::demo::correlate::Haystack;
+
+use crate::support::{
+    daemon::{Daemon, Start},
+    namespace::Namespace,
+    speech::speech,
+    wav,
+};
+
+const SILENT: &str = "[audio]\nbackend = \"null\"\n[call]\nauto_accept = \"all\"\n";
+/// Samples in a millisecond at 48 kHz.
+const PER_MS: usize = 48;
+const SECOND: usize = 1000 * PER_MS;
+
+/// What a player makes of the file.
+fn play(file: &Path) -> Vec<f32> {
+    let output =
+        Command::new("opusdec").args(["--quiet", "--rate", "48000", "--no-dither"]).arg(file).arg("-").output();
+    let output = output.expect("this test needs opusdec: apt-get install opus-tools");
+    let heard = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{}: {heard}", file.display());
+    output.stdout.as_chunks::<2>().0.iter().map(|bytes| f32::from(i16::from_le_bytes(*bytes)) / 32_768.0).collect()
+}
+
+fn play_all(directory: &Path) -> BTreeMap<String, Vec<f32>> {
+    let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
+    files.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), play(&path))).collect()
+}
+
+/// A daemon in the namespace that says the clip, and writes down what it hears.
+fn speaker(namespace: &Namespace, files: &Path, name: &str, clip: &[f32]) -> Daemon {
+    let (says, hears) = (files.join(format!("{name}-says.wav")), files.join(format!("{name}-hears.wav")));
+    wav::write(&says, clip);
+    let audio = format!("[audio]\nbackend = \"file\"\ninput_file = {says:?}\noutput_file = {hears:?}\n");
+    let config = format!("{audio}[call]\nauto_accept = \"all\"\n");
+    Daemon::start_with(Start { config, through: namespace.enter(), ..Start::default() })
+}
+
+fn records(calls: &Value, did: &str) -> bool {
+    let calls = calls["calls"].as_array().cloned().unwrap_or_default();
+    let mut others = calls.iter().flat_map(|call| call["participants"].as_array().cloned().unwrap_or_default());
+    others.any(|other| other["did"] == did && other["recording"] == true)
+}
+
+/// Waits until that one is shown as recording, or not as that.
+fn until_records(daemon: &mut Daemon, did: &str, recording: bool) {
+    daemon.until(&["calls"], |calls| records(calls, did) == recording);
+}
+
+fn directory(answer: &Value) -> PathBuf {
+    answer["directory"].as_str().expect("a directory").into()
+}
+
+fn bytes(file: &Path) -> u64 {
+    fs::metadata(file).map_or(0, |file| file.len())
+}
+
+/// Waits until the recording is longer by that much.
+fn until_longer(daemon: &mut Daemon, directory: &Path, seconds: usize) {
+    let file = directory.join("mixed.opus");
+    let wanted = play(&file).len() + seconds * SECOND;
+    daemon.until(&["status"], |_| play(&file).len() >= wanted);
+}
+
+/// How many samples later pieces of a second of one's file are in what was heard; they are looked for anywhere, or around
+/// what is expected.
+fn shifts(file: &[f32], heard: &mut Haystack, expected: Option<i64>) -> Vec<i64> {
+    let power = |piece: &[f32]| piece.iter().map(|sample| sample * sample).sum::<f32>() / piece.len() as f32;
+    let pieces = file.chunks_exact(SECOND).enumerate().filter(|(_, piece)| power(piece) > 1e-4);
+    let found = pieces.filter_map(|(number, piece)| {
+        let from = (number * SECOND) as i64;
+        let lags = match expected {
+            Some(shift) => {
+                let around = usize::try_from(from + shift).unwrap_or(0);
+                around.saturating_sub(SECOND / 2)..around + SECOND / 2
+            }
+            None => 0..heard.lags(SECOND),
+        };
+        let (at, fits) = heard.best(piece, lags)?;
+        (fits > 0.6).then(|| at as i64 - from)
+    });
+    found.collect()
+}
+
+#[test]
+fn all_files_are_in_step_with_what_was_heard_over_loss_mute_and_coming_back() {
+    let namespace = Namespace::new();
+    let mut firewall = namespace.firewall();
+    let files = tempfile::tempdir().unwrap();
+    // Longer than the call, so that nothing is said twice before somebody comes back.
+    let clip = speech(120.0);
+    let (first, second) = clip.split_at(60 * SECOND);
+    let mut ada = speaker(&namespace, files.path(), "ada", first);
+    let mut ben = speaker(&namespace, files.path(), "ben", second);
+    let mut cyn = speaker(&namespace, files.path(), "cyn", &clip[SECOND..2 * SECOND]);
+    ada.connect(&mut ben);
+    cyn.connect(&mut ada);
+    cyn.connect(&mut ben);
+    cyn.json(&["contacts", "add", &ada.did, "ada"]);
+    cyn.json(&["contacts", "add", &ben.did, "ben"]);
+    cyn.json(&["call", "ada", "ben"]);
+    let me = cyn.did.clone();
+    for other in [&mut ada, &mut ben] {
+        cyn.until_shown(&other.did, "joined");
+        other.until_shown(&me, "joined");
+        assert!(!records(&other.json(&["calls"]), &me));
+    }
+    let directory = directory(&cyn.json(&["record", "start", files.path().join("kept").to_str().unwrap()]));
+    for other in [&mut ada, &mut ben] {
+        until_records(other, &me, true);
+    }
+    until_longer(&mut cyn, &directory, 3);
+    firewall.lose_percent(10);
+    until_longer(&mut cyn, &directory, 4);
+    ada.json(&["mute"]);
+    until_longer(&mut cyn, &directory, 2);
+    ada.json(&["unmute"]);
+    ada.json(&["hangup"]);
+    cyn.until_shown(&ada.did, "left");
+    until_longer(&mut cyn, &directory, 1);
+    ada.json(&["join"]);
+    cyn.until_shown(&ada.did, "joined");
+    // Who comes back is told with the first word.
+    until_records(&mut ada, &me, true);
+    until_longer(&mut cyn, &directory, 4);
+    cyn.json(&["record", "stop"]);
+    for other in [&mut ada, &mut ben] {
+        until_records(other, &me, false);
+    }
+    cyn.json(&["hangup"]);
+    cyn.terminate();
+
+    let played = play_all(&directory);
+    assert_eq!(played.keys().collect::<Vec<_>>(), ["ada", "ben", "mixed", "own"], "one file a person");
+    let lengths: Vec<usize> = played.values().map(Vec::len).collect();
+    assert!(lengths.iter().all(|length| *length == lengths[0]), "{lengths:?}");
+    let mut heard = Haystack::new(wav::read(&files.path().join("cyn-hears.wav")));
+    let mut mixed = Haystack::new(played["mixed"].clone());
+    let mut bens = shifts(&played["ben"], &mut heard, None);
+    bens.sort_unstable();
+    // Ada said the same once more when she came back.
+    let expected = bens[bens.len() / 2];
+    let adas = shifts(&played["ada"], &mut heard, Some(expected));
+    println!("later in the speaker than in the file, in samples: {adas:?} and {bens:?}");
+    assert!(adas.len() >= 6 && bens.len() >= 6, "not everything was recorded");
+    for name in ["ada", "ben"] {
+        let in_mix = shifts(&played[name], &mut mixed, Some(0));
+        assert!(in_mix.iter().all(|shift| shift.unsigned_abs() <= PER_MS as u64), "{name} in the mix: {in_mix:?}");
+    }
+    let all = [adas, bens].concat();
+    let (earliest, latest) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+    assert!(latest - earliest <= 20 * PER_MS as i64, "{:.1} ms apart", (latest - earliest) as f64 / PER_MS as f64);
+}
+
+#[test]
+fn what_was_said_before_a_kill_can_be_played_and_nobody_goes_on_recording_in_secret() {
+    let namespace = Namespace::new();
+    let files = tempfile::tempdir().unwrap();
+    let clip = speech(3.0);
+    let mut ada = speaker(&namespace, files.path(), "ada", &clip);
+    let mut ben = speaker(&namespace, files.path(), "ben", &clip);
+    ben.connect(&mut ada);
+    ada.json(&["call", &ben.did]);
+    ada.until_shown(&ben.did, "joined");
+    let directory = directory(&ada.json(&["record", "start"]));
+    assert!(directory.starts_with(ada.home().join("recordings")), "{}", directory.display());
+    until_records(&mut ben, &ada.did, true);
+    until_longer(&mut ada, &directory, 3);
+    let before = play_all(&directory);
+    ada.kill();
+    let after = play_all(&directory);
+    assert_eq!(after.len(), 3, "own, Ben's and mixed");
+    for (name, played) in &after {
+        assert!(played.len() >= before[name].len(), "{name}");
+    }
+    let mut own = Haystack::new(after["own"].clone());
+    let fits = own.best(&clip[SECOND..2 * SECOND], 0..own.lags(SECOND)).map(|(_, fits)| fits);
+    assert!(fits > Some(0.9), "{fits:?}");
+
+    ada.restart();
+    ada.until_shown(&ben.did, "joined");
+    assert_eq!(ada.json(&["status"])["recording"], Value::Null);
+    until_records(&mut ben, &ada.did, false);
+    let bytes_before = bytes(&directory.join("own.opus"));
+    // The same call once more: another recording, and the first one stays as it is.
+    let again = self::directory(&ada.json(&["record", "start"]));
+    assert_ne!(again, directory);
+    until_records(&mut ben, &ada.did, true);
+    until_longer(&mut ada, &again, 1);
+    assert_eq!(bytes(&directory.join("own.opus")), bytes_before);
+}
+
+#[test]
+fn a_full_disk_ends_the_recording_with_a_reason_and_not_the_call() {
+    let files = tempfile::tempdir().unwrap();
+    let says = files.path().join("says.wav");
+    wav::write(&says, &speech(2.0));
+    let audio = format!("[audio]\nbackend = \"file\"\ninput_file = {says:?}\n[call]\nauto_accept = \"all\"\n");
+    let (mut ada, disk) = Daemon::start_on_disk(&audio, 4096);
+    let mut ben = Daemon::start(SILENT);
+    ada.connect(&mut ben);
+    ada.json(&["call", &ben.did]);
+    ada.until_shown(&ben.did, "joined");
+    ada.json(&["record", "start"]);
+    until_records(&mut ben, &ada.did, true);
+    disk.fill();
+    let status = ada.until(&["status"], |status| status["recording"].is_null());
+    let problem = status["recording_problem"].as_str().unwrap_or_default();
+    assert!(problem.contains("recordings/") && problem.contains("space"), "{status}");
+    until_records(&mut ben, &ada.did, false);
+    ada.until_shown(&ben.did, "joined");
+    let refused = ada.run(&["record", "start"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(65) && said.contains("space"), "{said}");
+    disk.free();
+    ada.json(&["record", "start"]);
+    until_records(&mut ben, &ada.did, true);
+    assert_eq!(ada.json(&["status"])["recording_problem"], Value::Null);
+}
+
+#[test]
+fn on_hold_nothing_is_recorded_and_one_call_is_at_a_time() {
+    let mut ada = Daemon::start(SILENT);
+    let (mut ben, mut cyn) = (Daemon::start(SILENT), Daemon::start(SILENT));
+    ada.connect(&mut ben);
+    ada.connect(&mut cyn);
+    let none = ada.run(&["record", "start"]);
+    assert_eq!(none.status.code(), Some(65), "there is no call");
+    let first = ada.json(&["call", &ben.did])["call"].as_str().unwrap().to_owned();
+    ada.until_shown(&ben.did, "joined");
+    let directory = directory(&ada.json(&["record", "start"]));
+    assert_eq!(self::directory(&ada.json(&["record", "start"])), directory, "twice is once");
+    until_records(&mut ben, &ada.did, true);
+    ada.json(&["call", &cyn.did]);
+    ada.until_shown(&cyn.did, "joined");
+    until_records(&mut ben, &ada.did, false);
+    let status = ada.json(&["status"]);
+    assert_eq!((&status["recording"]["call"], &status["recording"]["paused"]), (&first.clone().into(), &true.into()));
+    let refused = ada.run(&["record", "start"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("telecon record stop"), "{refused:?}");
+    assert!(!records(&cyn.json(&["calls"]), &ada.did));
+    ada.json(&["resume", &first]);
+    until_records(&mut ben, &ada.did, true);
+    ada.json(&["hangup", &first]);
+    ada.until(&["status"], |status| status["recording"].is_null());
+    assert_eq!(ada.run(&["record", "stop"]).status.code(), Some(65), "it ended with the call");
+    let played = play_all(&directory);
+    assert_eq!(played["own"].len(), played["mixed"].len());
+}
+
+#[test]
+fn who_accepts_a_call_that_is_recorded_is_told_so() {
+    let mut ada = Daemon::start("[audio]\nbackend = \"null\"\n");
+    let mut ben = Daemon::start("[audio]\nbackend = \"null\"\n");
+    ada.connect(&mut ben);
+    ben.json(&["contacts", "add", &ada.did, "ada"]);
+    ada.json(&["call", &ben.did]);
+    ada.json(&["record", "start"]);
+    until_records(&mut ben, &ada.did, true);
+    let accepted = ben.run(&["accept"]);
+    let said = String::from_utf8_lossy(&accepted.stdout).into_owned();
+    assert!(said.contains("ada records this call\n"), "{said}");
+    let shown = String::from_utf8_lossy(&ben.run(&["status"]).stdout).into_owned();
+    assert!(shown.contains("records"), "{shown}");
+    let own = String::from_utf8_lossy(&ada.run(&["status"]).stdout).into_owned();
+    assert!(own.contains("recording"), "{own}");
+}
