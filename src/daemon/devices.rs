@@ -196,12 +196,13 @@ pub(super) fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId
         | Event::CallInterrupted { .. }
         | Event::ParticipantDeclined { .. }
         | Event::ParticipantMedia { .. }
-        | Event::MediaChanged { .. }
-        | Event::DoNotDisturbChanged { .. }
-        | Event::TalkedWhileMuted
         | Event::RecordingStarted { .. }
         | Event::RecordingEnded { .. }
         | Event::RecordingFailed { .. }
+        | Event::MediaChanged { .. }
+        | Event::DoNotDisturbChanged { .. }
+        | Event::TalkedWhileMuted
+        | Event::ParticipantSpeaking { .. }
         | Event::AudioChanged { .. }
         | Event::ContactsChanged
         | Event::VolumeChanged { .. }

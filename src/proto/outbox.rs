@@ -152,18 +152,20 @@ impl Outbox {
     }
 
     /// Announcements under way carry the present state from now on. They are new messages: who acknowledges a former
-    /// transmission only now does not know the state yet.
+    /// transmission only now does not know the state yet. `new_id` gives none for whom nothing new is to be told.
     pub fn refresh_state(
         &mut self,
         call: CallId,
         state: MediaState,
         now: Instant,
-        mut new_id: impl FnMut() -> MessageId,
+        mut new_id: impl FnMut(Option<&Did>) -> Option<MessageId>,
     ) {
         for entry in self.entries.iter_mut().filter(|entry| entry.outgoing.signal.call == call) {
-            if let Body::Join(presence) = &mut entry.outgoing.signal.body {
+            if let Body::Join(presence) = &mut entry.outgoing.signal.body
+                && let Some(id) = new_id(entry.outgoing.to.as_ref())
+            {
                 presence.state = state;
-                entry.outgoing.signal.id = new_id();
+                entry.outgoing.signal.id = id;
                 (entry.acked, entry.sent_at, entry.next_at) = (false, None, now);
             }
         }

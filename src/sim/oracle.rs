@@ -71,6 +71,9 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     };
     demand(plan.ring_back == views.iter().any(calls_out), "ring-back is not: an own call rings and nobody is there")?;
     demand((plan.muted, plan.deafened) == (node.node.muted(), node.node.deafened()), "the plan forgot mute or deafen")?;
+    let now = world.agenda.now(node.clock).mono;
+    let talks = !world.setup.push_to_talk || node.talks_until.is_some_and(|until| now < until);
+    demand(plan.muted == (node.mute || !talks), "muted is not: by the user, or nothing is pushed")?;
     let active = engaged.iter().filter(|view| view.state != CallState::OnHold);
     let joined = active.flat_map(|view| &view.participants).any(is_connected);
     demand(plan.microphone == joined, "microphone is not: consent and a joined leg up")?;
@@ -155,7 +158,9 @@ pub fn told_of_recording(world: &World, ix: NodeIx, plan: &AudioPlan) -> Result<
     for other in others.filter(|other| is_in(other)) {
         let mut words = ledger.sealed.iter().rev().filter(|sealed| {
             let outgoing = &sealed.outgoing;
-            sealed.from == world.dids[ix] && outgoing.signal.call == *call && outgoing.to.as_ref() == Some(&other.did)
+            let device = sealed.instance.map(|instance| instance.device);
+            let by_it = sealed.from == world.dids[ix] && device == Some(world.nodes[ix].device);
+            by_it && outgoing.signal.call == *call && outgoing.to.as_ref() == Some(&other.did)
         });
         let last = words.find_map(|sealed| match &sealed.outgoing.signal.body {
             Body::Join(presence) => Some(presence.state),

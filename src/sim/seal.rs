@@ -28,7 +28,7 @@ const MAX_SKEW_MS: u64 = 120_000;
 pub struct Sealed {
     pub from: Did,
     pub outgoing: Outgoing,
-    instance: Option<Instance>,
+    pub instance: Option<Instance>,
     to_instance: Option<Instance>,
     chain: Vec<Grant>,
     unix_ms: u64,
