@@ -266,8 +266,9 @@ impl Engine {
     }
 
     fn capture(&mut self, now: Instant) {
-        let to_ear_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
-        let muted = self.plan.muted;
+        let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
+        let to_ear_ms = ring_ms + device_ms;
+        let (muted, opening) = (self.plan.muted, self.input.is_opening(now));
         let Some(microphone) = self.input.active() else {
             self.voice = OwnVoice::default();
             return;
@@ -281,9 +282,11 @@ impl Engine {
             if let Some(processing) = &mut self.processing {
                 processing.captured(&mut block, to_ear_ms + BLOCK_MS + microphone.delay_ms());
             }
-            // As others would hear it.
+            // As others would hear it, and not what stands in for a device that takes its time.
             if let Some(trial) = &mut self.trial {
-                trial.hear(&block);
+                if !opening {
+                    trial.hear(&block);
+                }
                 continue;
             }
             if let Some(tap) = &mut self.recording {
