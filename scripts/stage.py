@@ -22,6 +22,7 @@ network.dht = false
 network.ice_interfaces = ["{interface}"]
 audio.backend = "{backend}"
 call.auto_accept = "all"
+{more}
 """
 
 # The microphone and the speaker are a null sink each.
@@ -84,11 +85,12 @@ def sound_server(stage):
 class Daemon:
     """A daemon that listens and answers."""
 
-    def __init__(self, stage, binary, backend, inside=(), address="127.0.0.1", interface="lo", **env):
-        """`inside` is the command that enters a network namespace, where that interface has that address."""
+    def __init__(self, stage, binary, backend, inside=(), address="127.0.0.1", interface="lo", more="", **env):
+        """`inside` is the command that enters a network namespace, where that interface has that address; `more` is further
+        configuration."""
         home = new_home(stage)
         self.command = [binary, "--home", home]
-        pathlib.Path(home, "telecon.toml").write_text(CONFIG.format(backend=backend, address=address, interface=interface))
+        pathlib.Path(home, "telecon.toml").write_text(CONFIG.format(backend=backend, address=address, interface=interface, more=more))
         self.process = start(stage, [*inside, *self.command, "daemon"], home, **env)
         until("the daemon answers", lambda: ask(*self.command, "status").returncode == 0)
         own = until("the daemon listens", lambda: (own := self.json("id"))["listen"] and own)

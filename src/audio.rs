@@ -13,6 +13,7 @@ mod backend;
 mod callback;
 mod choice;
 pub mod codec;
+mod comfort;
 mod device;
 mod engine;
 mod file;
@@ -22,6 +23,8 @@ mod opener;
 mod port;
 mod processing;
 mod pulse;
+mod pulse_stream;
+mod realtime;
 mod recording;
 mod remote;
 mod resample;
@@ -35,6 +38,15 @@ mod tone;
 mod trial;
 mod uplink;
 mod watch;
+
+/// What `benches/` measures beside the codec; not for use.
+#[doc(hidden)]
+pub mod bench {
+    pub use super::{
+        mixer::{Limiter, add},
+        remote::Remote,
+    };
+}
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -71,8 +83,9 @@ const BLOCK_SAMPLES: usize = 480;
 type Block = [f32; BLOCK_SAMPLES];
 /// Encoded frames that a slow leg may lag behind (320 ms); then it loses the oldest.
 const MICROPHONE_FRAMES: usize = 16;
-/// Packets between a leg's task and the audio thread (1.3 s); when full, new ones are dropped.
-const SLOTS: usize = 64;
+/// Packets between a leg's task and the audio thread (1.3 s, each with three copies of earlier ones); when full, new ones
+/// are dropped.
+const SLOTS: usize = 256;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;
 /// How long a recording may take to be completed when the daemon stops.
@@ -191,6 +204,8 @@ pub struct AudioStatus {
     pub processing: Vec<String>,
     /// What does not work: cause and remedy in one sentence each.
     pub problem: Option<String>,
+    /// The audio thread has real-time priority, from RealtimeKit.
+    pub realtime: bool,
     /// `file` backend: unix time in µs at which sample 0 of the present pass of the input file was spoken.
     pub input_started_unix_us: Option<u64>,
     /// `file` backend: unix time in µs at which sample 0 of the output file was played. For a file that was continued, the
@@ -209,10 +224,42 @@ pub struct LegAudioStats {
     pub concealed_pct: f64,
     /// How long packets wait in the jitter buffer, smoothed.
     pub jitter_buffer_ms: f64,
+    /// How long the quickest packets should wait there, as arrivals ask.
+    pub target_ms: f64,
     /// From a packet's arrival to the ear, as far as the sound system tells.
     pub playout_delay_ms: f64,
+    /// Frames that were lost and played from a copy behind a later one (RFC 2198).
+    pub recovered_by_copy: u64,
+    /// Frames that were lost and played from the next one's in-band FEC.
+    pub recovered_by_fec: u64,
+    /// Pieces of lost frames, 20 ms at most, that were restored from a later one's deep redundancy (DRED).
+    pub recovered_by_dred: u64,
+    /// Frames that came after their place was played.
+    pub late: u64,
+    /// Times that the delay was changed by stretching sound.
+    pub stretches: u64,
+    /// Where the delay arises.
+    pub delay: DelayShares,
     /// RMS of about the last second, dBFS, -120 at least.
     pub level_db: f64,
+}
+
+/// Every stage's share of the delay in ms, apart from the network: the first two of the own voice, the others of what is
+/// heard.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct DelayShares {
+    /// From the microphone to the audio thread, as far as the sound system tells.
+    pub capture_ms: f64,
+    /// Until a frame is complete: its first sample waits for its last.
+    pub frame_ms: f64,
+    /// In the jitter buffer.
+    pub jitter_buffer_ms: f64,
+    /// Decoded, not yet mixed.
+    pub decoded_ms: f64,
+    /// Mixed, waiting for the device to ask.
+    pub ring_ms: f64,
+    /// From there to the ear, as far as the sound system tells.
+    pub device_ms: f64,
 }
 
 /// A sound device.
@@ -252,6 +299,8 @@ impl Audio {
         let told = events.clone();
         let run = move || {
             let constant_bitrate = config.constant_bitrate;
+            let board = own.clone();
+            realtime::raise(move |given| board.board().status.realtime = given);
             let opener = opener::Opener::new(config, backend::Waker::here());
             engine::Engine::new(own, opener, stages, sender, constant_bitrate, told).run();
         };
@@ -426,7 +475,7 @@ impl LegInput {
         (Self { slots, wish }, played, reader)
     }
 
-    /// Hands a packet to the audio thread. Never blocks; when the thread lags 64 packets behind, the packet is dropped.
+    /// Hands a packet to the audio thread. Never blocks; when the thread lags 256 packets behind, the packet is dropped.
     pub fn push(&mut self, packet: ReceivedPacket) {
         // Full: as if it had been lost on the way.
         drop(self.slots.push(packet));

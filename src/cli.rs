@@ -105,6 +105,7 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
         Verb::Status => (Method::DaemonStatus {}, show::status),
         Verb::Stats => (Method::MediaStats {}, show::stats),
         Verb::Mute => (Method::MediaMute {}, show::media),
+        Verb::Talk { switch } => (Method::MediaTalk { on: switch == Switch::On }, show::media),
         Verb::Unmute => (Method::MediaUnmute {}, show::media),
         Verb::Deafen => (Method::MediaDeafen {}, show::media),
         Verb::Undeafen => (Method::MediaUndeafen {}, show::media),

@@ -42,7 +42,7 @@ use crate::{
     net::{Net, NetError, NetEvent},
     proto::{
         id::{Did, LegId},
-        io::{Event, Input, LegEvent, Now, Request},
+        io::{CallState, Event, Input, LegEvent, Now, Request},
         node::Node,
         seal::{Rejected, Sealer},
         signal::Topic,
@@ -289,15 +289,18 @@ impl Daemon {
     fn audio_event(&mut self, event: AudioEvent, now: Now) {
         match event {
             AudioEvent::FirstAudio(id) => self.node.handle_input(Input::Leg(id, LegEvent::FirstAudio), now),
+            // Who has to push for it, and does not, means it so.
+            AudioEvent::TalkedWhileMuted if self.config.audio.push_to_talk => {}
             AudioEvent::TalkedWhileMuted => self.tell(Event::TalkedWhileMuted, now),
+            AudioEvent::Speaking { who, speaking } => self.speaks(who, speaking, now),
             AudioEvent::RecordingFailed => self.recording_failed(now),
-            AudioEvent::Speaking { .. } => {}
             AudioEvent::Changed => self.audio_changed(now),
         }
     }
 
     fn leg_event(&mut self, id: LegId, event: LegEvent, now: Now) {
         if event == LegEvent::Closed {
+            self.speaks(Some(id), false, now);
             self.audio.remove_leg(id);
             self.legs.remove(&id);
         }
@@ -320,6 +323,27 @@ impl Daemon {
             }
             NetEvent::ListenChanged => self.announce_addresses(now),
         }
+    }
+
+    /// Somebody began or ceased to speak: a leg's other end, or the user.
+    fn speaks(&mut self, who: Option<LegId>, speaking: bool, now: Now) {
+        let event = if speaking {
+            let calls = self.node.calls();
+            let found = match who {
+                None => calls.iter().find(|call| call.state == CallState::Active).map(|call| (call.call, &self.did)),
+                Some(_) => calls.iter().find_map(|call| {
+                    let other = call.participants.iter().find(|other| other.leg == who)?;
+                    Some((call.call, &other.did))
+                }),
+            };
+            let Some((call, did)) = found else { return };
+            self.people.begins_to_speak(who, call, did.clone());
+            Event::ParticipantSpeaking { call, did: did.clone(), speaking }
+        } else {
+            let Some((call, did)) = self.people.ceases_to_speak(who) else { return };
+            Event::ParticipantSpeaking { call, did, speaking }
+        };
+        self.journal.mention(event, now.unix_ms);
     }
 
     /// An offer was dropped since its sender's clock says another time. The log tells it once in a while.

@@ -11,6 +11,7 @@ mod encore;
 mod hostile;
 mod insider;
 mod legs;
+mod microphone;
 mod mutants;
 mod network;
 mod node;

@@ -1,6 +1,9 @@
 //! Where sound comes from and goes to, as the engine sees it; and the backend that is nothing at all.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use super::{BLOCK_SAMPLES, Block, SAMPLE_RATE_HZ};
 
@@ -53,9 +56,9 @@ pub trait Playback: Send {
     fn play(&mut self, block: &Block);
     /// When it next wants a block; `None` when a callback wakes the thread.
     fn due(&self) -> Option<Instant>;
-    /// Sound that is on its way from here to the ear, in ms.
-    fn delay_ms(&self) -> f64 {
-        0.0
+    /// Sound that is on its way from here to the ear, in ms: what waits for the device to ask, and what it has.
+    fn delays_ms(&self) -> (f64, f64) {
+        (0.0, 0.0)
     }
     /// Unix time at which sample 0 of the file was played, in µs.
     fn started_unix_us(&self) -> Option<u64> {
@@ -76,6 +79,14 @@ impl Pace {
     /// The first tick is at `first`.
     pub fn new(first: Instant) -> Self {
         Self { next: first }
+    }
+
+    /// Ticks from about now on together with all others of this kind, so that one wake serves both directions.
+    fn together() -> Self {
+        static EPOCH: OnceLock<Instant> = OnceLock::new();
+        let epoch = *EPOCH.get_or_init(Instant::now);
+        let passed = epoch.elapsed().as_nanos() / BLOCK.as_nanos() + 1;
+        Self::new(epoch + BLOCK * u32::try_from(passed).unwrap_or(0))
     }
 
     /// When the next tick is.
@@ -109,7 +120,7 @@ pub struct Silence(Pace);
 impl Silence {
     /// Begins to capture silence now.
     pub fn new() -> Self {
-        Self(Pace::new(Instant::now() + BLOCK))
+        Self(Pace::together())
     }
 }
 
@@ -131,7 +142,7 @@ pub struct Nowhere(Pace);
 impl Nowhere {
     /// Begins to consume now.
     pub fn new() -> Self {
-        Self(Pace::new(Instant::now()))
+        Self(Pace::together())
     }
 }
 
@@ -151,4 +162,19 @@ impl Playback for Nowhere {
 /// Unix time in µs.
 pub fn unix_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_and_nowhere_wake_the_thread_at_the_same_moments() {
+        let (Some(heard), Some(played)) = (Silence::new().due(), Nowhere::new().due()) else {
+            panic!("they have no clock")
+        };
+        let apart = heard.max(played) - heard.min(played);
+        assert_eq!(apart.as_nanos() % BLOCK.as_nanos(), 0, "{apart:?}");
+        assert!(heard.saturating_duration_since(Instant::now()) <= BLOCK);
+    }
 }

@@ -221,5 +221,40 @@ pub fn packet_samples(payload: &[u8]) -> Option<usize> {
         .filter(|samples| !payload.is_empty() && (1..=MAX_PACKET_SAMPLES).contains(samples))
 }
 
+/// Samples at the end of the packet before that can be had from this one's in-band FEC (RFC 6716, §4.2.4), or `None`.
+pub fn fec_samples(payload: &[u8]) -> Option<usize> {
+    let (&toc, rest) = payload.split_first()?;
+    let (per_frame_ms, silk_frames) = match toc >> 3 {
+        silk @ 0..12 => [(10, 1), (20, 1), (40, 2), (60, 3)][usize::from(silk & 3)],
+        hybrid @ 12..16 => [(10, 1), (20, 1)][usize::from(hybrid & 1)],
+        _ => return None,
+    };
+    // Where the first frame's bytes begin (§3.2); of several frames only those of the same length occur in speech.
+    let first = match toc & 3 {
+        0 | 1 => *rest.first()?,
+        2 => *rest.get(if *rest.first()? < 252 { 1 } else { 2 })?,
+        _ => first_of_many(rest)?,
+    };
+    // One bit for each frame's voice activity, then whether there is FEC: for mono, the first bits of the range coder.
+    (first >> (7 - silk_frames) & 1 == 1).then_some(per_frame_ms * super::SAMPLE_RATE_HZ as usize / 1000)
+}
+
+/// The first byte of the first of any number of frames (RFC 6716, §3.2.5).
+fn first_of_many(rest: &[u8]) -> Option<u8> {
+    let (&count, mut rest) = rest.split_first()?;
+    let (varies, padded, frames) = (count & 0x80 != 0, count & 0x40 != 0, count & 0x3F);
+    while padded {
+        let (&length, after) = rest.split_first()?;
+        rest = after;
+        if length < 255 {
+            break;
+        }
+    }
+    for _ in 1..if varies { frames } else { 1 } {
+        rest = rest.get(if *rest.first()? < 252 { 1 } else { 2 }..)?;
+    }
+    rest.first().copied()
+}
+
 #[cfg(test)]
 mod tests;

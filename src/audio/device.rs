@@ -23,6 +23,7 @@ use super::{
     callback::{Gauge, InputEnd, OutputEnd},
     choice::is_default,
     port::{Attempt, Opened},
+    pulse_stream,
     resample::{Inward, Outward},
     watch::{Seen, Sight},
 };
@@ -144,13 +145,17 @@ pub fn open_input(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn C
     let broken = Broken::new(waker.clone(), format!("the microphone {name}"));
     let end =
         InputEnd { ring: producer, channels: chosen.config.channels.into(), waker, wake_at: (rate_hz / 100) as usize };
-    let stream = match chosen.format {
-        SampleFormat::I16 => input_stream::<i16>(&device, chosen.config, end, broken.clone()),
-        SampleFormat::I32 => input_stream::<i32>(&device, chosen.config, end, broken.clone()),
-        _ => input_stream::<f32>(&device, chosen.config, end, broken.clone()),
+    let stream: Box<dyn Send> = if host.id() == HostId::PulseAudio && chosen.is_as_inside() {
+        let told = broken.clone();
+        Box::new(pulse_stream::record(&name, end, move |why| told.stop(&why)).map_err(fail)?)
+    } else {
+        let stream = match chosen.format {
+            SampleFormat::I16 => input_stream::<i16>(&device, chosen.config, end, broken.clone()),
+            SampleFormat::I32 => input_stream::<i32>(&device, chosen.config, end, broken.clone()),
+            _ => input_stream::<f32>(&device, chosen.config, end, broken.clone()),
+        };
+        started(stream).map_err(fail)?
     };
-    let stream = stream.map_err(|error| fail(error.to_string()))?;
-    stream.play().map_err(|error| fail(error.to_string()))?;
     let resampler = Inward::new(rate_hz).map_err(fail)?;
     let opened = Opened { backend: backend_name(&host).into(), device: name, instead };
     Ok((Box::new(DeviceInput { _stream: stream, ring: consumer, resampler, fresh: true, rate_hz, broken }), opened))
@@ -168,13 +173,17 @@ pub fn open_output(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn 
     let gauge = Arc::new(Gauge::default());
     let channels = chosen.config.channels.into();
     let end = OutputEnd { ring: consumer, channels, waker, gauge: gauge.clone(), primed: false };
-    let stream = match chosen.format {
-        SampleFormat::I16 => output_stream::<i16>(&device, chosen.config, end, broken.clone()),
-        SampleFormat::I32 => output_stream::<i32>(&device, chosen.config, end, broken.clone()),
-        _ => output_stream::<f32>(&device, chosen.config, end, broken.clone()),
+    let stream: Box<dyn Send> = if host.id() == HostId::PulseAudio && chosen.is_as_inside() {
+        let told = broken.clone();
+        Box::new(pulse_stream::play(&name, end, move |why| told.stop(&why)).map_err(fail)?)
+    } else {
+        let stream = match chosen.format {
+            SampleFormat::I16 => output_stream::<i16>(&device, chosen.config, end, broken.clone()),
+            SampleFormat::I32 => output_stream::<i32>(&device, chosen.config, end, broken.clone()),
+            _ => output_stream::<f32>(&device, chosen.config, end, broken.clone()),
+        };
+        started(stream).map_err(fail)?
     };
-    let stream = stream.map_err(|error| fail(error.to_string()))?;
-    stream.play().map_err(|error| fail(error.to_string()))?;
     let resampler = Outward::new(rate_hz).map_err(fail)?;
     let opened = Opened { backend: backend_name(&host).into(), device: name, instead };
     let output = DeviceOutput {
@@ -191,7 +200,7 @@ pub fn open_output(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn 
 }
 
 struct DeviceInput {
-    _stream: cpal::Stream,
+    _stream: Box<dyn Send>,
     ring: rtrb::Consumer<f32>,
     resampler: Inward,
     /// Nothing was read yet.
@@ -235,7 +244,7 @@ impl Capture for DeviceInput {
 }
 
 struct DeviceOutput {
-    _stream: cpal::Stream,
+    _stream: Box<dyn Send>,
     ring: rtrb::Producer<f32>,
     resampler: Outward,
     gauge: Arc<Gauge>,
@@ -273,9 +282,9 @@ impl Playback for DeviceOutput {
         None
     }
 
-    fn delay_ms(&self) -> f64 {
-        let device_ms = f64::from(self.gauge.delay_us.load(Relaxed)) / 1000.0;
-        device_ms + self.filled() as f64 * 1000.0 / f64::from(self.rate_hz)
+    fn delays_ms(&self) -> (f64, f64) {
+        let ring_ms = self.filled() as f64 * 1000.0 / f64::from(self.rate_hz);
+        (ring_ms, f64::from(self.gauge.delay_us.load(Relaxed)) / 1000.0)
     }
 
     fn broken(&mut self) -> Option<String> {
@@ -301,17 +310,26 @@ impl Broken {
             ErrorKind::Xrun | ErrorKind::DeviceChanged | ErrorKind::RealtimeDenied => {
                 tracing::debug!(%error, what = self.what, "audio stream");
             }
-            _ => {
-                let why = format!("{} stopped ({error}); it is tried again every few seconds", self.what);
-                *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
-                self.waker.wake();
-            }
+            _ => self.stop(&error.to_string()),
         }
+    }
+
+    fn stop(&self, why: &str) {
+        let why = format!("{} stopped ({why}); it is tried again every few seconds", self.what);
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.waker.wake();
     }
 
     fn take(&self) -> Option<String> {
         self.why.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// A stream of cpal that runs.
+fn started(stream: Result<cpal::Stream, cpal::Error>) -> Result<Box<dyn Send>, String> {
+    let stream = stream.map_err(|error| error.to_string())?;
+    stream.play().map_err(|error| error.to_string())?;
+    Ok(Box::new(stream))
 }
 
 fn input_stream<T: SizedSample>(
@@ -381,6 +399,11 @@ impl Chosen {
         // Never the default size: PulseAudio would hold two seconds.
         let buffer_size = BufferSize::Fixed(period);
         Ok(Self { config: StreamConfig { channels: config.channels(), sample_rate: rate_hz, buffer_size }, format })
+    }
+
+    /// Nothing is to be converted.
+    fn is_as_inside(&self) -> bool {
+        self.format == SampleFormat::F32 && self.config.channels == 1 && self.config.sample_rate == SAMPLE_RATE_HZ
     }
 }
 

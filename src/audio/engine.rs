@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{broadcast, mpsc};
 
 use super::{
-    AudioEvent, BLOCK_SAMPLES, Block, EncodedFrame, LegAudioStats, Role, Shared,
+    AudioEvent, BLOCK_SAMPLES, Block, DelayShares, EncodedFrame, LegAudioStats, Role, Shared,
     backend::{Nowhere, Silence},
     mixer::{self, Limiter, Ramp},
     opener::Opener,
@@ -37,6 +37,13 @@ const METER: Duration = Duration::from_millis(100);
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// A block's first sample is so much older than its last.
 const BLOCK_MS: f64 = 10.0;
+
+/// Without a rest for so long, it takes one. Half of what the kernel allows real-time threads ([`super::realtime`]).
+const LONGEST_BUSY: Duration = Duration::from_millis(100);
+/// What counts as a rest.
+const REST: Duration = Duration::from_micros(100);
+/// So many blocks of 10 ms are read or mixed in one turn; the rest follows in the next.
+const BLOCKS_A_TURN: usize = 10;
 
 /// All that the audio thread owns.
 pub struct Engine {
@@ -111,6 +118,7 @@ impl Engine {
 
     /// Runs until it is told to stop.
     pub fn run(mut self) {
+        let mut rested_at = Instant::now();
         while self.take_commands() {
             let now = Instant::now();
             self.drive_ports(now);
@@ -118,9 +126,16 @@ impl Engine {
             self.playback(now);
             self.tell_who_speaks();
             self.report(now);
+            let done = Instant::now();
             match self.wake_at(now) {
-                Some(at) => std::thread::park_timeout(at.saturating_duration_since(Instant::now())),
+                // It never catches up: what else runs here may need the time, and real-time threads must rest.
+                Some(_) if done.saturating_duration_since(rested_at) > LONGEST_BUSY => std::thread::sleep(REST),
+                Some(at) => std::thread::park_timeout(at.saturating_duration_since(done)),
                 None => std::thread::park(),
+            }
+            let woken = Instant::now();
+            if woken.saturating_duration_since(done) >= REST {
+                rested_at = woken;
             }
         }
         self.input.close();
@@ -251,14 +266,18 @@ impl Engine {
     }
 
     fn capture(&mut self, now: Instant) {
-        let to_ear_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
+        let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
+        let to_ear_ms = ring_ms + device_ms;
         let muted = self.plan.muted;
         let Some(microphone) = self.input.active() else {
             self.voice = OwnVoice::default();
             return;
         };
         let mut block = [0.0; BLOCK_SAMPLES];
-        while microphone.read(&mut block, now) {
+        for _ in 0..BLOCKS_A_TURN {
+            if !microphone.read(&mut block, now) {
+                break;
+            }
             // Also while muted: it stays in tune with the room, and does not take the others' voices for the user's.
             if let Some(processing) = &mut self.processing {
                 processing.captured(&mut block, to_ear_ms + BLOCK_MS + microphone.delay_ms());
@@ -286,7 +305,10 @@ impl Engine {
                 leg.cut();
             }
         }
-        while self.output.active().is_some_and(|speaker| speaker.wants(now)) {
+        for _ in 0..BLOCKS_A_TURN {
+            if !self.output.active().is_some_and(|speaker| speaker.wants(now)) {
+                break;
+            }
             let block = self.mix(now);
             if let Some(processing) = &mut self.processing {
                 processing.played(&block);
@@ -369,9 +391,13 @@ impl Engine {
         self.legs.retain(|_, leg| !leg.is_abandoned());
         self.voices.retain(|id, _| self.legs.contains_key(id));
         self.uplink.forget_abandoned_legs();
-        let output_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
+        let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
+        let processing_ms = self.processing.as_ref().map_or(0.0, Processing::delay_ms);
+        let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms()) + processing_ms;
+        let frame_ms = self.uplink.frame_ms();
+        let around = DelayShares { capture_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
         let stats: BTreeMap<LegId, LegAudioStats> =
-            self.legs.iter().map(|(id, leg)| (*id, leg.stats(output_ms))).collect();
+            self.legs.iter().map(|(id, leg)| (*id, leg.stats(around))).collect();
         self.shared.board().legs = stats;
         self.publish_status();
     }

@@ -6,17 +6,28 @@
 use std::time::Instant;
 
 use super::{
-    BLOCK_SAMPLES, Block, FRAME_SAMPLES, Gain, LegAudioStats, ReceivedPacket, SAMPLE_RATE_HZ,
-    codec::Decoder,
+    BLOCK_SAMPLES, Block, DelayShares, FRAME_SAMPLES, Gain, LegAudioStats, ReceivedPacket, SAMPLE_RATE_HZ,
+    codec::{Decoder, MAX_PACKET_SAMPLES},
+    comfort::ComfortNoise,
     jitter::{Advice, JitterBuffer, Pull},
     mixer::{Meter, Ramp},
-    stretch,
+    stretch::{self, Place},
 };
 
 /// Made-up sound is played at full level for so long (it fades by itself, too)…
 const CONCEAL_FULL_SAMPLES: usize = SAMPLE_RATE_HZ as usize / 10;
 /// …and is silent after as much again.
 const CONCEAL_FADE_SAMPLES: f32 = CONCEAL_FULL_SAMPLES as f32;
+/// The room is heard for so many blocks (1.5 s) after the last packet; a sender that pauses refreshes it every 400 ms…
+const ROOM_BLOCKS: u32 = 150;
+/// …and is silent after so many more.
+const ROOM_FADE_BLOCKS: u32 = 50;
+/// Shrinking looks at this much sound (30 ms): two periods of the lowest voices.
+const SHRINK_SAMPLES: usize = 2 * stretch::LONGEST;
+/// Played sound that is kept for stretching; more is there between two tidyings.
+const PLAYED_SAMPLES: usize = stretch::LONGEST;
+/// What may be kept, waiting and new at once, so that nothing is ever allocated: and a stretch.
+const SOUND_SAMPLES: usize = 2 * MAX_PACKET_SAMPLES + PLAYED_SAMPLES + SHRINK_SAMPLES + BLOCK_SAMPLES;
 
 /// Receives, orders, decodes and measures one leg.
 pub struct Remote {
@@ -25,11 +36,18 @@ pub struct Remote {
     decoder: Option<Decoder>,
     /// The decoder was used since it was last reset.
     decoded: bool,
-    /// Decoded, not yet mixed; `read` samples of it are used up.
+    /// What was decoded last has not been brought to an end.
+    sounds: bool,
+    /// Decoded; `read` samples of it were played, the last of which are kept for stretching.
     sound: Vec<f32>,
     read: usize,
+    /// More is to be decoded than the next block needs, so that there is room to shrink it.
+    looks_ahead: bool,
     /// Samples made up in a row.
     concealed: usize,
+    comfort: ComfortNoise,
+    /// Blocks since the last one of sound.
+    absent: u32,
     gain: Gain,
     /// It is of the active call.
     in_plan: bool,
@@ -47,9 +65,13 @@ impl Remote {
             jitter: JitterBuffer::new(epoch),
             decoder: None,
             decoded: false,
-            sound: Vec::with_capacity(8 * FRAME_SAMPLES),
+            sounds: false,
+            sound: Vec::with_capacity(SOUND_SAMPLES),
             read: 0,
+            looks_ahead: false,
             concealed: 0,
+            comfort: ComfortNoise::default(),
+            absent: 0,
             gain: Gain::default(),
             in_plan: false,
             ramp: Ramp::default(),
@@ -89,11 +111,15 @@ impl Remote {
         self.sound.clear();
         self.read = 0;
         self.end();
+        // Nobody hears how the room is cut off.
+        self.absent = u32::MAX;
+        self.comfort.rest();
     }
 
     /// What is decoded next does not follow on what was.
     fn end(&mut self) {
         self.concealed = 0;
+        self.sounds = false;
         if std::mem::take(&mut self.decoded)
             && let Some(decoder) = &mut self.decoder
         {
@@ -110,18 +136,21 @@ impl Remote {
     pub fn block(&mut self, now: Instant, started: &mut bool) -> Option<Block> {
         let is_wanted = self.is_wanted();
         if is_wanted || !self.ramp.is_silent() {
-            while self.sound.len() - self.read < BLOCK_SAMPLES && self.decode(now, started) {}
+            while self.unplayed() < if self.looks_ahead { SHRINK_SAMPLES } else { BLOCK_SAMPLES }
+                && self.decode(now, started)
+            {}
         }
-        let rest = &self.sound[self.read..];
-        if rest.is_empty() {
+        let mut block = [0.0; BLOCK_SAMPLES];
+        let samples = self.unplayed().min(BLOCK_SAMPLES);
+        block[..samples].copy_from_slice(&self.sound[self.read..self.read + samples]);
+        self.read += samples;
+        self.absent = if samples > 0 { 0 } else { self.absent.saturating_add(1) };
+        let room = self.comfort.add_to(&mut block, self.room());
+        if samples == 0 && !room {
             self.ramp.rest();
             self.meter.add(None);
             return None;
         }
-        let mut block = [0.0; BLOCK_SAMPLES];
-        let samples = rest.len().min(BLOCK_SAMPLES);
-        block[..samples].copy_from_slice(&rest[..samples]);
-        self.read += samples;
         self.meter.add(Some(&block));
         self.raw = block;
         self.ramp.apply(&mut block, if is_wanted { f32::from(self.gain.percent) / 100.0 } else { 0.0 });
@@ -133,25 +162,49 @@ impl Remote {
         &self.raw
     }
 
-    /// Figures of this leg; `output_ms` is what lies between the mixer and the ear.
-    pub fn stats(&self, output_ms: f64) -> LegAudioStats {
+    /// Figures of this leg; `around` holds the stages that are not its own.
+    pub fn stats(&self, around: DelayShares) -> LegAudioStats {
         let jitter = self.jitter.stats();
-        let decoded_ms = (self.sound.len() - self.read) as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ);
+        let decoded_ms = self.unplayed() as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ);
         LegAudioStats {
             jitter_ms: jitter.jitter_ms,
             loss_pct: jitter.loss_pct,
             concealed_pct: jitter.concealed_pct,
             jitter_buffer_ms: jitter.wait_ms,
-            playout_delay_ms: jitter.wait_ms + decoded_ms + output_ms,
+            target_ms: jitter.target_ms,
+            playout_delay_ms: jitter.wait_ms + decoded_ms + around.ring_ms + around.device_ms,
+            recovered_by_copy: jitter.by_copy,
+            recovered_by_fec: jitter.by_fec,
+            recovered_by_dred: jitter.by_dred,
+            late: jitter.late,
+            stretches: jitter.stretches,
+            delay: DelayShares { jitter_buffer_ms: jitter.wait_ms, decoded_ms, ..around },
             level_db: self.meter.level_db(),
         }
     }
 
-    /// Decodes one more piece; false when there is nothing to play.
+    fn unplayed(&self) -> usize {
+        self.sound.len() - self.read
+    }
+
+    /// How present the room is beside the sound: where that is missing, or has faded.
+    fn room(&self) -> f32 {
+        if self.absent == 0 {
+            return 1.0 - level_after(self.concealed);
+        }
+        let over = self.absent.saturating_sub(ROOM_BLOCKS).min(ROOM_FADE_BLOCKS);
+        1.0 - over as f32 / ROOM_FADE_BLOCKS as f32
+    }
+
+    /// Decodes one more piece; false when there is nothing (more) to play.
     fn decode(&mut self, now: Instant, started: &mut bool) -> bool {
-        let pull = self.jitter.pull(now);
-        if pull == Pull::Idle || (pull == Pull::Pause && !self.decoded) {
+        if self.looks_ahead && !(self.unplayed() < BLOCK_SAMPLES || self.jitter.has_next()) {
+            self.looks_ahead = false;
             return false;
+        }
+        let pull = self.jitter.pull(now, self.unplayed());
+        if matches!(pull, Pull::Idle | Pull::Pause) {
+            return self.finish(pull == Pull::Pause);
         }
         if self.decoder.is_none() {
             match Decoder::new() {
@@ -165,34 +218,29 @@ impl Remote {
                 }
             }
         }
+        self.tidy();
         let Some(decoder) = &mut self.decoder else { return false };
-        self.sound.drain(..self.read);
-        self.read = 0;
-        self.decoded = true;
+        (self.decoded, self.sounds) = (true, true);
         match pull {
-            Pull::Idle => return false,
-            Pull::Pause => {
-                let ending = decoder.conceal(FRAME_SAMPLES);
-                fade(ending, self.concealed);
-                fade_out(ending);
-                self.sound.extend_from_slice(ending);
-                self.end();
-            }
-            Pull::Packet(payload, advice) => {
+            Pull::Idle | Pull::Pause => return false,
+            Pull::Packet(payload) => {
                 self.concealed = 0;
-                let mut frame = decoder.decode(&payload, FRAME_SAMPLES).to_vec();
-                let changed = match advice {
-                    Advice::Keep => 0,
-                    Advice::Shrink => stretch::shrink(&mut frame),
-                    Advice::Grow => stretch::grow(&mut frame),
-                };
-                if changed > 0 {
-                    self.jitter.stretched();
-                }
-                self.sound.append(&mut frame);
+                let frame = decoder.decode(&payload, FRAME_SAMPLES);
+                self.comfort.learn(frame);
+                self.sound.extend_from_slice(frame);
+                self.stretch();
             }
-            Pull::Recover(following, samples) => self.sound.extend_from_slice(decoder.recover(&following, samples)),
-            Pull::Conceal(samples) => {
+            Pull::Recover(following, samples) => {
+                self.concealed = 0;
+                self.sound.extend_from_slice(decoder.recover(&following, samples));
+            }
+            Pull::Conceal(samples, later) => {
+                if let Some(restored) = later.and_then(|(packet, back)| decoder.dred(&packet, back, samples)) {
+                    self.concealed = 0;
+                    self.sound.extend_from_slice(restored);
+                    self.jitter.restored(samples);
+                    return true;
+                }
                 let made_up = decoder.conceal(samples);
                 fade(made_up, self.concealed);
                 self.concealed += made_up.len();
@@ -200,6 +248,55 @@ impl Remote {
             }
         }
         true
+    }
+
+    /// Lets what sounds end softly; false when nothing does. After a pause that was announced another stream begins.
+    fn finish(&mut self, announced: bool) -> bool {
+        let sounds = std::mem::take(&mut self.sounds) && level_after(self.concealed) > 0.0;
+        self.tidy();
+        if let Some(decoder) = self.decoder.as_mut().filter(|_| sounds) {
+            let ending = decoder.conceal(FRAME_SAMPLES);
+            fade(ending, self.concealed);
+            fade_out(ending);
+            self.sound.extend_from_slice(ending);
+        }
+        if announced {
+            self.end();
+        }
+        sounds
+    }
+
+    /// Forgets what was played long enough ago.
+    fn tidy(&mut self) {
+        let old = self.read.saturating_sub(PLAYED_SAMPLES);
+        self.sound.drain(..old);
+        self.read -= old;
+    }
+
+    /// Brings the delay nearer to where it should be. What is far above is shrunk at two places at once.
+    fn stretch(&mut self) {
+        let mut from = self.read;
+        for _ in 0..2 {
+            let ahead = self.unplayed();
+            let noise = self.comfort.floor();
+            let changed = match self.jitter.advice(ahead) {
+                Advice::Keep => break,
+                Advice::Shrink(..) if ahead < SHRINK_SAMPLES && from == self.read && self.jitter.has_next() => {
+                    self.looks_ahead = true;
+                    return;
+                }
+                Advice::Shrink(most, haste) => {
+                    -(stretch::shrink(&mut self.sound, Place { from, most, haste, noise }) as i64)
+                }
+                Advice::Grow(..) if from > self.read => break,
+                Advice::Grow(most, haste) => stretch::grow(&mut self.sound, Place { from, most, haste, noise }) as i64,
+            };
+            if changed != 0 {
+                self.jitter.stretched(changed, ahead);
+            }
+            from = (from + BLOCK_SAMPLES.max(changed.unsigned_abs() as usize)).min(self.sound.len());
+        }
+        self.looks_ahead = false;
     }
 }
 
@@ -212,7 +309,12 @@ fn fade_out(ending: &mut [f32]) {
 /// Fades what is made up `so_far` samples after the last real sound.
 fn fade(made_up: &mut [f32], so_far: usize) {
     for (at, sample) in made_up.iter_mut().enumerate() {
-        let into = (so_far + at).saturating_sub(CONCEAL_FULL_SAMPLES);
-        *sample *= (1.0 - into as f32 / CONCEAL_FADE_SAMPLES).max(0.0);
+        *sample *= level_after(so_far + at);
     }
+}
+
+/// How loud made-up sound is so many samples after the last real one.
+fn level_after(concealed: usize) -> f32 {
+    let into = concealed.saturating_sub(CONCEAL_FULL_SAMPLES);
+    (1.0 - into as f32 / CONCEAL_FADE_SAMPLES).max(0.0)
 }

@@ -50,7 +50,7 @@ fn through_a_network(clip: &[f32], lost: impl Fn(usize) -> bool, delay_ms: impl 
         leg.receive(true);
         sound.extend(leg.block(now, &mut false).unwrap_or([0.0; BLOCK_SAMPLES]));
         if tick < clip.len() / BLOCK_SAMPLES {
-            stats = leg.stats(10.0);
+            stats = leg.stats(DelayShares { device_ms: 10.0, ..DelayShares::default() });
             longest_playout_ms = longest_playout_ms.max(stats.playout_delay_ms);
         }
     }
@@ -105,6 +105,39 @@ fn ten_percent_loss_with_outages_leaves_speech_whole() {
     assert!(heard.longest_playout_ms <= 150.0, "{}", heard.longest_playout_ms);
     assert!(silence_ms <= 60, "{silence_ms} ms");
     assert!((8.0..18.0).contains(&heard.stats.loss_pct), "{}", heard.stats.loss_pct);
+}
+
+#[test]
+fn after_a_spike_speech_catches_up_within_two_seconds_without_a_click_or_a_gap() {
+    let clip = speech(8.0);
+    // Nothing for 300 ms, then everything at once: what the short-term memory waits for is over 2 s later.
+    let spike = |number: usize| if (100..115).contains(&number) { 5.0 + (115 - number) as f64 * 20.0 } else { 5.0 };
+    let heard = through_a_network(&clip, |_| false, spike);
+    println!("after a spike: playout {:.0} ms at most, {:?}", heard.longest_playout_ms, heard.stats);
+    assert!(heard.longest_playout_ms > 150.0, "{}", heard.longest_playout_ms);
+    assert!(heard.stats.playout_delay_ms < 55.0, "{:?}", heard.stats);
+    let (_, lag) = best_correlation(&clip[6 * 48_000..], &heard.sound[6 * 48_000..], 24_000);
+    assert!(lag < 48 * 70, "{} ms", lag / 48);
+    let steepest = |sound: &[f32]| sound.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(0.0, f32::max);
+    assert!(steepest(&heard.sound[150 * 960..]) < 1.5 * steepest(&clip), "no click");
+}
+
+#[test]
+fn a_room_goes_on_while_its_sender_pauses() {
+    let mut state = 7_u32;
+    let room: Vec<f32> = (0..4 * 48_000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            0.004 * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
+        })
+        .collect();
+    // Only every twentieth frame is sent after the second one, as Opus does in silence.
+    let heard = through_a_network(&room, |number| number > 100 && number % 20 != 0, |_| 5.0);
+    let level = |sound: &[f32]| 10.0 * (sound.iter().map(|s| s * s).sum::<f32>() / sound.len() as f32).log10();
+    let said = level(&heard.sound[48_000..96_000]);
+    for piece in heard.sound[100_000..4 * 48_000].chunks_exact(4_800) {
+        assert!((level(piece) - said).abs() < 6.0, "{} against {said} dB", level(piece));
+    }
 }
 
 #[test]
@@ -344,6 +377,47 @@ fn who_talks_while_muted_is_told_so() {
     });
 }
 
+#[test]
+fn who_speaks_is_told_of_the_user_and_of_a_leg_and_so_is_the_end_of_it() {
+    // Three seconds of speech, three of silence.
+    let clip = [speech(3.0), vec![0.0; 144_000]].concat();
+    let mut room = Room::new(Some(&clip));
+    room.audio.apply(call(3));
+    let mut told: Vec<(Option<LegId>, bool)> = Vec::new();
+    room.loop_back(3, |room| {
+        let news = std::iter::from_fn(|| room.events.try_recv().ok());
+        told.extend(news.filter_map(|event| match event {
+            AudioEvent::Speaking { who, speaking } => Some((who, speaking)),
+            AudioEvent::FirstAudio(_)
+            | AudioEvent::TalkedWhileMuted
+            | AudioEvent::RecordingFailed
+            | AudioEvent::Changed => None,
+        }));
+        [None, Some(LegId(3))].iter().all(|who| told.contains(&(*who, false)))
+    });
+    for who in [None, Some(LegId(3))] {
+        let of_it: Vec<bool> = told.iter().filter(|(of, _)| *of == who).map(|(_, speaking)| *speaking).collect();
+        assert_eq!(of_it[..2], [true, false], "{told:?}");
+    }
+}
+
+#[test]
+fn a_wav_is_treated_as_a_microphone_only_when_that_was_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("in.wav");
+    write_wav(&input, &speech(1.0));
+    for process_files in [false, true] {
+        let input_file = input.to_str().unwrap().into();
+        let config = config::Audio { backend: Backend::File, input_file, process_files, ..config::Audio::default() };
+        let (sender, _events) = mpsc::channel(16);
+        let audio = Audio::start(&config, sender);
+        let mut microphone = audio.microphone();
+        audio.apply(call(1));
+        wait("a frame", || microphone.try_recv().is_ok());
+        assert_eq!(audio.status().processing.len(), if process_files { 4 } else { 0 });
+    }
+}
+
 /// `cargo test --release --lib audio::tests::what -- --ignored --nocapture`
 #[test]
 #[ignore = "prints figures and asserts none"]
@@ -367,7 +441,7 @@ fn what_twenty_milliseconds_cost() {
         let (sequence, timestamp) = (number as u16, (number * FRAME_SAMPLES) as u32);
         let arrival = epoch + Duration::from_millis(20 * number as u64);
         buffer.push(ReceivedPacket { sequence, timestamp, payload: payload.clone(), copy: false, arrival });
-        assert_ne!(buffer.pull(arrival + Duration::from_millis(10)), jitter::Pull::Conceal(1));
+        assert_ne!(buffer.pull(arrival + Duration::from_millis(10), 0), jitter::Pull::Conceal(1, None));
     }
     let jitter = per_frame(began);
     let mut limiter = mixer::Limiter::default();

@@ -230,6 +230,11 @@ impl Uplink {
         }
     }
 
+    /// Until a frame is complete, in ms.
+    pub fn frame_ms(&self) -> f64 {
+        self.frame_samples as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ)
+    }
+
     fn send(&self, payload: Bytes, timestamp: u32, to: Arc<BTreeSet<LegId>>) {
         // An error says that no leg listens, which is no fault.
         let samples = self.frame_samples as u32;

@@ -178,6 +178,14 @@ pub enum Verb {
     /// Switch the microphone on
     #[command(after_help = "Example: telecon unmute")]
     Unmute,
+    /// Speak, with push-to-talk
+    #[command(after_help = "Example: telecon talk on\n\n\
+        For a key of the keyboard: talk on when it goes down, talk off when it comes up. The microphone\n\
+        closes by itself after a minute, unless talk on is said again. For [audio] push_to_talk = true.")]
+    Talk {
+        /// on or off
+        switch: Switch,
+    },
     /// Switch the speaker off
     #[command(after_help = "Example: telecon deafen")]
     Deafen,

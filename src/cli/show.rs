@@ -229,7 +229,11 @@ fn with(call: &Value) -> String {
         return people(call);
     }
     let participants = list(call, "participants").iter().map(|one| {
-        let muted = if one["muted"] == true { ", muted" } else { "" };
+        let muted = match (&one["muted"], &one["speaking"]) {
+            (Value::Bool(true), _) => ", muted",
+            (_, Value::Bool(true)) => ", speaking",
+            _ => "",
+        };
         let heard = match (&one["audio_blocked"], one["volume_percent"].as_u64()) {
             (Value::Bool(true), _) => ", not heard".into(),
             (_, Some(percent)) if percent != 100 => format!(", {percent} %"),
@@ -257,8 +261,15 @@ pub fn status(answer: &Value) -> String {
     let end = |value: &Value, none: &str| if value == "" { none.to_owned() } else { word(value) };
     let (input, output) = (end(&audio["input"], "silence"), end(&audio["output"], "nowhere"));
     let mut sound = format!("{}: {input} to {output}", word(&audio["backend"]));
+    let processing: Vec<_> = list(audio, "processing").iter().map(spoken).collect();
     if let Some(ring) = audio["ring"].as_str() {
         sound = format!("{sound}, rings on {ring}");
+    }
+    if audio["realtime"] == true {
+        sound.push_str(", real-time");
+    }
+    if !processing.is_empty() {
+        sound = format!("{sound}\nmicrophone with {}", processing.join(", "));
     }
     if let Some(problem) = audio["problem"].as_str() {
         sound = format!("{sound}\n{problem}");
@@ -351,6 +362,7 @@ pub fn stats(answer: &Value) -> String {
         true => line("nobody is connected"),
         false => table(&heading, &legs.iter().map(row).collect::<Vec<_>>()),
     };
+    text.push_str(&shares(legs));
     legs.iter().for_each(|leg| text.push_str(&sending(leg)));
     let dropped = answer["rejected"].as_object().into_iter().flatten();
     let dropped: Vec<String> = dropped.map(|(reason, count)| format!("{count} {}", reason.replace('_', " "))).collect();
@@ -380,6 +392,34 @@ fn sending(leg: &Value) -> String {
         text += &format!(", up to {outage:.0} ms at once");
     }
     line(&text)
+}
+
+/// Where the delay of each leg that is heard arises, and what became of its frames that were lost or late.
+fn shares(legs: &[Value]) -> String {
+    let heading = [
+        "DELAY ms",
+        "CAPTURE",
+        "FRAME",
+        "NETWORK",
+        "BUFFER",
+        "DECODED",
+        "RING",
+        "DEVICE",
+        "BY COPY",
+        "BY FEC",
+        "BY DRED",
+        "LATE",
+        "STRETCHES",
+    ];
+    let stages = ["capture", "frame", "network", "jitter_buffer", "decoded", "ring", "device"];
+    let frames = ["recovered_by_copy", "recovered_by_fec", "recovered_by_dred", "late", "stretches"];
+    let row = |leg: &Value| {
+        let stages = stages.iter().map(|stage| figure(&leg["delay_ms"][*stage]));
+        let frames = frames.iter().map(|key| figure(&leg[*key]));
+        std::iter::once(person(leg)).chain(stages).chain(frames).collect()
+    };
+    let rows: Vec<Vec<String>> = legs.iter().filter(|leg| leg["delay_ms"].is_object()).map(row).collect();
+    if rows.is_empty() { String::new() } else { table(&heading, &rows) }
 }
 
 fn figure(value: &Value) -> String {

@@ -114,6 +114,12 @@ pub enum Method {
     /// Microphone on.
     #[serde(rename = "media.unmute")]
     MediaUnmute {},
+    /// With push-to-talk: the microphone on for a minute at most, or off.
+    #[serde(rename = "media.talk")]
+    MediaTalk {
+        /// Pushed, or let go.
+        on: bool,
+    },
     /// Ears off.
     #[serde(rename = "media.deafen")]
     MediaDeafen {},
@@ -259,7 +265,7 @@ pub enum Method {
 
 impl Method {
     /// Every method's name on the socket, `events.watch` apart: that one is [`Command::Watch`].
-    pub const NAMES: [&str; 41] = [
+    pub const NAMES: [&str; 42] = [
         "daemon.status",
         "daemon.stop",
         "identity.show",
@@ -276,6 +282,7 @@ impl Method {
         "call.show",
         "media.mute",
         "media.unmute",
+        "media.talk",
         "media.deafen",
         "media.undeafen",
         "media.volume",

@@ -202,9 +202,7 @@ pub(super) fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId
         | Event::MediaChanged { .. }
         | Event::DoNotDisturbChanged { .. }
         | Event::TalkedWhileMuted
-        | Event::RecordingStarted { .. }
-        | Event::RecordingEnded { .. }
-        | Event::RecordingFailed { .. }
+        | Event::ParticipantSpeaking { .. }
         | Event::AudioChanged { .. }
         | Event::ContactsChanged
         | Event::VolumeChanged { .. }

@@ -91,6 +91,11 @@ impl Journal {
         let _watchers = self.live.send(record);
     }
 
+    /// Tells all watchers of something that is over too soon to be kept: it bears the number of the event before it.
+    pub(super) fn mention(&self, event: Event, time_ms: u64) {
+        let _watchers = self.live.send(Arc::new(EventRecord { seq: self.last_seq, time_ms, event }));
+    }
+
     /// Up to which event the user has taken notice.
     pub(super) fn marked(&self) -> u64 {
         self.marked
@@ -137,6 +142,7 @@ impl Journal {
             | Event::MediaChanged { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted
+            | Event::ParticipantSpeaking { .. }
             | Event::AudioChanged { .. }
             | Event::ContactsChanged
             | Event::VolumeChanged { .. }
@@ -239,6 +245,18 @@ mod tests {
         journal.append(&mut store, media_changed(false), 6);
         assert_eq!([live.try_recv().unwrap().seq, live.try_recv().unwrap().seq], [1, 2]);
         assert_eq!(seqs(journal.replay(0, store.path())), [1, 2]);
+    }
+
+    #[test]
+    fn what_is_only_mentioned_is_told_live_under_the_last_number_and_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut journal = opened(&store);
+        journal.append(&mut store, media_changed(true), 5);
+        let mut live = journal.watch();
+        journal.mention(media_changed(false), 6);
+        assert_eq!((live.try_recv().unwrap().seq, journal.last_seq()), (1, 1));
+        assert_eq!(seqs(journal.replay(0, store.path())), [1]);
     }
 
     fn ended(byte: u8, reason: EndReason) -> Event {

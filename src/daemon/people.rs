@@ -1,15 +1,18 @@
-//! Who is who here: names, how their calls are taken, how loud they are heard.
+//! Who is who here: names, how their calls are taken, how loud they are heard, who speaks now.
 //!
 //! A copy of the store's contacts, so that nothing waits for the disk; and what was decided about how others are heard, which
 //! lasts as long as the daemon runs.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use libp2p::Multiaddr;
 
 use crate::{
     audio::Gain,
-    proto::{id::Did, io::Policy},
+    proto::{
+        id::{CallId, Did, LegId},
+        io::Policy,
+    },
     store::Contact,
 };
 
@@ -21,12 +24,34 @@ const MAX_OTHERS: usize = 256;
 pub(super) struct People {
     contacts: Vec<Contact>,
     others: VecDeque<(Did, Gain)>,
+    /// In which call; `None` is the user. Bounded as the legs are.
+    speaking: BTreeMap<Option<LegId>, (CallId, Did)>,
 }
 
 impl People {
     /// Only contacts, as the store has them.
     pub(super) fn new(contacts: Vec<Contact>) -> Self {
-        Self { contacts, others: VecDeque::new() }
+        Self { contacts, ..Self::default() }
+    }
+
+    /// The other end of a leg, or the user, is heard.
+    pub(super) fn begins_to_speak(&mut self, who: Option<LegId>, call: CallId, did: Did) {
+        self.speaking.insert(who, (call, did));
+    }
+
+    /// Not any more; in which call that was, and who it is.
+    pub(super) fn ceases_to_speak(&mut self, who: Option<LegId>) -> Option<(CallId, Did)> {
+        self.speaking.remove(&who)
+    }
+
+    /// The user is heard by the others.
+    pub(super) fn user_speaks(&self) -> bool {
+        self.speaking.contains_key(&None)
+    }
+
+    /// That participant is heard.
+    pub(super) fn speaks(&self, call: CallId, did: &Did) -> bool {
+        self.speaking.values().any(|(in_call, who)| (*in_call, who) == (call, did))
     }
 
     /// All contacts by name.

@@ -92,6 +92,7 @@ impl Daemon {
             Method::HistoryList { limit, before_ms } => self.history(limit, before_ms),
             Method::MediaMute {} => self.media(Request::Mute(true), now),
             Method::MediaUnmute {} => self.media(Request::Mute(false), now),
+            Method::MediaTalk { on } => self.media(Request::Talk(on), now),
             Method::MediaDeafen {} => self.media(Request::Deafen(true), now),
             Method::MediaUndeafen {} => self.media(Request::Deafen(false), now),
             Method::MediaVolume { who, percent } => self.volume(&who, percent, now),
@@ -162,6 +163,7 @@ impl Daemon {
             people: &self.people,
             muted: self.node.muted(),
             deafened: self.node.deafened(),
+            push_to_talk: self.config.audio.push_to_talk,
             do_not_disturb: self.node.do_not_disturb(),
             stopping: self.stopping.is_some(),
             clock: self.clock_hint(),
@@ -247,6 +249,7 @@ fn changes_something(method: &Method) -> bool {
         | Method::CallDoNotDisturb { .. }
         | Method::MediaMute {}
         | Method::MediaUnmute {}
+        | Method::MediaTalk { .. }
         | Method::MediaDeafen {}
         | Method::MediaUndeafen {}
         | Method::MediaVolume { .. }
@@ -296,6 +299,7 @@ fn not_done(error: &RequestError) -> Failure {
         RequestError::Blocked => ("blocked", "`telecon contacts ask NAME` lets them in again"),
         RequestError::TooManyCalls => ("too_many_calls", "hang one up first"),
         RequestError::BadInvitees => ("bad_invitees", "name them by DID or contact name"),
+        RequestError::NoPushToTalk => ("no_push_to_talk", "set [audio] push_to_talk = true and restart telecon"),
         RequestError::Stopping => return stopping(),
     };
     Failure::new(code, format!("{error}; {remedy}"))

@@ -54,6 +54,7 @@ impl Rung {
             | Event::MediaChanged { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted
+            | Event::ParticipantSpeaking { .. }
             | Event::AudioChanged { .. }
             | Event::ContactsChanged
             | Event::VolumeChanged { .. }

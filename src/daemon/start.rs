@@ -74,7 +74,7 @@ pub(super) async fn start(
     let (found_in, found) = mpsc::channel(MAX_TASKS);
     let (leg_events_in, leg_events) = mpsc::channel(LEG_EVENTS);
 
-    let engine_config = engine_config(&identity.did, identity.device, &config.call);
+    let engine_config = engine_config(&identity.did, identity.device, &config);
     let engine = Engine::new(engine_config, rand::random(), people.policies(), seen);
     let sealer = Sealer::new(identity.signing, identity.did.clone(), identity.device, rand::random());
     let mut daemon = Daemon {
@@ -123,7 +123,8 @@ fn addresses(key: &'static str, texts: &[String]) -> Result<Vec<Multiaddr>, Daem
     texts.iter().map(parse).collect()
 }
 
-fn engine_config(did: &Did, device: DeviceId, call: &config::Call) -> EngineConfig {
+fn engine_config(did: &Did, device: DeviceId, config: &Config) -> EngineConfig {
+    let (call, audio) = (&config.call, &config.audio);
     EngineConfig {
         did: did.clone(),
         device,
@@ -132,6 +133,8 @@ fn engine_config(did: &Did, device: DeviceId, call: &config::Call) -> EngineConf
         reconnect: Duration::from_secs(call.reconnect_seconds.into()),
         auto_accept: call.auto_accept,
         who_may_ring: call.who_may_ring,
+        push_to_talk: audio.push_to_talk,
+        automute: audio.automute,
     }
 }
 

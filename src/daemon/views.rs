@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::people::People;
 use crate::{
-    audio::{AudioStatus, LegAudioStats},
+    audio::{AudioStatus, DelayShares, LegAudioStats},
     control::wire::ContactEntry,
     leg::LegStats,
     net::{NetCounters, NetStatus, PeerInfo},
     proto::{
-        id::Did,
+        id::{CallId, Did},
         io::{CallState, CallView, ParticipantView, PastCall},
         seal::Rejected,
     },
@@ -29,6 +29,7 @@ pub(super) struct Status<'a> {
     pub people: &'a People,
     pub muted: bool,
     pub deafened: bool,
+    pub push_to_talk: bool,
     pub do_not_disturb: bool,
     pub stopping: bool,
     pub clock: Option<&'static str>,
@@ -63,6 +64,8 @@ pub(super) fn status(from: &Status<'_>) -> Value {
         "pending": pending,
         "muted": from.muted,
         "deafened": from.deafened,
+        "push_to_talk": from.push_to_talk,
+        "speaking": from.people.user_speaks(),
         "do_not_disturb": from.do_not_disturb,
         "stopping": from.stopping,
         "clock": from.clock,
@@ -86,7 +89,7 @@ pub(super) fn calls(calls: &[CallView], past: &[PastCall], people: &People) -> V
 
 /// `call.show`
 pub(super) fn call(view: &CallView, people: &People) -> Value {
-    let participants: Vec<_> = view.participants.iter().map(|other| participant(other, people)).collect();
+    let participants: Vec<_> = view.participants.iter().map(|other| participant(other, view.call, people)).collect();
     json!({
         "call": view.call,
         "state": view.state,
@@ -104,7 +107,7 @@ pub(super) fn recorders(view: &CallView, people: &People) -> Value {
     named(&recorders.collect::<Vec<_>>(), people).into()
 }
 
-fn participant(view: &ParticipantView, people: &People) -> Value {
+fn participant(view: &ParticipantView, call: CallId, people: &People) -> Value {
     let gain = people.gain(&view.did);
     json!({
         "did": view.did,
@@ -113,6 +116,7 @@ fn participant(view: &ParticipantView, people: &People) -> Value {
         "muted": view.muted,
         "deafened": view.deafened,
         "on_hold": view.on_hold,
+        "speaking": people.speaks(call, &view.did),
         "recording": view.recording,
         "decline": view.decline,
         "volume_percent": gain.percent,
@@ -187,7 +191,14 @@ pub(super) fn leg(
         "loss_pct": audio.map(|audio| audio.loss_pct),
         "concealed_pct": audio.map(|audio| audio.concealed_pct),
         "jitter_buffer_ms": audio.map(|audio| audio.jitter_buffer_ms),
+        "target_delay_ms": audio.map(|audio| audio.target_ms),
         "playout_delay_ms": audio.map(|audio| audio.playout_delay_ms),
+        "delay_ms": audio.map(|audio| delay(&audio.delay, leg.rtt_ms)),
+        "recovered_by_copy": audio.map(|audio| audio.recovered_by_copy),
+        "recovered_by_fec": audio.map(|audio| audio.recovered_by_fec),
+        "recovered_by_dred": audio.map(|audio| audio.recovered_by_dred),
+        "late": audio.map(|audio| audio.late),
+        "stretches": audio.map(|audio| audio.stretches),
         "sent_kbps": leg.sent_kbps,
         "recv_kbps": leg.recv_kbps,
         "packets_sent": leg.packets_sent,
@@ -205,6 +216,19 @@ pub(super) fn leg(
         "level_db": audio.map(|audio| audio.level_db),
         "connected_ms": other.setup.first_audio,
         "setup": other.setup,
+    })
+}
+
+/// Every stage's share of the delay, in the order in which sound passes; half of the round trip stands for the network.
+fn delay(shares: &DelayShares, rtt_ms: Option<f64>) -> Value {
+    json!({
+        "capture": shares.capture_ms,
+        "frame": shares.frame_ms,
+        "network": rtt_ms.map(|rtt_ms| rtt_ms / 2.0),
+        "jitter_buffer": shares.jitter_buffer_ms,
+        "decoded": shares.decoded_ms,
+        "ring": shares.ring_ms,
+        "device": shares.device_ms,
     })
 }
 
@@ -272,6 +296,7 @@ mod tests {
     use libp2p::PeerId;
 
     use super::{samples::*, *};
+    use crate::proto::id::LegId;
 
     fn keys(value: &Value) -> Vec<&str> {
         value.as_object().unwrap().keys().map(String::as_str).collect()
@@ -289,6 +314,11 @@ mod tests {
         );
         assert_eq!((&other["connected_ms"], &other["setup"]["signalled"]), (&66.into(), &3.into()));
         assert!(other.get("leg").is_none());
+        assert_eq!(other["speaking"], false);
+        let mut people = People::default();
+        people.begins_to_speak(Some(LegId(1)), call_view(0x11, CallState::Active).call, did_of(2));
+        let of = |byte| call(&call_view(byte, CallState::Active), &people)["participants"][0]["speaking"].clone();
+        assert_eq!((of(0x11), of(0x12)), (true.into(), false.into()), "in this call, not in another");
         assert_eq!(
             call(&call_view(0x11, CallState::Active), &People::default())["participants"][0]["name"],
             Value::Null
@@ -325,6 +355,7 @@ mod tests {
             backend: "null".into(),
             input: "silence".into(),
             output: "nothing".into(),
+            processing: vec!["high_pass".into()],
             ..AudioStatus::default()
         };
         let did = did_of(1);
@@ -336,6 +367,7 @@ mod tests {
             people: &people,
             muted: true,
             deafened: false,
+            push_to_talk: true,
             do_not_disturb: true,
             stopping: false,
             clock: None,
@@ -347,7 +379,7 @@ mod tests {
             missed: 2,
         };
         let shown = status(&from);
-        let promised = "did peer_id version uptime_s listen peers active_call held pending muted deafened do_not_disturb \
+        let promised = "did peer_id version uptime_s listen peers active_call held pending muted deafened push_to_talk speaking do_not_disturb \
                         audio seq marked missed";
         for field in promised.split_whitespace() {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");
@@ -367,8 +399,11 @@ mod tests {
     #[test]
     fn a_leg_has_every_promised_figure() {
         let view = call_view(0x11, CallState::Active);
-        let audio = LegAudioStats { level_db: -21.5, ..LegAudioStats::default() };
-        let shown = leg(&view.participants[0], &view, &LegStats::default(), Some(&audio), &People::default());
+        let delay = DelayShares { frame_ms: 20.0, ..DelayShares::default() };
+        let audio = LegAudioStats { level_db: -21.5, delay, ..LegAudioStats::default() };
+        let measured = LegStats { rtt_ms: Some(30.0), ..LegStats::default() };
+        let shown = leg(&view.participants[0], &view, &measured, Some(&audio), &People::default());
+        assert_eq!((&shown["delay_ms"]["frame"], &shown["delay_ms"]["network"]), (&20.0.into(), &15.0.into()));
         let promised = "did state rtt_ms jitter_ms loss_pct concealed_pct jitter_buffer_ms playout_delay_ms sent_kbps \
                         recv_kbps level_db connected_ms setup";
         for field in promised.split_whitespace() {

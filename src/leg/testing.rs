@@ -43,7 +43,10 @@ impl Line {
 
     /// What is sent for a frame.
     pub(crate) fn send(&mut self, id: LegId, frame: &EncodedFrame, now: Instant) -> Option<Datagram> {
-        self.0.packet(id, frame, now).map(Datagram::Voice)
+        let packet = self.0.packet(id, frame, now)?;
+        // What may be sent depends on what is.
+        self.0.meter.sent(packet.payload.len(), now);
+        Some(Datagram::Voice(packet))
     }
 
     /// What is told of what arrived, when it is time for that.

@@ -59,6 +59,8 @@ const MEET_PATIENCE: Duration = Duration::from_secs(30);
 const UNASKED_SPREAD: u64 = 1_000;
 /// Clients hear of the same participant's microphone, ears and recording no oftener: who switches all the time fills no journal.
 const MEDIA_PAUSE: Duration = Duration::from_secs(1);
+/// How long one push to talk lasts: whoever died with a finger on the key is not listened to for ever.
+pub const TALK: Duration = Duration::from_secs(60);
 /// How long the last signals of a call are repeated.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -79,6 +81,10 @@ pub struct EngineConfig {
     pub auto_accept: AutoAccept,
     /// Whose offers ring.
     pub who_may_ring: WhoMayRing,
+    /// The microphone is open only while [`Request::Talk`] holds.
+    pub push_to_talk: bool,
+    /// Whoever comes into a call is muted at first.
+    pub automute: bool,
 }
 
 /// How a stay begins.
@@ -129,7 +135,10 @@ pub struct Engine {
     /// Connections that have not reported `Closed` yet.
     legs: BTreeMap<LegId, Connection>,
     last_leg: u64,
+    /// By the user, whatever is pushed.
     muted: bool,
+    /// With push-to-talk: until when the user is listened to.
+    talks_until: Option<Instant>,
     deafened: bool,
     /// Grows with every change of what participants are told of microphone, ears and recording.
     media_version: u32,
@@ -180,6 +189,7 @@ impl Engine {
             legs: BTreeMap::new(),
             last_leg: 0,
             muted: false,
+            talks_until: None,
             deafened: false,
             media_version: 0,
             do_not_disturb: false,
@@ -218,7 +228,7 @@ impl Engine {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let calls = self.calls.values().filter_map(|call| self.call_deadline(call));
         let past = self.past.values().map(|(_, until)| *until);
-        calls.chain(self.outbox.deadline()).chain(past).min()
+        calls.chain(self.outbox.deadline()).chain(past).chain(self.talks_until).min()
     }
 
     /// Calls that are not over.
@@ -236,9 +246,9 @@ impl Engine {
         self.do_not_disturb
     }
 
-    /// The own microphone is off.
+    /// The own microphone is off: by the user's will, or since nothing is pushed.
     pub fn muted(&self) -> bool {
-        self.muted
+        self.muted || (self.config.push_to_talk && self.talks_until.is_none() && !mutant!(TalkIgnored))
     }
 
     /// The own ears are off.
@@ -259,6 +269,9 @@ impl Engine {
     /// Does whatever has become due, and tells what has changed.
     fn settle(&mut self, now: Now) {
         self.outbox.expire(now.mono);
+        if self.talks_until.is_some_and(|until| until <= now.mono) && !mutant!(TalksForEver) {
+            self.change_media(now.mono, |engine| engine.talks_until = None);
+        }
         let calls: Vec<CallId> = self.calls.keys().copied().collect();
         for call in calls {
             self.settle_call(call, now);
@@ -411,7 +424,7 @@ impl Engine {
             recording: recorded.map(|call| Recorded { call: call.ticket.call, who: call.legs().collect() }),
             microphone: active.is_some_and(|call| call.has_leg_up() || mutant!(MicrophoneEarly)),
             playback: active.is_some_and(Call::has_company),
-            muted: self.muted,
+            muted: self.muted(),
             deafened: self.deafened,
             ring: self.calls.values().any(Call::rings),
             ring_back: active.is_some_and(|call| call.rings_elsewhere(&self.config.did)),
@@ -423,7 +436,7 @@ impl Engine {
         let call = self.calls.get(&id);
         MediaState {
             version: self.media_version,
-            muted: self.muted,
+            muted: self.muted(),
             deafened: self.deafened,
             on_hold: call.is_some_and(|call| call.on_hold),
             recording: call.is_some_and(Call::is_recorded) && !mutant!(RecordingUntold),

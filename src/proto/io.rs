@@ -160,6 +160,8 @@ pub enum Request {
     },
     /// Microphone off or on.
     Mute(bool),
+    /// With push-to-talk: speak, for a minute at most, or cease to.
+    Talk(bool),
     /// Ears off or on.
     Deafen(bool),
     /// Nothing rings and nothing is accepted; contacts are told so.
@@ -227,6 +229,9 @@ pub enum RequestError {
     /// Nobody, oneself, or more than [`super::signal::MAX_PARTICIPANTS`].
     #[error("a call needs between 1 and 31 other participants")]
     BadInvitees,
+    /// Only with push-to-talk is there something to push.
+    #[error("push-to-talk is not switched on")]
+    NoPushToTalk,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -504,6 +509,16 @@ pub enum Event {
     },
     /// The user speaks while the microphone is off.
     TalkedWhileMuted,
+    /// Somebody in the active call, or the user, began or ceased to speak, as heard here. It is told to those who watch, and
+    /// not kept.
+    ParticipantSpeaking {
+        /// The call.
+        call: CallId,
+        /// Who; the own DID for the user.
+        did: Did,
+        /// Begins, or ceases.
+        speaking: bool,
+    },
     /// Sound comes from elsewhere or goes elsewhere than before, or does not work as it should, or does again.
     AudioChanged {
         /// The capture device.

@@ -65,6 +65,9 @@ mod in_tests {
         QuietRings => "it rings although the user wants to hear no calls",
         NotWrittenDown => "what this device is in is not written down",
         NoGrace => "a call that everybody left goes on",
+        TalkIgnored => "push-to-talk leaves the microphone open",
+        TalksForEver => "a push to talk never ends",
+        BeginsAloud => "a call does not begin muted",
         NobodyAnswersJoin => "a Join is not answered with one's own",
     }
 

@@ -28,6 +28,10 @@ impl World {
         if self.trace.is_on() {
             self.events.push((ix, event.clone()));
         }
+        if self.setup.automute && matches!(event, Event::CallOffered { .. } | Event::CallJoined { .. }) {
+            self.coverage.mark(Mark::BegunMuted);
+            self.nodes[ix].mute = true;
+        }
         match event {
             Event::CallOffered { invitees, .. } => {
                 self.coverage.mark(if invitees.len() > 1 { Mark::GroupOffer } else { Mark::Offer });
@@ -81,6 +85,7 @@ impl World {
             | Event::CallInterrupted { .. }
             | Event::DoNotDisturbChanged { .. }
             | Event::TalkedWhileMuted
+            | Event::ParticipantSpeaking { .. }
             | Event::RecordingEnded { .. }
             | Event::RecordingFailed { .. }
             | Event::AudioChanged { .. }

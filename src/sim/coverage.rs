@@ -72,6 +72,8 @@ marks! {
     FirstAudio => "first audio heard",
     Reconnecting => "participants shown as reconnecting",
     MediaState => "participants' mute and deafen shown",
+    Talked => "pushes to talk",
+    BegunMuted => "calls begun muted",
     Recorded => "recordings begun",
     ShownRecording => "participants shown as recording",
     RecordingPaused => "recordings paused on hold",

@@ -1,6 +1,7 @@
 //! One mutation, then drain fully: carries a node's outputs out, as the daemon's loop does, and keeps the books.
 
 use crate::proto::{
+    engine::TALK,
     io::{CallView, LegCommand, Output, PastCall, Policy, Reply, Request, RequestError},
     signal::{Body, Contact, Decline, MAX_SEALED_BYTES, Topic},
 };
@@ -172,7 +173,8 @@ impl World {
     /// What the user of the node sees.
     fn sight<'a>(&'a self, ix: NodeIx, views: &'a [CallView], past: &'a [PastCall]) -> Sight<'a> {
         let (people, calls, contacts) = (&self.people, &self.calls, &self.nodes[ix].contacts);
-        Sight { own: &self.dids[ix], people, contacts, views, past, calls }
+        let push_to_talk = self.setup.push_to_talk;
+        Sight { own: &self.dids[ix], people, contacts, views, past, calls, push_to_talk }
     }
 
     /// A user's request; the outer error is a violation, the inner one the engine's answer.
@@ -183,7 +185,7 @@ impl World {
             Request::Accept(call, _) | Request::Join(call, _) => Some(*call),
             Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Invite { .. } => None,
             Request::Hold(_) | Request::Resume(_) | Request::Record { .. } => None,
-            Request::Mute(_) | Request::Deafen(_) => None,
+            Request::Mute(_) | Request::Deafen(_) | Request::Talk(_) => None,
             Request::SetDoNotDisturb(_) | Request::SetContacts(_) | Request::SetAddresses(_) => None,
             Request::Restore { .. } | Request::Shutdown => None,
         };
@@ -225,12 +227,17 @@ impl World {
                 Request::SetContacts(contacts) if contacts.iter().any(|(_, policy)| *policy == Policy::Block) => {
                     self.coverage.mark(Mark::Blocked);
                 }
+                Request::Mute(muted) => self.nodes[ix].mute = muted,
+                Request::Talk(talks) => {
+                    self.nodes[ix].talks_until = talks.then_some(now.mono + TALK);
+                    self.coverage.mark(Mark::Talked);
+                }
                 Request::Record { call, on } => {
                     let records = &mut self.nodes[ix].records;
                     *records = if on { Some(call) } else { records.filter(|other| *other != call) };
                 }
                 Request::Offer { .. } | Request::Reject(..) | Request::Hangup(_) | Request::Join(..) => {}
-                Request::Invite { .. } | Request::Hold(_) | Request::Resume(_) | Request::Mute(_) => {}
+                Request::Invite { .. } | Request::Hold(_) | Request::Resume(_) => {}
                 Request::Deafen(_) | Request::SetDoNotDisturb(_) | Request::SetContacts(_) => {}
                 Request::SetAddresses(_) | Request::Restore { .. } | Request::Shutdown => {}
             },
@@ -254,6 +261,7 @@ fn mark_of(error: &RequestError) -> Mark {
         | RequestError::OnHold
         | RequestError::RecordsAnother
         | RequestError::BadInvitees
+        | RequestError::NoPushToTalk
         | RequestError::Stopping => Mark::WrongRequest,
     }
 }

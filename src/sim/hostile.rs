@@ -55,6 +55,8 @@ impl Victim {
             reconnect: Duration::from_secs(45),
             auto_accept,
             who_may_ring: WhoMayRing::Anyone,
+            push_to_talk: false,
+            automute: false,
         };
         let engine = Engine::new(config, [7; 32], vec![(dids[0].clone(), Policy::Ask)], Vec::new());
         let now = Now { mono: Instant::now(), unix_ms: 1_800_000_000_000 };

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -32,6 +32,10 @@ pub struct SimNode {
     pub device: DeviceId,
     pub contacts: Vec<(Did, Policy)>,
     pub plan: AudioPlan,
+    /// The user's last word on the microphone, or that of `automute`.
+    pub mute: bool,
+    /// With push-to-talk: until when the last push holds.
+    pub talks_until: Option<Instant>,
     /// Survives a kill.
     pub store: Store,
     /// Calls that the user offered, accepted or joined, and that are not over.
@@ -121,6 +125,8 @@ impl World {
             device,
             contacts,
             plan: AudioPlan::default(),
+            mute: false,
+            talks_until: None,
             store: Store::default(),
             consent: BTreeSet::new(),
             ended: BTreeMap::new(),
@@ -159,6 +165,8 @@ impl World {
             reconnect: setup.reconnect,
             auto_accept: setup.auto_accept,
             who_may_ring: setup.who_may_ring,
+            push_to_talk: setup.push_to_talk,
+            automute: setup.automute,
         };
         let engine = Engine::new(config, self.agenda.chance.bytes(), contacts.to_vec(), seen);
         let seed = self.agenda.chance.bytes();
@@ -191,6 +199,7 @@ impl World {
         let node = &mut self.nodes[ix];
         (node.plan, node.wake_us, node.remembered) = (AudioPlan::default(), None, 0);
         node.sleeps_until_us = None;
+        (node.mute, node.talks_until) = (false, None);
         node.rang.clear();
         node.consent.clear();
         node.records = None;

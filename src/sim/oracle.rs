@@ -71,6 +71,9 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     };
     demand(plan.ring_back == views.iter().any(calls_out), "ring-back is not: an own call rings and nobody is there")?;
     demand((plan.muted, plan.deafened) == (node.node.muted(), node.node.deafened()), "the plan forgot mute or deafen")?;
+    let now = world.agenda.now(node.clock).mono;
+    let talks = !world.setup.push_to_talk || node.talks_until.is_some_and(|until| now < until);
+    demand(plan.muted == (node.mute || !talks), "muted is not: by the user, or nothing is pushed")?;
     let active = engaged.iter().filter(|view| view.state != CallState::OnHold);
     let joined = active.flat_map(|view| &view.participants).any(is_connected);
     demand(plan.microphone == joined, "microphone is not: consent and a joined leg up")?;

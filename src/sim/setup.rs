@@ -67,6 +67,8 @@ pub struct Setup {
     /// Whether the last node's owner forges, replays and transplants.
     pub insider: bool,
     pub real_seal: bool,
+    pub push_to_talk: bool,
+    pub automute: bool,
 }
 
 impl Setup {
@@ -117,6 +119,8 @@ impl Setup {
             sleeps: chance.below(2),
             insider: insider && chance.percent(15),
             real_seal,
+            push_to_talk: chance.percent(25),
+            automute: chance.percent(25),
         }
     }
 
@@ -145,6 +149,8 @@ impl Setup {
             sleeps: 0,
             insider: false,
             real_seal: false,
+            push_to_talk: false,
+            automute: false,
         }
     }
 

@@ -81,6 +81,8 @@ impl Subject {
             reconnect: Duration::from_secs(45),
             auto_accept: AutoAccept::None,
             who_may_ring: WhoMayRing::Anyone,
+            push_to_talk: false,
+            automute: false,
         };
         let contacts = if state == State::Pretends { Vec::new() } else { vec![(peer.clone(), Policy::Ask)] };
         let ticket = ticket(&peer, 1);
@@ -285,7 +287,10 @@ fn event_word(event: &Event) -> Option<String> {
         Event::ParticipantDeclined { .. } | Event::ParticipantMedia { .. } => "shown".into(),
         Event::MediaChanged { .. } | Event::DoNotDisturbChanged { .. } => "told to clients".into(),
         // These are the shell's own.
-        Event::TalkedWhileMuted | Event::AudioChanged { .. } | Event::RecordingFailed { .. } => return None,
+        Event::TalkedWhileMuted
+        | Event::ParticipantSpeaking { .. }
+        | Event::AudioChanged { .. }
+        | Event::RecordingFailed { .. } => return None,
         Event::ContactsChanged | Event::VolumeChanged { .. } | Event::EventsMarked { .. } => return None,
     })
 }
@@ -374,6 +379,7 @@ const REQUESTS: &[Row] = &[
     ("resume", |subject| Some(subject.ask(Request::Resume(subject.call)))),
     ("record", |subject| Some(subject.ask(Request::Record { call: subject.call, on: true }))),
     ("mute", |subject| Some(subject.ask(Request::Mute(true)))),
+    ("push to talk", |subject| Some(subject.ask(Request::Talk(true)))),
     ("deafen", |subject| Some(subject.ask(Request::Deafen(true)))),
     ("do not disturb", |subject| Some(subject.ask(Request::SetDoNotDisturb(true)))),
     ("block the other", |subject| {
@@ -410,6 +416,7 @@ fn row_of(request: &Request) -> &'static str {
         Request::Resume(_) => "resume",
         Request::Record { .. } => "record",
         Request::Mute(_) => "mute",
+        Request::Talk(_) => "push to talk",
         Request::Deafen(_) => "deafen",
         Request::SetDoNotDisturb(_) => "do not disturb",
         Request::SetContacts(_) => "block the other",

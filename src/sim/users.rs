@@ -18,6 +18,8 @@ pub struct Sight<'a> {
     pub past: &'a [PastCall],
     /// All calls that ever were, anybody's.
     pub calls: &'a [CallId],
+    /// There is a key to push.
+    pub push_to_talk: bool,
 }
 
 /// What must become of a request.
@@ -82,6 +84,7 @@ impl Sight<'_> {
                 // Chains and settings are not to be seen.
                 if fine { Verdict::Either } else { Verdict::Refused }
             }
+            Request::Talk(_) => must(self.push_to_talk),
             Request::Mute(_) | Request::Deafen(_) | Request::SetContacts(_) | Request::SetAddresses(_) => Verdict::Done,
             Request::SetDoNotDisturb(_) | Request::Restore { .. } => Verdict::Done,
             Request::Shutdown => Verdict::Either,
@@ -128,6 +131,7 @@ fn press_in_call(call: CallId, sight: &Sight<'_>, chance: &mut Chance) -> Option
             let invitees = some_people(sight, chance);
             Some(Request::Invite { call, invitees })
         }
+        10 | 11 if sight.push_to_talk => Some(Request::Talk(chance.percent(60))),
         8 | 9 => Some(Request::Record { call, on: chance.percent(70) }),
         _ => None,
     }
@@ -176,7 +180,8 @@ fn offer(sight: &Sight<'_>, chance: &mut Chance) -> Request {
 fn press_wrongly(sight: &Sight<'_>, chance: &mut Chance) -> Request {
     let never = CallId::from_bytes([0x8f; 16]);
     let call = if sight.calls.is_empty() { never } else { *chance.pick(sight.calls) };
-    match chance.below(12) {
+    match chance.below(13) {
+        11 => Request::Talk(true),
         0 => Request::Offer { invitees: Vec::new(), settings: Settings::default() },
         1 => Request::Offer { invitees: vec![sight.own.clone()], settings: Settings::default() },
         2 => Request::Accept(call, former(chance)),

@@ -123,6 +123,7 @@ pub(super) fn note(db: &Transaction<'_>, event: &Event, own: &Did, time_ms: u64)
         | Event::MediaChanged { .. }
         | Event::DoNotDisturbChanged { .. }
         | Event::TalkedWhileMuted
+        | Event::ParticipantSpeaking { .. }
         | Event::AudioChanged { .. }
         | Event::ContactsChanged
         | Event::VolumeChanged { .. }

@@ -1,7 +1,11 @@
 //! Sound between real daemons: through two sound servers, and through a network that loses packets.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use telecon::demo::correlate::Haystack;
 
@@ -235,6 +239,35 @@ fn speech_survives_random_loss_and_short_outages() {
     assert!(mean >= 0.85, "correlation {mean}: {correlations:?}");
     assert!(worst_playout_ms > 0.0 && worst_playout_ms <= 150.0, "playout delay {worst_playout_ms} ms");
     assert!(silence_ms <= OUTAGE_MS, "a silence of {silence_ms} ms");
+}
+
+/// Stopped as a whole, as when the machine does something else: once who listens, once who speaks.
+#[test]
+fn half_a_second_in_which_a_daemon_does_not_run_is_made_good_within_two() {
+    const STALL: Duration = Duration::from_millis(500);
+    const LIMIT: Duration = Duration::from_secs(2);
+    let files = tempfile::tempdir().unwrap();
+    let said_path = files.path().join("said.wav");
+    wav::write(&said_path, &speech(2.0));
+    let config =
+        |input: &Path| format!("[audio]\nbackend = \"file\"\ninput_file = {input:?}\n[call]\nauto_accept = \"all\"\n");
+    let mut ada = Daemon::start(&config(&said_path));
+    let mut ben = Daemon::start(&config(Path::new("")));
+    talk(&mut ada, &mut ben);
+    let playout_ms = |ben: &Daemon| leg_number(&ben.json(&["stats"]), "playout_delay_ms").unwrap();
+    pause(LIMIT);
+    for stalled in [&ben, &ada] {
+        let before_ms = playout_ms(&ben);
+        stalled.signal(Signal::STOP);
+        pause(STALL);
+        stalled.signal(Signal::CONT);
+        pause(LIMIT);
+        let stats = ben.json(&["stats"]);
+        let after_ms = leg_number(&stats, "playout_delay_ms").unwrap();
+        println!("playout delay {before_ms:.0} ms before half a second's stall, {after_ms:.0} ms two seconds after it");
+        assert!(after_ms <= before_ms + 30.0, "{stats}");
+        assert!(leg_number(&stats, "level_db").unwrap() > -60.0, "nothing is heard: {stats}");
+    }
 }
 
 /// The tests' own clock: the length of an outage is what is being tested, so that there is no condition to wait for.

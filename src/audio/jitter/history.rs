@@ -1,76 +1,15 @@
-//! What the jitter buffer remembers: transits of packets, offsets of pulls, what was lost and made up. All bounded.
+//! What the jitter buffer remembers: offsets of pulls, which frames came, what was lost and made up. All bounded.
 
 use std::collections::VecDeque;
 
-/// Ten seconds of 20 ms packets.
-const LONG_PACKETS: usize = 500;
-/// One second: the part that makes the delay grow quickly.
-const SHORT_PACKETS: usize = 50;
-/// Share of the long window that should be in time.
-const LONG_QUANTILE: f64 = 0.97;
-/// Share of the last second that should be in time.
-const SHORT_QUANTILE: f64 = 0.92;
 /// Pulls over which the lowest offset is taken.
 const PULLS: usize = 32;
 /// Weight of the newest packet in loss and concealment: about ten seconds of memory.
 const NEWEST_WEIGHT: f64 = 1.0 / 500.0;
+/// Frames that are remembered: a copy of 10 ms frames comes at most 34 frames late (RFC 2198 reaches 341 ms back).
+const FRAMES: usize = 160;
 
-/// Arrival minus timestamp of the packets of the last ten seconds, in samples.
-#[derive(Default)]
-pub struct Transits {
-    window: VecDeque<i64>,
-    scratch: Vec<i64>,
-    needed: i64,
-    lowest: i64,
-    /// RFC 3550, §6.4.1.
-    jitter: f64,
-}
-
-impl Transits {
-    pub fn add(&mut self, transit: i64) {
-        if let Some(latest) = self.latest() {
-            self.jitter += ((transit - latest).abs() as f64 - self.jitter) / 16.0;
-        }
-        if self.window.len() == LONG_PACKETS {
-            self.window.pop_front();
-        }
-        self.window.push_back(transit);
-        let long = self.quantile(LONG_PACKETS, LONG_QUANTILE);
-        self.needed = long.max(self.quantile(SHORT_PACKETS, SHORT_QUANTILE));
-        self.lowest = self.window.iter().copied().min().unwrap_or(transit);
-    }
-
-    pub fn forget(&mut self) {
-        self.window.clear();
-    }
-
-    pub fn latest(&self) -> Option<i64> {
-        self.window.back().copied()
-    }
-
-    /// The offset at which nearly all packets are in time.
-    pub fn needed(&self) -> i64 {
-        self.needed
-    }
-
-    /// The quickest packet's.
-    pub fn lowest(&self) -> i64 {
-        self.lowest
-    }
-
-    pub fn jitter(&self) -> f64 {
-        self.jitter
-    }
-
-    fn quantile(&mut self, newest: usize, share: f64) -> i64 {
-        self.scratch.clear();
-        self.scratch.extend(self.window.iter().rev().take(newest));
-        let rank = ((self.scratch.len() - 1) as f64 * share).ceil() as usize;
-        *self.scratch.select_nth_unstable(rank).1
-    }
-}
-
-/// Pull time minus timestamp of the last pulls, in samples: how late sound is played. The lowest counts, because a
+/// Pull time minus timestamp of the last pulls, in samples: how late sound is decoded. The lowest counts, because a
 /// pull that comes early is the one that finds its packet missing.
 #[derive(Default)]
 pub struct Offsets {
@@ -90,8 +29,75 @@ impl Offsets {
         self.window.iter_mut().for_each(|offset| *offset += samples);
     }
 
+    /// Playing begins anew.
+    pub fn clear(&mut self) {
+        self.window.clear();
+    }
+
     pub fn lowest(&self) -> Option<i64> {
         self.window.iter().copied().min()
+    }
+}
+
+/// What an arriving frame adds to what was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Nothing was there of it.
+    Whole,
+    /// It could already have been played from the next one's FEC.
+    Better,
+    /// It was there before, or is too old to know.
+    Nothing,
+}
+
+/// Which frames of late were there, by timestamp, so that a copy is told from news.
+#[derive(Default)]
+pub struct Frames {
+    /// Timestamp, and whether the frame itself was there; ordered.
+    recent: VecDeque<(i64, bool)>,
+}
+
+impl Frames {
+    /// The frame itself has come.
+    pub fn came(&mut self, timestamp: i64) -> News {
+        match self.find(timestamp) {
+            Ok(at) => match std::mem::replace(&mut self.recent[at].1, true) {
+                true => News::Nothing,
+                false => News::Better,
+            },
+            Err(at) if self.insert(at, (timestamp, true)) => News::Whole,
+            Err(_) => News::Nothing,
+        }
+    }
+
+    /// Its FEC has come; true when nothing of it was there.
+    pub fn repairable(&mut self, timestamp: i64) -> bool {
+        self.find(timestamp).is_err_and(|at| self.insert(at, (timestamp, false)))
+    }
+
+    /// The sender began anew.
+    pub fn clear(&mut self) {
+        self.recent.clear();
+    }
+
+    fn find(&self, timestamp: i64) -> Result<usize, usize> {
+        // Nearly always the newest.
+        match self.recent.back() {
+            Some((newest, _)) if *newest < timestamp => Err(self.recent.len()),
+            Some(_) | None => self.recent.binary_search_by_key(&timestamp, |(at, _)| *at),
+        }
+    }
+
+    fn insert(&mut self, mut at: usize, frame: (i64, bool)) -> bool {
+        if self.recent.len() == FRAMES {
+            if at == 0 {
+                return false;
+            }
+            self.recent.pop_front();
+            at -= 1;
+        }
+        self.recent.insert(at, frame);
+        true
     }
 }
 
@@ -105,7 +111,9 @@ pub struct Reception {
     received: f64,
     played: f64,
     made_up: f64,
-    lossy: bool,
+    latest_transit: Option<i64>,
+    /// RFC 3550, §6.4.1, in samples.
+    jitter: f64,
 }
 
 impl Reception {
@@ -137,15 +145,36 @@ impl Reception {
             }
             i16::MIN..=-64 => return false,
         }
-        // One packet may still be on its way.
-        let missing = self.expected - self.received > 1.5;
-        self.lossy = missing && self.loss() > if self.lossy { 0.005 } else { 0.01 };
         true
+    }
+
+    /// The packet just before this one, which is here, is here as well (or too old to know).
+    pub fn follows(&self, sequence: u16) -> bool {
+        let behind = self.highest.map_or(0, |highest| highest.wrapping_sub(sequence)).saturating_add(1);
+        behind > 63 || self.seen & (1 << behind) != 0
+    }
+
+    /// The transit of a packet, in samples.
+    pub fn took(&mut self, transit: i64) {
+        if let Some(latest) = self.latest_transit.replace(transit) {
+            self.jitter += ((transit - latest).abs() as f64 - self.jitter) / 16.0;
+        }
+    }
+
+    /// The last packet's.
+    pub fn latest_transit(&self) -> Option<i64> {
+        self.latest_transit
+    }
+
+    /// Interarrival jitter, in samples.
+    pub fn jitter(&self) -> f64 {
+        self.jitter
     }
 
     /// A restarted sender counts from anywhere.
     pub fn restart(&mut self) {
         self.highest = None;
+        self.latest_transit = None;
     }
 
     pub fn played(&mut self, samples: i64) {
@@ -158,6 +187,12 @@ impl Reception {
         self.played *= 1.0 - NEWEST_WEIGHT;
     }
 
+    /// What was counted as made up just now was not.
+    pub fn restored(&mut self, samples: i64) {
+        let samples = (samples as f64).min(self.made_up);
+        (self.made_up, self.played) = (self.made_up - samples, self.played + samples);
+    }
+
     /// 0..=1.
     pub fn loss(&self) -> f64 {
         if self.expected < 1.0 { 0.0 } else { (1.0 - self.received / self.expected).clamp(0.0, 1.0) }
@@ -166,10 +201,5 @@ impl Reception {
     /// 0..=1.
     pub fn concealed(&self) -> f64 {
         if self.made_up == 0.0 { 0.0 } else { self.made_up / (self.made_up + self.played) }
-    }
-
-    /// Loss is worth waiting for the next packet's FEC; with hysteresis.
-    pub fn lossy(&self) -> bool {
-        self.lossy
     }
 }

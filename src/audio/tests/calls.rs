@@ -119,7 +119,7 @@ fn leaving_and_coming_back_to_a_call_neither_clicks_nor_replays() {
     assert!(amplitude(&again[..200 * 48], 700.0) < 0.01, "what was said meanwhile is not heard late");
     all.extend(again);
     assert!(steepest(&all) < 1.5 * steady, "a click: {} against {steady}", steepest(&all));
-    let stats = bench.leg.stats(0.0);
+    let stats = bench.leg.stats(DelayShares::default());
     assert_eq!((stats.loss_pct, stats.concealed_pct), (0.0, 0.0));
 }
 
@@ -137,13 +137,13 @@ fn a_pause_is_neither_loss_nor_concealed_and_sound_goes_on_after_it() {
     });
     assert_eq!(loudest(&silence[80 * 48..]), 0.0, "silent soon, and no sound of the pauses");
     all.extend(silence);
-    let stats = bench.leg.stats(0.0);
+    let stats = bench.leg.stats(DelayShares::default());
     assert_eq!((stats.loss_pct, stats.concealed_pct), (0.0, 0.0));
     let again = bench.run(1_000, true, |at| Some(hum.packet(at)));
     assert!(loudest(&again[..60 * 48]) > 0.2, "heard at once");
     all.extend(again);
     assert!(steepest(&all) < 1.5 * steady, "a click: {} against {steady}", steepest(&all));
-    let stats = bench.leg.stats(0.0);
+    let stats = bench.leg.stats(DelayShares::default());
     assert_eq!((stats.loss_pct, stats.concealed_pct), (0.0, 0.0));
     assert!(stats.jitter_ms < 1.0 && stats.jitter_buffer_ms < 40.0, "{stats:?}");
 }
@@ -197,7 +197,7 @@ fn gain_makes_a_leg_louder_or_softer_and_blocked_is_counted_but_not_decoded() {
         (packet.sequence % 5 != 0).then_some(packet)
     });
     assert_eq!(loudest(&blocked), 0.0);
-    assert!(bench.leg.stats(0.0).loss_pct > 1.0, "{:?}", bench.leg.stats(0.0));
+    assert!(bench.leg.stats(DelayShares::default()).loss_pct > 1.0, "{:?}", bench.leg.stats(DelayShares::default()));
 }
 
 #[test]

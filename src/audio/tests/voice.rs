@@ -167,7 +167,7 @@ fn call(clip: &[f32], network: Network, seed: u64) -> (Vec<f32>, Run) {
                 sound.extend(block);
             }
         }
-        let stats = leg.stats(0.0);
+        let stats = leg.stats(DelayShares::default());
         (second.jitter_buffer_ms, second.concealed_pct) = (stats.jitter_buffer_ms, stats.concealed_pct);
     }
     // The first block was heard when the first block had been said, and a phase later.

@@ -71,6 +71,8 @@ fn happened(event: &Value, names: &Names) -> String {
         }
         Some("media_changed") => media_words(event),
         Some("do_not_disturb_changed") => format!("do not disturb {}", on_off(&event["on"])),
+        Some("participant_speaking") if event["speaking"] == true => format!("{call} {did} speaks"),
+        Some("participant_speaking") => format!("{call} {did} is silent"),
         Some("recording_started") => format!("{call} is recorded here"),
         Some("recording_ended") => format!("{call} is not recorded here any more"),
         Some("recording_failed") => format!("{call} recording failed: {}", word(&event["problem"])),

@@ -8,7 +8,7 @@ fn call() -> Value {
     json!({
         "call": "0b1e0f3a-5d0c-8a54-9c0e-3c6a2f1d7b42", "state": "active", "from": "did:key:zBob", "from_name": "bob",
         "participants": [
-            { "did": "did:key:zBob", "name": "bob", "state": "joined", "muted": true },
+            { "did": "did:key:zBob", "name": "bob", "state": "joined", "muted": true, "speaking": false },
             { "did": "did:key:zEve", "name": null, "state": "reconnecting", "muted": false },
         ],
     })
@@ -66,7 +66,8 @@ fn status_shows_what_matters() {
         "listen": ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/udp/1/quic-v1"],
         "active_call": call(), "pending": [{ "call": "ffff0000-", "from": "did:key:zEve" }],
         "muted": true, "deafened": false,
-        "audio": { "backend": "pulseaudio", "input": "mic", "output": "speaker", "problem": "no microphone" },
+        "audio": { "backend": "pulseaudio", "input": "mic", "output": "speaker", "problem": "no microphone",
+                   "processing": ["echo_cancellation", "high_pass"] },
     }));
     let expected = "\
 did        did:key:zMe
@@ -78,6 +79,7 @@ peers      2
 call       0b1e0f3a active, with bob (joined, muted), did:key:zEve (reconnecting)
 ringing    ffff0000 from did:key:zEve
 sound      pulseaudio: mic to speaker
+           microphone with echo cancellation, high pass
            no microphone
 switches   microphone off, speaker on
 ";
@@ -109,6 +111,18 @@ fn stats_have_a_row_a_leg_and_what_was_dropped() {
     assert!(lines[1].starts_with("bob  joined  12.3    -          0"), "{shown}");
     assert_eq!(lines[2], "dropped signals: 2 bad signature");
     assert_eq!(stats(&json!({ "legs": [] })), "nobody is connected\n");
+    let delay = json!({
+        "capture": 5, "frame": 20, "network": null, "jitter_buffer": 8.25, "decoded": 0, "ring": 10, "device": 12.5,
+    });
+    let heard =
+        stats(&json!({ "legs": [{ "name": "bob", "state": "joined", "delay_ms": delay, "recovered_by_copy": 3 }] }));
+    assert!(
+        heard.ends_with(
+            "DELAY ms  CAPTURE  FRAME  NETWORK  BUFFER  DECODED  RING  DEVICE  BY COPY  BY FEC  BY DRED  LATE  STRETCHES\n\
+             bob       5        20     -        8.2     0        10    12.5    3        -       -        -     -\n"
+        ),
+        "{heard}"
+    );
 }
 
 #[test]
@@ -202,6 +216,8 @@ fn every_event_of_the_daemon_is_a_sentence() {
             "c recording failed: no space left",
         ),
         (json!({ "event": "do_not_disturb_changed", "on": true }), "do not disturb on"),
+        (json!({ "event": "participant_speaking", "call": "c", "did": bob, "speaking": true }), "c bob speaks"),
+        (json!({ "event": "participant_speaking", "call": "c", "did": bob, "speaking": false }), "c bob is silent"),
         (
             json!({ "event": "audio_changed", "input": "mic", "output": "headset", "problem": null }),
             "sound: mic to headset",

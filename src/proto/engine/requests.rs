@@ -7,7 +7,7 @@ use std::{
 
 use rand::RngExt;
 
-use super::{Arrival, Effect, Engine, MAX_JOINED, UNASKED_SPREAD};
+use super::{Arrival, Effect, Engine, MAX_JOINED, TALK, UNASKED_SPREAD};
 use crate::proto::{
     call::{Call, HelloWindow, Member, Phase, Presence},
     id::{CallId, Did, Instance, MessageId},
@@ -34,8 +34,9 @@ impl Engine {
             Request::Hold(call) => self.hold_request(call, now).map(done),
             Request::Resume(call) => self.resume(call, Former::Hold, now).map(done),
             Request::Record { call, on } => self.record_request(call, on, now.mono).map(done),
-            Request::Mute(muted) => Ok(self.set_media(muted, self.deafened, now.mono)),
-            Request::Deafen(deafened) => Ok(self.set_media(self.muted, deafened, now.mono)),
+            Request::Mute(muted) => Ok(self.change_media(now.mono, |engine| engine.muted = muted)),
+            Request::Deafen(deafened) => Ok(self.change_media(now.mono, |engine| engine.deafened = deafened)),
+            Request::Talk(talks) => self.talk(talks, now.mono),
             Request::SetDoNotDisturb(on) => Ok(self.set_do_not_disturb(on)),
             Request::SetContacts(contacts) => Ok(self.set_contacts(contacts, now)),
             Request::SetAddresses(contact) => Ok(self.set_addresses(contact)),
@@ -318,11 +319,21 @@ impl Engine {
         Ok(())
     }
 
-    fn set_media(&mut self, muted: bool, deafened: bool, now: Instant) -> Reply {
-        if (muted, deafened) == (self.muted, self.deafened) {
+    fn talk(&mut self, talks: bool, now: Instant) -> Result<Reply, RequestError> {
+        if !self.config.push_to_talk {
+            return Err(RequestError::NoPushToTalk);
+        }
+        Ok(self.change_media(now, |engine| engine.talks_until = talks.then_some(now + TALK)))
+    }
+
+    /// Changes microphone or ears; clients and participants are told when it made a difference.
+    pub(super) fn change_media(&mut self, now: Instant, change: impl FnOnce(&mut Self)) -> Reply {
+        let before = (self.muted(), self.deafened);
+        change(self);
+        let (muted, deafened) = (self.muted(), self.deafened);
+        if (muted, deafened) == before {
             return Reply::Done;
         }
-        (self.muted, self.deafened) = (muted, deafened);
         self.media_version += 1;
         self.output(Output::Event(Event::MediaChanged { muted, deafened }));
         let joined = self.calls.iter().filter(|(_, call)| call.instance().is_some()).map(|(id, _)| *id);
@@ -468,6 +479,10 @@ impl Engine {
 
     /// Begins the own stay in the call, numbered above every other of the own DID that is known.
     pub(super) fn join(&mut self, id: CallId, arrival: Arrival, now: Now) {
+        // A machine that woke up goes on where it was.
+        if self.config.automute && arrival != Arrival::Woken && !mutant!(BeginsAloud) {
+            self.change_media(now.mono, |engine| engine.muted = true);
+        }
         let Some(call) = self.calls.get_mut(&id) else { return };
         let above = if mutant!(StayNotAbove) { 0 } else { call.stay.saturating_add(1) };
         call.stay = match arrival {

@@ -155,10 +155,11 @@ async fn a_bad_configuration_exits_with_78_and_names_file_line_key_cause_and_rem
 async fn config_check_names_the_keys_that_have_no_effect_yet() {
     let home = tempfile::tempdir().expect("a directory");
     let file = home.path().join("telecon.toml");
-    std::fs::write(&file, "[network]\ndht = false\nmdns = false\n[audio]\nauto_gain = true\n").expect("own directory");
+    std::fs::write(&file, "[network]\ndht = false\nmdns = false\nbootstrap = []\n[audio]\nauto_gain = true\n")
+        .expect("own directory");
     let output = run(home.path(), "config check").await;
     let said = format!(
-        "{0} is right\n{0}:2: network.dht has no effect yet\n{0}:5: audio.auto_gain has no effect yet\n",
+        "{0} is right\n{0}:2: network.dht has no effect yet\n{0}:4: network.bootstrap has no effect yet\n",
         file.display()
     );
     assert_eq!((code(&output), stdout(&output)), (0, said));
