@@ -266,8 +266,7 @@ impl Engine {
     }
 
     fn capture(&mut self, now: Instant) {
-        let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
-        let to_ear_ms = ring_ms + device_ms;
+        let to_ear_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
         let (muted, opening) = (self.plan.muted, self.input.is_opening(now));
         let Some(microphone) = self.input.active() else {
             self.voice = OwnVoice::default();
