@@ -204,7 +204,7 @@ impl Remote {
         }
         let pull = self.jitter.pull(now, self.unplayed());
         if matches!(pull, Pull::Idle | Pull::Pause) {
-            return self.finish(pull == Pull::Pause);
+            return self.finish();
         }
         if self.decoder.is_none() {
             match Decoder::new() {
@@ -250,8 +250,9 @@ impl Remote {
         true
     }
 
-    /// Lets what sounds end softly; false when nothing does. After a pause that was announced another stream begins.
-    fn finish(&mut self, announced: bool) -> bool {
+    /// Lets what sounds end softly; false when nothing does. The decoder keeps what it knows: the talk spurt after a pause
+    /// builds on it.
+    fn finish(&mut self) -> bool {
         let sounds = std::mem::take(&mut self.sounds) && level_after(self.concealed) > 0.0;
         self.tidy();
         if let Some(decoder) = self.decoder.as_mut().filter(|_| sounds) {
@@ -259,9 +260,6 @@ impl Remote {
             fade(ending, self.concealed);
             fade_out(ending);
             self.sound.extend_from_slice(ending);
-        }
-        if announced {
-            self.end();
         }
         sounds
     }

@@ -151,7 +151,11 @@ fn check_leg(world: &World, leg: &SimLeg, engaged: &[&CallView]) -> Result<(), S
 
 /// A plan that records comes after the word to everybody in the call that it does.
 pub fn told_of_recording(world: &World, ix: NodeIx, plan: &AudioPlan) -> Result<(), String> {
-    let Some(Recorded { call, .. }) = plan.recording.as_ref().filter(|_| !world.setup.real_seal) else { return Ok(()) };
+    let Some(Recorded { call, .. }) =
+        plan.recording.as_ref().filter(|_| !world.setup.real_seal && !world.is_insider(ix))
+    else {
+        return Ok(());
+    };
     let views = world.nodes[ix].node.calls();
     let others = views.iter().filter(|view| view.call == *call).flat_map(|view| &view.participants);
     let ledger = world.ledger.borrow();

@@ -92,6 +92,17 @@ fn a_machine_that_slept_goes_on_recording_and_says_so_again() {
 }
 
 #[test]
+fn who_is_still_asked_sees_it_while_it_rings() {
+    let mut stage = Stage::of(2);
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    stage.until(1, "it is seen", |stage| sees(stage, 1, call, 0));
+    assert!(stage.rings(1));
+}
+
+#[test]
 fn who_acknowledges_an_older_join_late_still_learns_of_the_recording() {
     // The simulator's find: the acknowledgement of a former transmission counted for the one that told of the recording.
     let mut stage = Stage::of(2);

@@ -122,6 +122,10 @@ impl Recorder {
         if at < self.mixed.place() {
             return Ok(());
         }
+        if at > self.mixed.place() {
+            // What the limiter still holds of before belongs to before.
+            self.limiter = Limiter::default();
+        }
         self.limiter.apply(&mut block);
         self.mixed.write(at, &block)
     }

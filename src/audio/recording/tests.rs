@@ -155,7 +155,8 @@ fn every_file_has_each_voice_at_its_place_and_all_are_equally_long() {
     assert!(power(&files["Bob.opus"][..begin + 47_000]) < 1e-9, "he said nothing yet");
     let both: Vec<f32> = files["own.opus"].iter().zip(&files["Bob.opus"]).map(|(own, his)| own + his).collect();
     let (mix_fits, mix_at) = best_correlation(&both, &files["mixed.opus"], 480);
-    assert!(mix_fits > 0.9 && mix_at == 0, "{mix_fits} {mix_at}");
+    // The limiter looks half a millisecond ahead.
+    assert!(mix_fits > 0.9 && mix_at <= 48, "{mix_fits} {mix_at}");
 }
 
 #[test]

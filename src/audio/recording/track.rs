@@ -17,8 +17,9 @@ use crate::audio::{FRAME_SAMPLES, SAMPLE_RATE_HZ, codec::Encoder};
 
 /// Frames of 20 ms on one page: half a second.
 const FRAMES_PER_PAGE: u32 = 25;
-/// After so many frames of digital silence the encoder's answer is the same for ever.
-const SETTLED_FRAMES: u32 = 10;
+/// Once a frame of digital silence is as short as this, the encoder has forgotten what was before (CELT's silence flag, RFC 6716,
+/// §4.3), and its answer is the same for ever.
+const SILENCE_BYTES: usize = 4;
 const SILENCE: Block = [0.0; BLOCK_SAMPLES];
 
 /// A file that grows block by block.
@@ -35,8 +36,7 @@ pub struct Track {
     /// Frames in the file and on the page that is being filled.
     frames: u64,
     on_page: u32,
-    silent_frames: u32,
-    /// What a frame in a long silence looks like.
+    /// What the next frame of a silence that goes on looks like.
     silence: Option<Bytes>,
 }
 
@@ -60,7 +60,6 @@ impl Track {
             frame: [0.0; FRAME_SAMPLES],
             frames: 0,
             on_page: 0,
-            silent_frames: 0,
             silence: None,
         };
         for header in [head(lookahead_samples), comments(tags)] {
@@ -118,17 +117,13 @@ impl Track {
 
     fn encode(&mut self) -> Result<Bytes, RecordingError> {
         let is_silent = self.frame.iter().all(|sample| *sample == 0.0);
-        self.silent_frames = if is_silent { self.silent_frames.saturating_add(1) } else { 0 };
-        if self.silent_frames > SETTLED_FRAMES
-            && let Some(silence) = &self.silence
-        {
+        self.silence = self.silence.take().filter(|_| is_silent);
+        if let Some(silence) = &self.silence {
             return Ok(silence.clone());
         }
         let encoded = self.encoder.encode(&self.frame);
         let payload = encoded.map_err(|error| self.unusable(io::Error::other(error.to_string())))?;
-        if self.silent_frames == SETTLED_FRAMES {
-            self.silence = Some(payload.clone());
-        }
+        self.silence = (is_silent && payload.len() <= SILENCE_BYTES).then(|| payload.clone());
         Ok(payload)
     }
 

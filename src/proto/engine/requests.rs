@@ -262,6 +262,12 @@ impl Engine {
         self.set_recording(id, on);
         self.media_version += 1;
         self.tell_state(id, now);
+        // Whom it rings with shall know before they accept.
+        let invited = self.calls.get(&id).into_iter().flat_map(|call| &call.members);
+        let invited = invited.filter(|(_, member)| member.is_invited()).map(|(did, _)| did.clone());
+        for did in invited.collect::<Vec<_>>() {
+            self.send_join(id, &did, now);
+        }
         Ok(())
     }
 
