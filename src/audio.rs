@@ -244,12 +244,14 @@ pub struct LegAudioStats {
     pub level_db: f64,
 }
 
-/// Every stage's share of the delay in ms, apart from the network: the first two of the own voice, the others of what is
-/// heard.
+/// Every stage's share of the delay in ms, apart from the network: the first three of the own voice, the others of what
+/// is heard.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct DelayShares {
     /// From the microphone to the audio thread, as far as the sound system tells.
     pub capture_ms: f64,
+    /// In the filters that it passes before it is encoded.
+    pub processing_ms: f64,
     /// Until a frame is complete: its first sample waits for its last.
     pub frame_ms: f64,
     /// In the jitter buffer.

@@ -30,7 +30,14 @@ NETWORKS = {
     "outages": {"outages": True},
     "jitter": {"delay_ms": 40, "jitter_ms": 20},
     "recovery": {"loss": 0.30, "until_s": 30},
+    "unprocessed": {},
 }
+UNPROCESSED = """
+audio.echo_cancellation = false
+audio.noise_suppression = false
+audio.auto_gain = false
+audio.high_pass = false
+"""
 TAIL_S = 1.0
 
 
@@ -106,6 +113,7 @@ def call(stage, binary, folder, network, seed):
             inside=("nsenter", "--target", pid, "--net", "--"),
             address=f"10.78.0.{number}",
             interface="path",
+            more=UNPROCESSED if network == "unprocessed" else "",
             PULSE_SERVER=server,
         )
         for number, (pid, server) in enumerate(zip(namespaces, servers), 1)

@@ -60,6 +60,11 @@ pub trait Playback: Send {
     fn delays_ms(&self) -> (f64, f64) {
         (0.0, 0.0)
     }
+    /// All of it.
+    fn delay_ms(&self) -> f64 {
+        let (waiting_ms, device_ms) = self.delays_ms();
+        waiting_ms + device_ms
+    }
     /// Unix time at which sample 0 of the file was played, in µs.
     fn started_unix_us(&self) -> Option<u64> {
         None

@@ -243,12 +243,10 @@ pub fn fec_samples(payload: &[u8]) -> Option<usize> {
 fn first_of_many(rest: &[u8]) -> Option<u8> {
     let (&count, mut rest) = rest.split_first()?;
     let (varies, padded, frames) = (count & 0x80 != 0, count & 0x40 != 0, count & 0x3F);
-    while padded {
-        let (&length, after) = rest.split_first()?;
-        rest = after;
-        if length < 255 {
-            break;
-        }
+    if padded {
+        // 255 says that another byte follows.
+        let bytes = rest.iter().position(|length| *length < 255)?;
+        rest = &rest[bytes + 1..];
     }
     for _ in 1..if varies { frames } else { 1 } {
         rest = rest.get(if *rest.first()? < 252 { 1 } else { 2 }..)?;

@@ -266,9 +266,8 @@ impl Engine {
     }
 
     fn capture(&mut self, now: Instant) {
-        let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
-        let to_ear_ms = ring_ms + device_ms;
-        let muted = self.plan.muted;
+        let to_ear_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
+        let (muted, opening) = (self.plan.muted, self.input.is_opening(now));
         let Some(microphone) = self.input.active() else {
             self.voice = OwnVoice::default();
             return;
@@ -282,9 +281,11 @@ impl Engine {
             if let Some(processing) = &mut self.processing {
                 processing.captured(&mut block, to_ear_ms + BLOCK_MS + microphone.delay_ms());
             }
-            // As others would hear it.
+            // As others would hear it, and not what stands in for a device that takes its time.
             if let Some(trial) = &mut self.trial {
-                trial.hear(&block);
+                if !opening {
+                    trial.hear(&block);
+                }
                 continue;
             }
             if let Some(tap) = &mut self.recording {
@@ -392,10 +393,10 @@ impl Engine {
         self.voices.retain(|id, _| self.legs.contains_key(id));
         self.uplink.forget_abandoned_legs();
         let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
-        let processing_ms = self.processing.as_ref().map_or(0.0, Processing::delay_ms);
-        let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms()) + processing_ms;
+        let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms());
         let frame_ms = self.uplink.frame_ms();
-        let around = DelayShares { capture_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
+        let processing_ms = self.processing.as_ref().map_or(0.0, Processing::delay_ms);
+        let around = DelayShares { capture_ms, processing_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
         let stats: BTreeMap<LegId, LegAudioStats> =
             self.legs.iter().map(|(id, leg)| (*id, leg.stats(around))).collect();
         self.shared.board().legs = stats;
@@ -413,15 +414,15 @@ impl Engine {
         let input_started = self.input.active().and_then(|microphone| microphone.started_unix_us());
         let output_started = self.output.active().and_then(|speaker| speaker.started_unix_us());
         let names = (self.input.name(), self.output.name());
-        let processing = names.0.as_ref().map(|opened| self.stages.on(&opened.backend).names());
+        let stages = names.0.as_ref().map(|opened| self.stages.on(&opened.backend));
         let mut board = self.shared.board();
         let status = &mut board.status;
         status.problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
         // The last pass's times stay readable after the call.
         status.input_started_unix_us = input_started.or(status.input_started_unix_us);
         status.output_started_unix_us = output_started.or(status.output_started_unix_us);
-        if let Some(processing) = processing {
-            status.processing = processing;
+        if let Some(stages) = stages {
+            status.processing = stages.names();
         }
         if let Some(opened) = names.0 {
             status.backend = opened.backend;

@@ -101,6 +101,11 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         matches!(self.state, State::Open(_))
     }
 
+    /// A device is expected soon.
+    pub fn is_opening(&self, now: Instant) -> bool {
+        matches!(&self.state, State::Opening { attempt, .. } if now.saturating_duration_since(attempt.since) <= PATIENCE)
+    }
+
     /// The device, or its stand-in; `None` when closed.
     pub fn active(&mut self) -> Option<&mut T> {
         match &mut self.state {

@@ -22,6 +22,8 @@ const CONCEAL_FADE_SAMPLES: f32 = CONCEAL_FULL_SAMPLES as f32;
 const ROOM_BLOCKS: u32 = 150;
 /// …and is silent after so many more.
 const ROOM_FADE_BLOCKS: u32 = 50;
+/// A sender that was silent for so many blocks (1 s) has begun anew, and the decoder does so, too.
+const ANEW_BLOCKS: u32 = 100;
 /// Shrinking looks at this much sound (30 ms): two periods of the lowest voices.
 const SHRINK_SAMPLES: usize = 2 * stretch::LONGEST;
 /// Played sound that is kept for stretching; more is there between two tidyings.
@@ -204,7 +206,7 @@ impl Remote {
         }
         let pull = self.jitter.pull(now, self.unplayed());
         if matches!(pull, Pull::Idle | Pull::Pause) {
-            return self.finish(pull == Pull::Pause);
+            return self.finish();
         }
         if self.decoder.is_none() {
             match Decoder::new() {
@@ -225,6 +227,9 @@ impl Remote {
             Pull::Idle | Pull::Pause => return false,
             Pull::Packet(payload) => {
                 self.concealed = 0;
+                if self.absent > ANEW_BLOCKS {
+                    decoder.reset();
+                }
                 let frame = decoder.decode(&payload, FRAME_SAMPLES);
                 self.comfort.learn(frame);
                 self.sound.extend_from_slice(frame);
@@ -250,8 +255,9 @@ impl Remote {
         true
     }
 
-    /// Lets what sounds end softly; false when nothing does. After a pause that was announced another stream begins.
-    fn finish(&mut self, announced: bool) -> bool {
+    /// Lets what sounds end softly; false when nothing does. The decoder keeps what it knows: the talk spurt after a short
+    /// pause builds on it.
+    fn finish(&mut self) -> bool {
         let sounds = std::mem::take(&mut self.sounds) && level_after(self.concealed) > 0.0;
         self.tidy();
         if let Some(decoder) = self.decoder.as_mut().filter(|_| sounds) {
@@ -259,9 +265,6 @@ impl Remote {
             fade(ending, self.concealed);
             fade_out(ending);
             self.sound.extend_from_slice(ending);
-        }
-        if announced {
-            self.end();
         }
         sounds
     }

@@ -372,6 +372,35 @@ pub fn stats(answer: &Value) -> String {
     text
 }
 
+/// Where the delay of each leg that is heard arises, and what became of its frames that were lost or late.
+fn shares(legs: &[Value]) -> String {
+    let heading = [
+        "DELAY ms",
+        "CAPTURE",
+        "PROCESSING",
+        "FRAME",
+        "NETWORK",
+        "BUFFER",
+        "DECODED",
+        "RING",
+        "DEVICE",
+        "BY COPY",
+        "BY FEC",
+        "BY DRED",
+        "LATE",
+        "STRETCHES",
+    ];
+    let stages = ["capture", "processing", "frame", "network", "jitter_buffer", "decoded", "ring", "device"];
+    let frames = ["recovered_by_copy", "recovered_by_fec", "recovered_by_dred", "late", "stretches"];
+    let row = |leg: &Value| {
+        let stages = stages.iter().map(|stage| figure(&leg["delay_ms"][*stage]));
+        let frames = frames.iter().map(|key| figure(&leg[*key]));
+        std::iter::once(person(leg)).chain(stages).chain(frames).collect()
+    };
+    let rows: Vec<Vec<String>> = legs.iter().filter(|leg| leg["delay_ms"].is_object()).map(row).collect();
+    if rows.is_empty() { String::new() } else { table(&heading, &rows) }
+}
+
 /// How the own voice goes to one participant; nothing before it does.
 fn sending(leg: &Value) -> String {
     let figure = |key: &str| leg[key].as_f64().filter(|figure| *figure > 0.0);
@@ -392,34 +421,6 @@ fn sending(leg: &Value) -> String {
         text += &format!(", up to {outage:.0} ms at once");
     }
     line(&text)
-}
-
-/// Where the delay of each leg that is heard arises, and what became of its frames that were lost or late.
-fn shares(legs: &[Value]) -> String {
-    let heading = [
-        "DELAY ms",
-        "CAPTURE",
-        "FRAME",
-        "NETWORK",
-        "BUFFER",
-        "DECODED",
-        "RING",
-        "DEVICE",
-        "BY COPY",
-        "BY FEC",
-        "BY DRED",
-        "LATE",
-        "STRETCHES",
-    ];
-    let stages = ["capture", "frame", "network", "jitter_buffer", "decoded", "ring", "device"];
-    let frames = ["recovered_by_copy", "recovered_by_fec", "recovered_by_dred", "late", "stretches"];
-    let row = |leg: &Value| {
-        let stages = stages.iter().map(|stage| figure(&leg["delay_ms"][*stage]));
-        let frames = frames.iter().map(|key| figure(&leg[*key]));
-        std::iter::once(person(leg)).chain(stages).chain(frames).collect()
-    };
-    let rows: Vec<Vec<String>> = legs.iter().filter(|leg| leg["delay_ms"].is_object()).map(row).collect();
-    if rows.is_empty() { String::new() } else { table(&heading, &rows) }
 }
 
 fn figure(value: &Value) -> String {

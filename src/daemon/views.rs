@@ -223,6 +223,7 @@ pub(super) fn leg(
 fn delay(shares: &DelayShares, rtt_ms: Option<f64>) -> Value {
     json!({
         "capture": shares.capture_ms,
+        "processing": shares.processing_ms,
         "frame": shares.frame_ms,
         "network": rtt_ms.map(|rtt_ms| rtt_ms / 2.0),
         "jitter_buffer": shares.jitter_buffer_ms,
@@ -405,6 +406,7 @@ mod tests {
         let shown = leg(&view.participants[0], &view, &measured, Some(&audio), &People::default());
         assert_eq!((&shown["delay_ms"]["frame"], &shown["delay_ms"]["network"]), (&20.0.into(), &15.0.into()));
         let promised = "did state rtt_ms jitter_ms loss_pct concealed_pct jitter_buffer_ms playout_delay_ms sent_kbps \
+                        target_delay_ms delay_ms recovered_by_copy recovered_by_fec recovered_by_dred late stretches \
                         recv_kbps level_db connected_ms setup";
         for field in promised.split_whitespace() {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");

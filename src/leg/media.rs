@@ -189,10 +189,11 @@ impl Media {
     }
 }
 
-/// How many samples back the frames lie that the plan wants to send again.
+/// How many samples back the frames lie that the plan wants to send again; a frame that only ends there is still in reach.
 fn behind(plan: &Plan, frame_samples: u32) -> impl Iterator<Item = u32> + use<> {
     let near = plan.near.iter().map(move |back| u32::from(*back) * frame_samples);
-    near.chain(plan.far_ms.map(|ms| u32::from(ms) * MS))
+    let most = (red::REACH_SAMPLES + 1).saturating_sub(frame_samples);
+    near.chain(plan.far_ms.map(|ms| (u32::from(ms) * MS).min(most)))
 }
 
 /// The frames of a packet; `None` unless it is of a negotiated type and well-formed. Empty payloads only keep an address
@@ -261,6 +262,23 @@ mod tests {
         assert_eq!(told, [(0, false), (0, true), (1, false), (1, true), (2, false)]);
         assert_eq!(heard[0].timestamp, heard[1].timestamp);
         assert_eq!(heard[1].sequence, heard[2].sequence);
+    }
+
+    #[test]
+    fn the_farthest_copy_is_in_reach_whatever_the_frames_length() {
+        let now = Instant::now();
+        for samples in [480, 960, 1920] {
+            let (mut media, _) = media(now);
+            media.plan.far_ms = Some(320);
+            let frame = |n: u32| EncodedFrame { timestamp: n * samples, samples, ..frame(n, &[n as u8; 40]) };
+            let mut farthest = 0;
+            for n in 0..40 {
+                let packet = media.packet(LegId(1), &frame(n), now).unwrap();
+                let copies = frames(codecs(), packet.header.payload_type, &packet.payload).unwrap().0;
+                farthest = copies.first().map_or(0, |copy| copy.behind);
+            }
+            assert!((14_000..=red::REACH_SAMPLES).contains(&farthest), "{samples} {farthest}");
+        }
     }
 
     #[test]

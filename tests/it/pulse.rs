@@ -249,27 +249,30 @@ fn record_on(recording: &Recording, seconds: f64) {
     }
 }
 
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < limit, "waited in vain for {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
 /// A tone that has no pause.
 fn steady_tone(seconds: f64) -> Vec<f32> {
     let samples = (seconds * 48_000.0) as usize;
     (0..samples).map(|at| 0.3 * (at as f32 * std::f32::consts::TAU * 440.0 / 48_000.0).sin()).collect()
 }
 
-/// Plays a tone into the microphone and records what comes out of two speakers while `act` happens; returns the longest
-/// silence of both together, in ms.
-fn longest_gap_ms(server: &PulseServer, speakers: [&str; 2], act: impl FnOnce()) -> usize {
-    let recordings = speakers.map(|speaker| server.record(speaker));
+/// Plays a tone into the microphone and records what comes out of the speaker while `act` happens; returns the longest
+/// silence, in ms.
+fn longest_gap_ms(server: &PulseServer, act: impl FnOnce()) -> usize {
+    let recording = server.record("speaker");
     server.speak(&steady_tone(8.0));
-    record_on(&recordings[0], 2.0);
+    record_on(&recording, 2.0);
     act();
-    record_on(&recordings[1], 2.0);
-    let [(one, one_at), (other, other_at)] = recordings.map(Recording::stop);
-    let begin = one_at.max(other_at);
-    let from = |sound: &[f32], at: Instant| {
-        let skipped = (begin.saturating_duration_since(at).as_secs_f64() * 48_000.0) as usize;
-        sound[skipped..].chunks_exact(240).map(|piece| loud(piece)).collect::<Vec<bool>>()
-    };
-    let heard: Vec<bool> = from(&one, one_at).into_iter().zip(from(&other, other_at)).map(|(a, b)| a || b).collect();
+    record_on(&recording, 2.0);
+    let (heard, _) = recording.stop();
+    let heard: Vec<bool> = heard.chunks_exact(240).map(loud).collect();
     // From a second after the tone is first heard, so that the beginning does not count, to where it ends.
     let first = heard.iter().position(|heard| *heard).expect("the tone is heard") + 200;
     let last = heard.iter().rposition(|heard| *heard).unwrap();
@@ -293,10 +296,16 @@ fn another_speaker(server: &PulseServer) {
     let mut echo = Echo::start(server);
     echo.say("call");
     echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
-    let gap_ms = longest_gap_ms(server, ["speaker", "headset"], || {
-        echo.say("output headset");
-        echo.until("the headset to be open", |status| status["output"] == "headset" && status["playing"] == true);
-    });
+    let (before, after) = (server.record("speaker"), server.record("headset"));
+    server.speak(&steady_tone(8.0));
+    until("the tone", || before.loud().is_some());
+    record_on(&before, 1.0);
+    echo.say("output headset");
+    until("the tone on the other speaker", || after.loud().is_some());
+    let ((_, last), (first, _)) = (before.loud().unwrap(), after.loud().unwrap());
+    record_on(&before, 0.5);
+    assert!(before.loud().unwrap().1 < first + Duration::from_millis(300), "the first one is silent then");
+    let gap_ms = first.saturating_duration_since(last).as_millis();
     println!("from one speaker to the other: a gap of {gap_ms} ms");
     assert!(gap_ms <= 50, "{gap_ms} ms");
 }
@@ -309,7 +318,7 @@ fn another_microphone_is_taken_in_the_middle_of_a_call_without_a_gap_over_50_ms(
     assert!(server.pactl(&["load-module", "module-remap-source", "source_name=second", "master=microphone.monitor"]));
     echo.say("call");
     echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
-    let gap_ms = longest_gap_ms(&server, ["speaker", "speaker"], || {
+    let gap_ms = longest_gap_ms(&server, || {
         echo.say("input second");
         echo.until("the other microphone to be open", |status| status["input"] == "second");
     });
@@ -394,11 +403,20 @@ fn speech_goes_through_devices_of_other_rates_and_channels() {
         server.speak(&clip);
         record_on(&speaker, 4.0);
         let (heard, _) = speaker.stop();
-        let (likeness, _) = best_correlation(&clip[24_000..72_000], &heard, 48_000 * 3);
+        let likeness = median_likeness(&clip[24_000..], &heard);
         println!("{rate_hz} Hz, {channels} channels: correlation {likeness:.3}");
         assert!(likeness > 0.7, "{rate_hz} Hz, {channels} channels: {likeness}");
         echo.say("idle");
+        echo.until("silence", |status| status["playing"] == false);
     }
+}
+
+/// How well a quarter of a second is found again, half of them better: on a busy machine the delay changes on the way.
+fn median_likeness(clip: &[f32], heard: &[f32]) -> f32 {
+    let pieces = clip.chunks_exact(12_000).filter(|piece| loud(piece));
+    let mut all: Vec<f32> = pieces.map(|piece| best_correlation(piece, heard, heard.len() - 12_000).0).collect();
+    all.sort_by(f32::total_cmp);
+    all[all.len() / 2]
 }
 
 #[test]
@@ -519,7 +537,7 @@ mod native {
             server.speak(&clip);
             record_on(&speaker, 4.0);
             let (heard, _) = speaker.stop();
-            let (likeness, _) = best_correlation(&clip[24_000..72_000], &heard, 48_000 * 3);
+            let likeness = median_likeness(&clip[24_000..], &heard);
             println!("PipeWire, {device}: correlation {likeness:.3}");
             assert!(likeness > 0.7, "{device}: {likeness}");
         }

@@ -393,12 +393,12 @@ fn a_stall_of_the_audio_thread_is_over_after_two_seconds_and_teaches_nothing() {
     let outcome = bench.run(steady(30, 1.0), 30.0);
     outcome.costs("stall of 500 ms", 40.0, 0.5);
     assert!(outcome.longest_delay_ms(10.5, 11.0) > 100.0);
-    assert!(outcome.longest_delay_ms(12.5, 30.0) < 30.0, "{}", outcome.longest_delay_ms(12.5, 30.0));
+    assert!(outcome.longest_delay_ms(12.5, 30.0) < 35.0, "{}", outcome.longest_delay_ms(12.5, 30.0));
     // The whole machine stood still: all packets seem to come late.
     let mut trace = steady(30, 1.0);
     trace.iter_mut().filter(|packet| (10_000.0..10_500.0).contains(&packet.at_ms)).for_each(|p| p.at_ms = 10_500.0);
     let outcome = bench.run(trace, 30.0);
-    assert!(outcome.longest_delay_ms(12.5, 30.0) < 30.0, "{}", outcome.longest_delay_ms(12.5, 30.0));
+    assert!(outcome.longest_delay_ms(12.5, 30.0) < 35.0, "{}", outcome.longest_delay_ms(12.5, 30.0));
 }
 
 #[test]

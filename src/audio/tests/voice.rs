@@ -9,7 +9,11 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
 use crate::{
-    audio::{mixer::Limiter, uplink::Uplink},
+    audio::{
+        mixer::Limiter,
+        processing::{Processing, Stages},
+        uplink::Uplink,
+    },
     leg::testing::{Datagram, Line},
 };
 
@@ -34,11 +38,20 @@ struct Network {
     jitter_ms: f64,
     /// From here on it is clean.
     until_s: f64,
+    /// The microphone's sound is processed before, as that of a device is.
+    processed: bool,
 }
 
-const CLEAN: Network =
-    Network { name: "clean", loss: 0.0, outages: false, delay_ms: 0.0, jitter_ms: 0.0, until_s: f64::INFINITY };
-const NETWORKS: [Network; 8] = [
+const CLEAN: Network = Network {
+    name: "clean",
+    loss: 0.0,
+    outages: false,
+    delay_ms: 0.0,
+    jitter_ms: 0.0,
+    until_s: f64::INFINITY,
+    processed: false,
+};
+const NETWORKS: [Network; 9] = [
     CLEAN,
     Network { name: "loss-05", loss: 0.05, ..CLEAN },
     Network { name: "loss-10", loss: 0.10, ..CLEAN },
@@ -47,6 +60,7 @@ const NETWORKS: [Network; 8] = [
     Network { name: "outages", outages: true, ..CLEAN },
     Network { name: "jitter", delay_ms: 40.0, jitter_ms: 20.0, ..CLEAN },
     Network { name: "recovery", loss: 0.30, until_s: 30.0, ..CLEAN },
+    Network { name: "processed", processed: true, ..CLEAN },
 ];
 
 /// A network under way.
@@ -139,13 +153,19 @@ fn call(clip: &[f32], network: Network, seed: u64) -> (Vec<f32>, Run) {
     let (mut leg, mut limiter) = (Remote::new(heard, epoch), Limiter::default());
     let (mut to, mut back) = (Way::new(network, 2 * seed), Way::new(network, 2 * seed + 1));
     let (mut sound, mut seconds) = (Vec::new(), Vec::<Second>::new());
+    let stages = Stages::of(&config::Audio::default());
+    let mut processing = if network.processed { Processing::new(stages) } else { None };
     let silence = [[0.0; BLOCK_SAMPLES]; TAIL_BLOCKS];
     for (number, block) in clip.as_chunks::<BLOCK_SAMPLES>().0.iter().chain(&silence).enumerate() {
         if number % 100 == 0 {
             seconds.push(Second::default());
         }
         let second = seconds.last_mut().unwrap();
-        uplink.add(block, false);
+        let mut block = *block;
+        if let Some(processing) = &mut processing {
+            processing.captured(&mut block, 0.0);
+        }
+        uplink.add(&block, false);
         for ms in 0..10 {
             let now = epoch + backend::BLOCK * (number as u32 + 1) + Duration::from_millis(ms);
             let voice = std::iter::from_fn(|| frames.try_recv().ok()).filter_map(|frame| here.send(LEG, &frame, now));

@@ -112,14 +112,14 @@ fn stats_have_a_row_a_leg_and_what_was_dropped() {
     assert_eq!(lines[2], "dropped signals: 2 bad signature");
     assert_eq!(stats(&json!({ "legs": [] })), "nobody is connected\n");
     let delay = json!({
-        "capture": 5, "frame": 20, "network": null, "jitter_buffer": 8.25, "decoded": 0, "ring": 10, "device": 12.5,
+        "capture": 5, "processing": 0, "frame": 20, "network": null, "jitter_buffer": 8.25, "decoded": 0, "ring": 10, "device": 12.5,
     });
     let heard =
         stats(&json!({ "legs": [{ "name": "bob", "state": "joined", "delay_ms": delay, "recovered_by_copy": 3 }] }));
     assert!(
         heard.ends_with(
-            "DELAY ms  CAPTURE  FRAME  NETWORK  BUFFER  DECODED  RING  DEVICE  BY COPY  BY FEC  BY DRED  LATE  STRETCHES\n\
-             bob       5        20     -        8.2     0        10    12.5    3        -       -        -     -\n"
+            "DELAY ms  CAPTURE  PROCESSING  FRAME  NETWORK  BUFFER  DECODED  RING  DEVICE  BY COPY  BY FEC  BY DRED  LATE  STRETCHES\n\
+             bob       5        0           20     -        8.2     0        10    12.5    3        -       -        -     -\n"
         ),
         "{heard}"
     );

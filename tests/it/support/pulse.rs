@@ -104,7 +104,7 @@ impl PulseServer {
     fn socket(&self) -> PathBuf {
         match self.kind {
             Kind::PulseAudio => self.directory.path().join("native"),
-            Kind::PipeWire => self.directory.path().join("pulse/native"),
+            Kind::PipeWire => self.directory.path().join("runtime/native"),
         }
     }
 
@@ -144,7 +144,7 @@ impl PulseServer {
             .spawn()
             .expect("this test needs parec: apt-get install pulseaudio-utils");
         let mut pipe = child.stdout.take().expect("a pipe was asked for");
-        let taken = Arc::new(Mutex::new(Taken { samples: Vec::new(), began: None }));
+        let taken = Arc::new(Mutex::new(Taken { samples: Vec::new(), began: None, loud: None }));
         let (shared, stopped) = (taken.clone(), Arc::new(AtomicBool::new(false)));
         let stop = stopped.clone();
         let reader = std::thread::spawn(move || {
@@ -160,6 +160,10 @@ impl PulseServer {
                     odd[..whole].chunks_exact(2).map(|b| f32::from(i16::from_le_bytes([b[0], b[1]])) / 32_768.0),
                 );
                 odd.drain(..whole);
+                let from = taken.samples.len() - whole / 2;
+                if taken.samples[from..].iter().any(|sample| sample.abs() > 0.05) {
+                    taken.loud = Some((taken.loud.map_or(now, |(first, _)| first), now));
+                }
                 // The reading that came quickest tells best when sample 0 was there.
                 let began = now - Duration::from_secs_f64(taken.samples.len() as f64 / RATE_HZ);
                 taken.began = Some(taken.began.map_or(began, |earlier: Instant| earlier.min(began)));
@@ -233,6 +237,8 @@ impl Drop for PulseServer {
 struct Taken {
     samples: Vec<f32>,
     began: Option<Instant>,
+    /// When something loud came first and last.
+    loud: Option<(Instant, Instant)>,
 }
 
 /// A running recording.
@@ -247,6 +253,11 @@ impl Recording {
     /// How much is there, in samples.
     pub fn len(&self) -> usize {
         self.taken.lock().unwrap().samples.len()
+    }
+
+    /// When something loud came first and last.
+    pub fn loud(&self) -> Option<(Instant, Instant)> {
+        self.taken.lock().unwrap().loud
     }
 
     /// Ends it; returns the samples and when sample 0 was recorded. Instants of two recordings of one server are
