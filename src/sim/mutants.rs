@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::proto::mutant::{self, Mutant};
 
-use super::{run, trace::Trace};
+use super::{setup::Setup, trace::Trace, world::World};
 
 /// None of these seals for real, which would only take longer.
 const FIRST_SEED: u64 = 10_000;
@@ -16,7 +16,8 @@ const MOST_SEEDS: u64 = 1_000;
 /// At which seed it was noticed, counted from 1, and how.
 fn caught(wrong: Mutant) -> Option<(u64, String)> {
     mutant::set(Some(wrong));
-    let caught = (0..MOST_SEEDS).find_map(|seed| Some((seed + 1, run(FIRST_SEED + seed, Trace::off()).0.err()?)));
+    let end = |seed| World::new(Setup::random(seed), Trace::off()).and_then(|mut world| world.run());
+    let caught = (0..MOST_SEEDS).find_map(|seed| Some((seed + 1, end(FIRST_SEED + seed).err()?)));
     mutant::set(None);
     caught
 }

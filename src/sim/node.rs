@@ -176,7 +176,6 @@ impl World {
 
     /// The first things that a daemon tells its engine.
     pub fn introduce(&mut self, ix: NodeIx) -> Result<(), String> {
-        self.drain(ix)?;
         let contact = Contact { peer_id: format!("sim-{ix}"), addresses: vec![format!("/sim/{ix}")] };
         self.ask(ix, Request::SetAddresses(contact))?.map_err(|error| format!("SetAddresses: {error}"))?;
         Ok(())

@@ -183,7 +183,8 @@ fn a_pause_is_silence_of_its_length_and_what_follows_sounds_as_ever() {
         assert!(first_fits > 0.9 && again_fits > 0.9, "{name}: {first_fits} {again_fits}");
         let apart = again + 19 * 48_000 - first;
         assert!(apart.abs_diff(20 * 48_000) <= BLOCK_SAMPLES, "{name}: {apart} samples apart");
-        let pause = &samples[first + 50_000..again + 18 * 48_000];
+        // libopus' filter against DC (3 Hz) rings off for some time after the pulses of this voice.
+        let pause = &samples[first + 72_000..again + 18 * 48_000];
         let loudest = pause.chunks(4_800).map(power).enumerate().max_by(|one, other| one.1.total_cmp(&other.1));
         assert!(loudest.is_some_and(|(_, power)| power < 1e-9), "{name}: nothing was recorded: {loudest:?}");
     }
