@@ -142,6 +142,7 @@ def call(stage, binary, folder, network, seed):
     run = {
         "phase_ms": 1000 * (np.ceil(skip) - skip) / RATE_HZ,
         "seconds": [{**own, **sent} for own, sent in zip(seconds, wire)],
+        "stages_ms": leg["delay_ms"],
         "processor_pct": max(percent),
         "memory_mb": max(daemon.memory_mb("Pss") for daemon in pair),
     }

@@ -42,6 +42,10 @@ pub trait Capture: Send {
     fn started_unix_us(&self) -> Option<u64> {
         None
     }
+    /// It does not only exist: sound flows.
+    fn flows(&self) -> bool {
+        true
+    }
     /// Why it does not work any more.
     fn broken(&mut self) -> Option<String> {
         None
@@ -68,6 +72,10 @@ pub trait Playback: Send {
     /// Unix time at which sample 0 of the file was played, in µs.
     fn started_unix_us(&self) -> Option<u64> {
         None
+    }
+    /// It does not only exist: sound flows.
+    fn flows(&self) -> bool {
+        true
     }
     /// Why it does not work any more.
     fn broken(&mut self) -> Option<String> {

@@ -238,6 +238,10 @@ impl Capture for DeviceInput {
         self.ring.slots() as f64 * 1000.0 / f64::from(self.rate_hz)
     }
 
+    fn flows(&self) -> bool {
+        self.ring.slots() > 0
+    }
+
     fn broken(&mut self) -> Option<String> {
         self.broken.take()
     }
@@ -285,6 +289,11 @@ impl Playback for DeviceOutput {
     fn delays_ms(&self) -> (f64, f64) {
         let ring_ms = self.filled() as f64 * 1000.0 / f64::from(self.rate_hz);
         (ring_ms, f64::from(self.gauge.delay_us.load(Relaxed)) / 1000.0)
+    }
+
+    /// It has asked for more than its first fill.
+    fn flows(&self) -> bool {
+        self.gauge.period.load(Relaxed) > 0
     }
 
     fn broken(&mut self) -> Option<String> {

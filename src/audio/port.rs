@@ -63,23 +63,40 @@ struct Open<T: ?Sized> {
     name: Opened,
     /// What was seen of the sound system before does not count.
     since: Instant,
-    /// What takes its place as soon as it is open.
-    next: Option<Pending<T>>,
+    /// What takes its place as soon as it runs.
+    next: Option<Next<T>>,
     /// Not before then another device is tried again by itself.
     patient_until: Instant,
 }
 
+/// The device that takes over.
+struct Next<T: ?Sized> {
+    attempt: Pending<T>,
+    /// Open, and perhaps not running yet: some (Bluetooth) take a second.
+    opened: Option<(Box<T>, Opened)>,
+}
+
 /// What the engine asks of both kinds of ports.
 pub trait Stops {
+    /// Sound flows.
+    fn runs(&self) -> bool;
     /// Why it does not work any more.
     fn stopped(&mut self) -> Option<String>;
 }
 impl Stops for dyn Capture {
+    fn runs(&self) -> bool {
+        self.flows()
+    }
+
     fn stopped(&mut self) -> Option<String> {
         self.broken()
     }
 }
 impl Stops for dyn Playback {
+    fn runs(&self) -> bool {
+        self.flows()
+    }
+
     fn stopped(&mut self) -> Option<String> {
         self.broken()
     }
@@ -165,7 +182,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
             State::Closed => {}
             State::Opening { attempt, .. } => *attempt = Pending { answer: open(), since: now },
             State::Open(present) => {
-                present.next = Some(Pending { answer: open(), since: now });
+                present.next = Some(Next { attempt: Pending { answer: open(), since: now }, opened: None });
                 present.patient_until = now + RETRY;
             }
             State::Broken { retry_at, .. } => *retry_at = now,
@@ -205,25 +222,37 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         close(std::mem::replace(&mut self.state, State::Closed), Duration::ZERO);
     }
 
-    /// The next device takes over when it is there; the present one plays out what it has.
+    /// The next device takes over when it runs; the present one plays out what it has.
     fn go_over(&mut self, mut present: Open<T>, now: Instant) -> Open<T> {
-        let Some(next) = present.next.take() else { return present };
-        match next.answer.try_recv() {
-            Err(TryRecvError::Empty) => {
-                present.next = Some(next);
-                present
-            }
-            Ok(Ok((device, name))) => {
+        let Some(mut next) = present.next.take() else { return present };
+        let opened = match next.opened.take() {
+            Some((mut device, name)) => device.stopped().map_or(Ok((device, name)), Err),
+            None => match next.attempt.answer.try_recv() {
+                Ok(opened) => opened,
+                Err(TryRecvError::Disconnected) => return present,
+                Err(TryRecvError::Empty) => {
+                    present.next = Some(next);
+                    return present;
+                }
+            },
+        };
+        let late = now.saturating_duration_since(next.attempt.since) > PATIENCE;
+        match opened {
+            Ok((device, name)) if late || device.runs() => {
                 self.problem = None;
                 close(State::Open(present), DRAIN);
                 Open { device, name, since: now, next: None, patient_until: now }
             }
-            Ok(Err(why)) => {
+            Ok(opened) => {
+                next.opened = Some(opened);
+                present.next = Some(next);
+                present
+            }
+            Err(why) => {
                 tracing::warn!(%why, "audio does not go over to another device");
                 self.problem = Some(why);
                 present
             }
-            Err(TryRecvError::Disconnected) => present,
         }
     }
 
@@ -241,7 +270,11 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         close(State::Open(present), Duration::ZERO);
         let stand_in = (self.stand_in)();
         match next {
-            Some(attempt) => State::Opening { stand_in, attempt },
+            Some(Next { opened: Some((device, name)), .. }) => {
+                self.problem = None;
+                State::Open(Open { device, name, since: now, next: None, patient_until: now })
+            }
+            Some(Next { attempt, opened: None }) => State::Opening { stand_in, attempt },
             None if worked => State::Opening { stand_in, attempt: begin() },
             None => State::Broken { stand_in, retry_at: now + RETRY },
         }
@@ -277,14 +310,135 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
 
 /// Closing a device may wait for its server: not on the audio thread.
 fn close<T: ?Sized + Send + 'static>(state: State<T>, after: Duration) {
-    let State::Open(Open { device, name, .. }) = state else { return };
+    let State::Open(Open { device, name, next, .. }) = state else { return };
     if matches!(name.backend.as_str(), "file" | "null") {
         return drop(device);
     }
     let close = move || {
+        drop(next);
         std::thread::sleep(after);
         drop(device);
     };
     // Without a thread it is dropped here and now by `spawn` itself.
     drop(std::thread::Builder::new().name("audio-close".into()).spawn(close));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::sync_channel,
+    };
+
+    use super::*;
+    use crate::audio::{Block, backend::Nowhere};
+
+    /// A speaker of a test: whether it runs, and whether it has broken.
+    #[derive(Clone, Default)]
+    struct Fake {
+        runs: Arc<AtomicBool>,
+        broken: Arc<AtomicBool>,
+    }
+
+    impl Playback for Fake {
+        fn wants(&mut self, _now: Instant) -> bool {
+            false
+        }
+        fn play(&mut self, _block: &Block) {}
+        fn due(&self) -> Option<Instant> {
+            None
+        }
+        fn flows(&self) -> bool {
+            self.runs.load(Relaxed)
+        }
+        fn broken(&mut self) -> Option<String> {
+            self.broken.swap(false, Relaxed).then(|| "unplugged".into())
+        }
+    }
+
+    fn opened(fake: &Fake, device: &str) -> Attempt<dyn Playback> {
+        Ok((Box::new(fake.clone()), Opened { backend: "null".into(), device: device.into(), instead: None }))
+    }
+
+    fn answered(attempt: Attempt<dyn Playback>) -> Receiver<Attempt<dyn Playback>> {
+        let (send, answer) = sync_channel(1);
+        send.send(attempt).unwrap();
+        answer
+    }
+
+    fn unasked() -> Receiver<Attempt<dyn Playback>> {
+        panic!("nothing is opened by itself")
+    }
+
+    fn open(fake: &Fake, now: Instant) -> Port<dyn Playback> {
+        let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
+        assert!(port.drive(true, now, || answered(opened(fake, "first"))));
+        port
+    }
+
+    fn device(port: &Port<dyn Playback>) -> String {
+        port.name().map_or_else(|| "none".into(), |opened| opened.device)
+    }
+
+    #[test]
+    fn the_present_device_goes_on_until_the_next_one_is_open_and_runs() {
+        let (now, first, second) = (Instant::now(), Fake::default(), Fake::default());
+        let mut port = open(&first, now);
+        let (send, answer) = sync_channel(1);
+        port.switch(now, || answer);
+        assert!(!port.drive(true, now, unasked));
+        send.send(opened(&second, "second")).unwrap();
+        assert!(!port.drive(true, now, unasked));
+        assert_eq!(device(&port), "first", "open, and not running yet");
+        second.runs.store(true, Relaxed);
+        assert!(port.drive(true, now, unasked));
+        assert_eq!(device(&port), "second");
+    }
+
+    #[test]
+    fn one_that_never_runs_is_taken_after_a_while() {
+        let now = Instant::now();
+        let mut port = open(&Fake::default(), now);
+        port.switch(now, || answered(opened(&Fake::default(), "second")));
+        port.drive(true, now + PATIENCE, unasked);
+        assert_eq!(device(&port), "first");
+        port.drive(true, now + PATIENCE + Duration::from_millis(1), unasked);
+        assert_eq!(device(&port), "second");
+    }
+
+    #[test]
+    fn a_switch_that_fails_leaves_the_present_device_and_says_why() {
+        let now = Instant::now();
+        let mut port = open(&Fake::default(), now);
+        port.switch(now, || answered(Err("there is no second".into())));
+        assert!(port.drive(true, now, unasked));
+        assert_eq!((device(&port).as_str(), port.problem().as_deref()), ("first", Some("there is no second")));
+    }
+
+    #[test]
+    fn a_device_that_breaks_meanwhile_makes_way_at_once() {
+        let (now, first, second) = (Instant::now(), Fake::default(), Fake::default());
+        let mut port = open(&first, now);
+        port.switch(now, || answered(opened(&second, "second")));
+        port.drive(true, now, unasked);
+        first.broken.store(true, Relaxed);
+        assert!(port.drive(true, now, unasked));
+        assert_eq!((device(&port).as_str(), port.problem()), ("second", None));
+    }
+
+    #[test]
+    fn what_breaks_after_a_while_is_opened_again_at_once_and_what_breaks_soon_only_later() {
+        let (now, first, again) = (Instant::now(), Fake::default(), Fake::default());
+        let mut port = open(&first, now);
+        let later = now + RETRY + Duration::from_millis(1);
+        first.broken.store(true, Relaxed);
+        assert!(port.drive(true, later, || answered(opened(&again, "again"))));
+        assert!(port.drive(true, later, unasked), "its answer is taken");
+        assert_eq!(device(&port), "again");
+        again.broken.store(true, Relaxed);
+        assert!(port.drive(true, later, unasked));
+        assert_eq!((device(&port).as_str(), port.problem().as_deref()), ("none", Some("unplugged")));
+        assert!(!port.drive(true, later, unasked), "not yet");
+    }
 }

@@ -283,17 +283,18 @@ fn longest_gap_ms(server: &PulseServer, act: impl FnOnce()) -> usize {
 
 #[test]
 fn another_speaker_is_taken_in_the_middle_of_a_call_without_a_gap_over_50_ms() {
-    another_speaker(&PulseServer::start());
+    another_speaker(PulseServer::start());
 }
 
 #[test]
 fn another_speaker_is_taken_on_pipewire_without_a_gap_over_50_ms() {
-    another_speaker(&PulseServer::start_pipewire());
+    another_speaker(PulseServer::start_pipewire());
 }
 
-fn another_speaker(server: &PulseServer) {
+fn another_speaker(mut server: PulseServer) {
     server.plug_in("headset", 44_100, 2);
-    let mut echo = Echo::start(server);
+    server.keep_awake("headset");
+    let mut echo = Echo::start(&server);
     echo.say("call");
     echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
     let (before, after) = (server.record("speaker"), server.record("headset"));

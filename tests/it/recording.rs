@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -18,6 +19,8 @@ use crate::support::{
     wav,
 };
 
+/// For files to be complete.
+const PATIENCE: Duration = Duration::from_secs(10);
 const SILENT: &str = "[audio]\nbackend = \"null\"\n[call]\nauto_accept = \"all\"\n";
 /// Samples in a millisecond at 48 kHz.
 const PER_MS: usize = 48;
@@ -37,6 +40,20 @@ fn try_to_play(file: &Path) -> Result<Vec<f32>, String> {
     }
     let samples = output.stdout.as_chunks::<2>().0.iter();
     Ok(samples.map(|bytes| f32::from(i16::from_le_bytes(*bytes)) / 32_768.0).collect())
+}
+
+/// Waits until the recorder has ended every file, with a last page that says so (RFC 3533, §6).
+fn until_complete(directory: &Path) {
+    let is_complete = |path: PathBuf| {
+        let bytes = fs::read(path).unwrap();
+        let last_page = bytes.windows(4).rposition(|word| word == b"OggS");
+        last_page.and_then(|at| bytes.get(at + 5)).is_some_and(|flags| flags & 4 != 0)
+    };
+    let limit = Instant::now() + PATIENCE;
+    while !fs::read_dir(directory).unwrap().all(|file| is_complete(file.unwrap().path())) {
+        assert!(Instant::now() < limit, "{} is never complete", directory.display());
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
 }
 
 fn play_all(directory: &Path) -> BTreeMap<String, Vec<f32>> {
@@ -262,6 +279,7 @@ fn on_hold_nothing_is_recorded_and_one_call_is_at_a_time() {
     ada.json(&["hangup", &first]);
     ada.until(&["status"], |status| status["recording"].is_null());
     assert_eq!(ada.run(&["record", "stop"]).status.code(), Some(65), "it ended with the call");
+    until_complete(&directory);
     let played = play_all(&directory);
     assert_eq!(played["own"].len(), played["mixed"].len());
 }

@@ -13,6 +13,8 @@ use super::MS;
 const LONG: Window = Window { samples: 7_000 * MS, price: 0.9, forgiven: 0 };
 /// …and what is seen within two makes it grow at once; but a single frame is an accident.
 const SHORT: Window = Window { samples: 2_000 * MS, price: 3.0, forgiven: 20 * MS };
+/// Delay that could be saved is kept while it saves any sound, up to this many ms.
+const RELUCTANCE_MS: f32 = 18.0;
 /// Arrivals older than this are not remembered, however little was said since.
 const OLDEST: i64 = 9_000 * MS;
 /// Most arrivals kept: seven seconds of 5 ms frames. When full, the oldest goes.
@@ -140,11 +142,13 @@ struct Histogram {
     highest: i64,
     /// The bin at which half of the sound is there, when [`Self::best`] was asked last.
     median: i64,
+    /// What [`Self::best`] said last.
+    best: i64,
 }
 
 impl Histogram {
     fn new() -> Self {
-        Self { bins: Box::new([0; BINS]), total: 0, lowest: 0, highest: 0, median: 0 }
+        Self { bins: Box::new([0; BINS]), total: 0, lowest: 0, highest: 0, median: 0, best: 0 }
     }
 
     /// There is room for this bin beside the others.
@@ -180,7 +184,8 @@ impl Histogram {
     /// The end of the bin up to which waiting pays, in samples.
     fn best(&mut self, window: &Window) -> i64 {
         let (lowest, highest, mut late) = (self.lowest, self.highest, self.total);
-        let (mut best, mut cheapest) = (lowest, f32::INFINITY);
+        let (mut best, mut cheapest, mut kept) = (lowest, f32::INFINITY, None);
+        let mut missed_at_best = 0.0;
         for bin in lowest..=highest {
             if 2 * late >= self.total {
                 self.median = bin;
@@ -189,10 +194,18 @@ impl Histogram {
             let missed_ms = (late - window.forgiven).max(0) as f32 / MS as f32;
             let cost = ((bin - lowest) * BIN / MS) as f32 + window.price * missed_ms;
             if cost < cheapest {
-                (best, cheapest) = (bin, cost);
+                (best, cheapest, missed_at_best) = (bin, cost, missed_ms);
+            }
+            if bin == self.best {
+                kept = Some((cost, missed_ms));
             }
         }
-        (best + 1) * BIN
+        // Time is not shrunk for little while sound would be missed by it: it would soon have to grow again.
+        let keep = kept.is_some_and(|(cost, missed_ms)| missed_ms < missed_at_best && cost < cheapest + RELUCTANCE_MS);
+        if !keep || best >= self.best {
+            self.best = best;
+        }
+        (self.best + 1) * BIN
     }
 }
 
@@ -230,6 +243,20 @@ mod tests {
             println!("{percent} % loss: {wait_ms} ms");
             assert!(bounds_ms.contains(&wait_ms), "{percent} %: {wait_ms}");
         }
+    }
+
+    #[test]
+    fn delay_that_saves_a_frame_now_and_then_is_kept() {
+        let (mut arrivals, mut waited_ms, mut shrunk) = (Arrivals::default(), 0, 0);
+        for number in 0..3_000 {
+            // Two or three times in what is remembered: on both sides of what pays.
+            let late_ms = if number % 140 == 0 { 40 } else { 0 };
+            arrivals.add(number * 20 * MS, late_ms * MS + 5_000 * MS, 20 * MS);
+            let wait_ms = (arrivals.best() - arrivals.lowest().unwrap()) / MS;
+            shrunk += usize::from(wait_ms < waited_ms);
+            waited_ms = wait_ms;
+        }
+        assert_eq!((waited_ms, shrunk), (41, 0));
     }
 
     #[test]

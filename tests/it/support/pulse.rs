@@ -192,6 +192,16 @@ impl PulseServer {
         assert!(loaded, "{name} is plugged in");
     }
 
+    /// Plays silence there, so that it runs in short steps: an idle one takes two seconds at once, and its monitor with it.
+    pub fn keep_awake(&mut self, name: &str) {
+        let mut command = Command::new("pacat");
+        command.args(["--raw", "--rate=48000", "--channels=1", "--latency-msec=10"]).arg(format!("--device={name}"));
+        let silence = std::fs::File::open("/dev/zero").expect("/dev/zero");
+        let mut child = own_world(&mut command, self.directory.path());
+        child = child.env("PULSE_SERVER", self.address()).stdin(silence).stdout(Stdio::null()).stderr(Stdio::null());
+        self.children.push(child.spawn().expect("this test needs pacat: apt-get install pulseaudio-utils"));
+    }
+
     /// Unplugs it.
     pub fn unplug(&self, name: &str) {
         let modules = self.list("modules");
