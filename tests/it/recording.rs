@@ -165,6 +165,7 @@ fn all_files_are_in_step_with_what_was_heard_over_loss_mute_and_coming_back() {
     cyn.json(&["hangup"]);
     cyn.terminate();
 
+    until_complete(&directory);
     let played = play_all(&directory);
     assert_eq!(played.keys().collect::<Vec<_>>(), ["ada", "ben", "mixed", "own"], "one file a person");
     let lengths: Vec<usize> = played.values().map(Vec::len).collect();
@@ -200,7 +201,8 @@ fn what_was_said_before_a_kill_can_be_played_and_nobody_goes_on_recording_in_sec
     let directory = directory(&ada.json(&["record", "start"]));
     assert!(directory.starts_with(ada.home().join("recordings")), "{}", directory.display());
     until_records(&mut ben, &ada.did, true);
-    until_longer(&mut ada, &directory, 3);
+    // Longer than the clip and one of its seconds, so that each of them is in it whole, wherever it began.
+    until_longer(&mut ada, &directory, 5);
     let before = play_all(&directory);
     ada.kill();
     let after = play_all(&directory);
