@@ -55,7 +55,8 @@ def new_home(stage):
 
 def start(stage, command, home, stdout=subprocess.DEVNULL, **more_env):
     """A process that knows nothing of the user's own files, bus and sound server, and ends with the stage."""
-    env = {"PATH": os.environ["PATH"], "HOME": home, "XDG_RUNTIME_DIR": home, "PULSE_RUNTIME_PATH": home, **more_env}
+    env = {"PATH": os.environ["PATH"], "HOME": home, "XDG_RUNTIME_DIR": home, "PULSE_RUNTIME_PATH": home}
+    env |= {"DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nonexistent", **more_env}
     streams = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": subprocess.DEVNULL}
     process = stage.enter_context(subprocess.Popen(command, env=env, cwd=home, text=True, **streams))
 

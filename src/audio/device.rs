@@ -478,32 +478,47 @@ fn locate(
 }
 
 /// The sound system that the configuration asks for.
-fn host(backend: Backend) -> Result<cpal::Host, String> {
-    let pulse = || {
-        make_pulse_cookie();
-        cpal::host_from_id(HostId::PulseAudio).map_err(|error| {
-            let form = match std::env::var("PULSE_SERVER") {
-                Ok(address) if !address.starts_with("unix:") => "; PULSE_SERVER must have the form unix:/path",
-                Ok(_) | Err(_) => "",
-            };
-            format!("no PulseAudio or PipeWire server answers ({error}{form}); start one, or set [audio] backend to \"alsa\"")
-        })
-    };
+fn host(backend: Backend) -> Result<Arc<cpal::Host>, String> {
     let alsa = || {
-        cpal::host_from_id(HostId::Alsa)
+        let host = cpal::host_from_id(HostId::Alsa);
+        host.map(Arc::new)
             .map_err(|error| format!("there is no sound system ({error}); install PipeWire, PulseAudio or ALSA"))
     };
     match backend {
-        Backend::Pulseaudio => pulse(),
+        Backend::Pulseaudio => pulse_host(),
         Backend::Alsa => alsa(),
         #[cfg(feature = "pipewire")]
-        Backend::Pipewire => cpal::host_from_id(HostId::PipeWire).map_err(|error| {
+        Backend::Pipewire => cpal::host_from_id(HostId::PipeWire).map(Arc::new).map_err(|error| {
             format!("PipeWire does not answer ({error}); start it, or set [audio] backend to \"auto\"")
         }),
         #[cfg(not(feature = "pipewire"))]
-        Backend::Pipewire => pulse().or_else(|_| alsa()),
-        Backend::Auto | Backend::File | Backend::Null => pulse().or_else(|_| alsa()),
+        Backend::Pipewire => pulse_host().or_else(|_| alsa()),
+        Backend::Auto | Backend::File | Backend::Null => pulse_host().or_else(|_| alsa()),
     }
+}
+
+/// PulseAudio, by one connection as long as it answers: cpal's client notices only when something comes that nobody has it any
+/// more, so that each one would stay, and a server takes 64.
+fn pulse_host() -> Result<Arc<cpal::Host>, String> {
+    static KEPT: Mutex<Option<Arc<cpal::Host>>> = Mutex::new(None);
+    let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    // Asking may take long: not under the lock.
+    let known = kept().clone();
+    if let Some(host) = known.filter(|host| host.devices().is_ok()) {
+        return Ok(host);
+    }
+    make_pulse_cookie();
+    let host = cpal::host_from_id(HostId::PulseAudio).map(Arc::new).map_err(|error| {
+        let form = match std::env::var("PULSE_SERVER") {
+            Ok(address) if !address.starts_with("unix:") => "; PULSE_SERVER must have the form unix:/path",
+            Ok(_) | Err(_) => "",
+        };
+        format!(
+            "no PulseAudio or PipeWire server answers ({error}{form}); start one, or set [audio] backend to \"alsa\""
+        )
+    })?;
+    *kept() = Some(host.clone());
+    Ok(host)
 }
 
 /// PulseAudio drops clients that send no cookie, even where it asks for none, so libpulse makes one when there is none;

@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::mpsc::{Receiver, sync_channel},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, sync_channel},
+    },
     time::Instant,
 };
 
@@ -23,7 +26,7 @@ pub struct Opener {
     output: Choice,
     ring: Choice,
     waker: backend::Waker,
-    clip: Option<file::Clip>,
+    clip: Arc<KeptClip>,
     probe: Option<Receiver<device::Probe>>,
     problem: Option<String>,
     watch: Option<Watch>,
@@ -34,10 +37,11 @@ impl Opener {
     /// Looks for what the configuration names, without opening it.
     pub fn new(config: config::Audio, waker: backend::Waker) -> Self {
         let [input, output, ring] = [&config.input, &config.output, &config.ring_output].map(|name| Choice::new(name));
-        let (clip, probe, problem, watch, sight) = (None, None, None, None, None);
+        let clip = Arc::new(KeptClip::new(&config.input_file));
+        let (probe, problem, watch, sight) = (None, None, None, None);
         let mut opener = Self { config, input, output, ring, waker, clip, probe, problem, watch, sight };
         match opener.config.backend {
-            Backend::File => opener.problem = opener.load_clip().err(),
+            Backend::File => opener.begin_load(),
             Backend::Null => {}
             Backend::Auto | Backend::Pipewire | Backend::Pulseaudio | Backend::Alsa => opener.begin_probe(),
         }
@@ -144,7 +148,7 @@ impl Opener {
         self.forget_probe();
         match self.config.backend {
             Backend::Null => ready(Ok((Box::new(Silence::new()), named("null", "silence")))),
-            Backend::File => ready(self.open_file_input()),
+            Backend::File => self.open_file_input(),
             Backend::Auto | Backend::Pipewire | Backend::Pulseaudio | Backend::Alsa => {
                 open_input(&self.config, &self.input, &self.waker)
             }
@@ -183,6 +187,17 @@ impl Opener {
         self.probe = Some(in_background("audio-probe", probe, waker));
     }
 
+    /// Reads the clip before it is needed, and learns what is wrong with it.
+    fn begin_load(&mut self) {
+        if self.config.input_file.is_empty() {
+            return;
+        }
+        let (clip, waker) = (self.clip.clone(), self.waker.clone());
+        let (input, output) = (self.config.input_file.clone(), self.config.output_file.clone());
+        let load = move || device::Probe { backend: "file".into(), input, output, problem: clip.load().err() };
+        self.probe = Some(in_background("audio-load", load, waker));
+    }
+
     fn forget_probe(&mut self) {
         self.probe = None;
         self.problem = match self.config.backend {
@@ -191,12 +206,17 @@ impl Opener {
         };
     }
 
-    fn open_file_input(&mut self) -> Attempt<dyn Capture> {
+    fn open_file_input(&self) -> Receiver<Attempt<dyn Capture>> {
         if self.config.input_file.is_empty() {
-            return Ok((Box::new(Silence::new()), named("file", "silence")));
+            return ready(Ok((Box::new(Silence::new()), named("file", "silence"))));
         }
-        let clip = self.load_clip()?;
-        Ok((Box::new(file::FileInput::new(clip)), named("file", &self.config.input_file)))
+        let name = named("file", &self.config.input_file);
+        if let Some(clip) = self.clip.loaded() {
+            return ready(Ok((Box::new(file::FileInput::new(clip)), name)));
+        }
+        let clip = self.clip.clone();
+        let open = move || -> Attempt<dyn Capture> { Ok((Box::new(file::FileInput::new(clip.load()?)), name)) };
+        in_background("audio-load", open, self.waker.clone())
     }
 
     fn open_file_output(&mut self) -> Attempt<dyn Playback> {
@@ -206,17 +226,34 @@ impl Opener {
         let output = file::FileOutput::open(&PathBuf::from(&self.config.output_file))?;
         Ok((Box::new(output), named("file", &self.config.output_file)))
     }
+}
 
-    /// Read once; when that failed, again with the next attempt.
-    fn load_clip(&mut self) -> Result<file::Clip, String> {
-        if self.config.input_file.is_empty() {
-            return Ok([0].into());
-        }
-        if let Some(clip) = &self.clip {
+/// The clip of the `file` backend. To decode and resample it takes longer than a real-time thread may run without a rest.
+struct KeptClip {
+    path: PathBuf,
+    /// Held while it is read.
+    clip: Mutex<Option<file::Clip>>,
+}
+
+impl KeptClip {
+    fn new(path: &str) -> Self {
+        Self { path: path.into(), clip: Mutex::default() }
+    }
+
+    /// Without waiting.
+    fn loaded(&self) -> Option<file::Clip> {
+        self.clip.try_lock().ok()?.clone()
+    }
+
+    /// Read once; when that failed, again with the next attempt. Not for the audio thread.
+    fn load(&self) -> Result<file::Clip, String> {
+        // There is a whole clip in it or none.
+        let mut kept = self.clip.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(clip) = &*kept {
             return Ok(clip.clone());
         }
-        let clip = file::read_clip(&PathBuf::from(&self.config.input_file))?;
-        self.clip = Some(clip.clone());
+        let clip = file::read_clip(&self.path)?;
+        *kept = Some(clip.clone());
         Ok(clip)
     }
 }

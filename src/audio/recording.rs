@@ -77,7 +77,7 @@ pub struct RecordingStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
     /// No directory or no file.
-    #[error("nothing can be recorded in {}: {source}; name a directory that you may write to, with space left", path.display())]
+    #[error("nothing can be recorded in {path:?}: {source}; name a directory that you may write to, with space left")]
     Unusable {
         /// The directory or the file.
         path: PathBuf,
@@ -85,7 +85,7 @@ pub enum RecordingError {
         source: io::Error,
     },
     /// The parent is relative, and the daemon was started somewhere.
-    #[error("{} is no absolute path; write it from the root on", path.display())]
+    #[error("{path:?} is no absolute path; write it from the root on")]
     Relative {
         /// As given.
         path: PathBuf,

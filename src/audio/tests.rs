@@ -181,14 +181,9 @@ impl Room {
         read_wav(&self.output)
     }
 
-    /// Waits until the output file has stopped growing.
+    /// Waits until the output file is closed, which is told after it has happened.
     fn until_closed(&self) {
-        let mut length = 0;
-        wait("the output file to be closed", || {
-            let grown = std::mem::replace(&mut length, self.recorded().len()) != length;
-            std::thread::park_timeout(Duration::from_millis(250));
-            !grown
-        });
+        wait("the output file to be closed", || !self.audio.status().playing);
     }
 
     /// Sends the own microphone back into a leg until `done`, like an echo service.

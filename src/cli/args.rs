@@ -204,7 +204,7 @@ pub enum Verb {
         #[arg(value_name = "PERCENT|off|on")]
         level: Level,
     },
-    /// Record the active call: one file for each who is heard, and one of all together; the others are told
+    /// Record the active call: one file for each who is connected, and one of all together; the others are told
     #[command(after_help = "Example: telecon record start\n\n\
         The files are Opus in Ogg, with the same time line. On hold nothing is recorded.")]
     Record {

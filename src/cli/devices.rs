@@ -41,20 +41,24 @@ pub async fn test_mic(socket: &Path, seconds: u32, mut printer: Printer) -> Resu
         printer.print(&show::mic_test_begun(&begun))?;
     }
     let mut interrupted = pin!(tokio::signal::ctrl_c());
-    let (mut looks, mut ran, mut loudest_db) = (0, false, i64::MIN);
-    let problem = loop {
+    let (mut looks, mut ran, mut loudest_db, mut problem) = (0, false, i64::MIN, Value::Null);
+    loop {
         tokio::select! {
             _ = &mut interrupted => {
                 client.request(Method::AudioTestMic { seconds: Some(0) }, None).await?;
-                break Value::Null;
+                break;
             }
             () = tokio::time::sleep(LOOK) => {}
         }
         looks += 1;
         let audio = client.request(Method::DaemonStatus {}, None).await?["audio"].take();
         let test = &audio["test"];
+        // What was wrong while it ran: once the devices are closed, nothing is.
+        if !audio["problem"].is_null() {
+            problem = audio["problem"].clone();
+        }
         if test.is_null() && (ran || looks > BEGINS) {
-            break audio["problem"].clone();
+            break;
         }
         ran |= !test.is_null();
         loudest_db = loudest_db.max(test["level_db"].as_i64().unwrap_or(i64::MIN));
@@ -65,7 +69,7 @@ pub async fn test_mic(socket: &Path, seconds: u32, mut printer: Printer) -> Resu
         } else if printer.is_json() && ran {
             printer.print(&text::json_line(test))?;
         }
-    };
+    }
     if meter {
         printer.print("\n")?;
     }

@@ -31,6 +31,8 @@ const REORDERED: usize = 3;
 const UNHEARD: usize = 64;
 /// Offsets from here on say that the arrival is not known (RFC 8888, §3.1).
 const UNKNOWN_ARRIVAL: u16 = 0x1ffe;
+/// Arrivals are put within a thousand years, so that sums of them stay numbers.
+const MAX_CLOCK_US: i128 = 30_000_000_000_000_000;
 
 /// The receiver's side: what arrived.
 #[derive(Debug)]
@@ -151,7 +153,9 @@ impl Departures {
                 let offset = metric.arrival_time_offset;
                 // One that was told of keeps its first time.
                 if metric.received && !matches!(sent.heard, Heard::Arrived(_)) {
-                    let arrived_us = (ticks - i64::from(offset) * 64) * 1_000_000 / 65_536;
+                    let arrived = i128::from(ticks) - i128::from(offset) * 64;
+                    // A clock that leaps on with every report stays within what can be counted with.
+                    let arrived_us = (arrived * 1_000_000 / 65_536).clamp(-MAX_CLOCK_US, MAX_CLOCK_US) as i64;
                     let sent_us = sent.at.saturating_duration_since(self.epoch).as_micros() as i64;
                     sent.heard = Heard::Arrived((offset < UNKNOWN_ARRIVAL).then_some(arrived_us - sent_us));
                 } else if !metric.received && sent.heard == Heard::Nothing {
@@ -164,7 +168,7 @@ impl Departures {
 
     fn unwrap(&mut self, timestamp: u32) -> i64 {
         let ticks = match self.peer_ticks {
-            Some(before) => before + i64::from(timestamp.wrapping_sub(before as u32).cast_signed()),
+            Some(before) => before.saturating_add(timestamp.wrapping_sub(before as u32).cast_signed().into()),
             None => i64::from(timestamp),
         };
         self.peer_ticks = Some(self.peer_ticks.map_or(ticks, |before| before.max(ticks)));
@@ -273,6 +277,22 @@ mod tests {
         assert_eq!(arrivals.due(), Some(start + EAGER));
         arrivals.report(1, OWN, start + EAGER).unwrap();
         assert_eq!(arrivals.due(), None);
+    }
+
+    #[test]
+    fn a_clock_that_leaps_on_with_every_report_is_survived() {
+        let start = Instant::now();
+        let (mut departures, mut arrivals) = (Departures::new(start), Arrivals::new(start));
+        for n in 0..10_000_u16 {
+            departures.sent(n, 20, start);
+            arrivals.received(n, start);
+            let mut report = arrivals.report(1, OWN, start).expect("there is something to tell");
+            report.report_timestamp = u32::from(n).wrapping_mul(0x7fff_ffff);
+            for outcome in departures.acknowledge(&report, OWN) {
+                let Fate::Arrived { transit_us: Some(transit_us) } = outcome.fate else { panic!("{outcome:?}") };
+                assert!(i128::from(transit_us).abs() <= MAX_CLOCK_US, "{transit_us}");
+            }
+        }
     }
 
     #[test]

@@ -71,8 +71,15 @@ fn happened(event: &Value, names: &Names) -> String {
         }
         Some("media_changed") => media_words(event),
         Some("do_not_disturb_changed") => format!("do not disturb {}", on_off(&event["on"])),
-        Some("participant_speaking") if event["speaking"] == true => format!("{call} {did} speaks"),
-        Some("participant_speaking") => format!("{call} {did} is silent"),
+        Some("participant_speaking") => {
+            let words = match (did == "you", event["speaking"] == true) {
+                (true, true) => "speak",
+                (true, false) => "are silent",
+                (false, true) => "speaks",
+                (false, false) => "is silent",
+            };
+            format!("{call} {did} {words}")
+        }
         Some("recording_started") => format!("{call} is recorded here"),
         Some("recording_ended") => format!("{call} is not recorded here any more"),
         Some("recording_failed") => format!("{call} recording failed: {}", word(&event["problem"])),

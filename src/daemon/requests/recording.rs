@@ -21,7 +21,15 @@ impl Daemon {
     /// Files first, then the core's yes: it has been asked whether it would say so, and from then on every block is written.
     pub(super) fn record(&mut self, call: Option<&str>, directory: Option<PathBuf>, now: Now) -> Answer {
         let call = self.find(call, Verb::Record)?;
-        if self.recorded().is_none_or(|(recorded, _)| recorded != call) {
+        let runs = self.recorded().is_some_and(|(recorded, _)| recorded == call);
+        let into = self.directory().filter(|_| runs);
+        if let Some((into, wanted)) = into.as_ref().zip(directory.as_ref())
+            && into.parent() != Some(wanted)
+        {
+            let why = format!("it is being recorded into {} already; `telecon record stop` ends that", into.display());
+            return Err(Failure::new("records_another", why));
+        }
+        if !runs {
             self.node.may_record(call).map_err(|error| not_done(&error))?;
             let parent = match directory {
                 Some(directory) => directory,

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{net::UdpSocket, task::JoinSet};
 
 use crate::proto::{io::Role, signal::Ice};
@@ -28,12 +29,17 @@ pub(super) struct BadNetwork {
 
 impl BadNetwork {
     pub(super) async fn new(loss: f64, delay: Duration) -> Self {
+        Self::seeded(loss, delay, rand::random()).await
+    }
+
+    /// One that loses the same packets each time, as far as the ends send the same.
+    pub(super) async fn seeded(loss: f64, delay: Duration, seed: u64) -> Self {
         let front = || async { Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap()) };
         let fronts = [front().await, front().await];
         let (outage, behind, tasks) = (Arc::default(), Arc::default(), JoinSet::new());
         let mut network = Self { loss, delay, outage, fronts, behind, tasks };
         for side in [0, 1] {
-            let relay = network.relay(side);
+            let relay = network.relay(side, StdRng::seed_from_u64(seed.wrapping_add(side as u64)));
             network.tasks.spawn(relay);
         }
         network
@@ -45,7 +51,7 @@ impl BadNetwork {
     }
 
     /// What arrives at the front of `side` goes on to `side` from the other front.
-    fn relay(&self, side: usize) -> impl Future<Output = ()> + Send + use<> {
+    fn relay(&self, side: usize, mut rng: StdRng) -> impl Future<Output = ()> + Send + use<> {
         let (into, out) = (Arc::clone(&self.fronts[side]), Arc::clone(&self.fronts[1 - side]));
         let (behind, loss, delay) = (Arc::clone(&self.behind), self.loss, self.delay);
         let outage = Arc::clone(&self.outage);
@@ -53,7 +59,7 @@ impl BadNetwork {
             let mut buffer = [0; 2048];
             while let Ok((length, _)) = into.recv_from(&mut buffer).await {
                 let to = behind.lock().unwrap()[side];
-                let passes = !outage.load(Ordering::Relaxed) && rand::random::<f64>() >= loss;
+                let passes = !outage.load(Ordering::Relaxed) && rng.random::<f64>() >= loss;
                 let (Some(to), true) = (to, passes) else { continue };
                 let (packet, out) = (buffer[..length].to_vec(), Arc::clone(&out));
                 tokio::spawn(async move {

@@ -24,6 +24,9 @@ mdns = false
 ice_interfaces = ["lo"]
 "#;
 
+/// Nobody is there: the machine's own RealtimeKit is not asked.
+const NO_SYSTEM_BUS: (&str, &str) = ("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent");
+
 /// A daemon that ends with this value.
 pub struct Daemon {
     child: Child,
@@ -213,6 +216,7 @@ fn launch(home: &Path, start: &Start) -> Child {
         .arg("--home")
         .arg(home)
         .arg("daemon")
+        .envs([NO_SYSTEM_BUS])
         .envs(start.env.iter().cloned())
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())

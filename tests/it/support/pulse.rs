@@ -161,8 +161,10 @@ impl PulseServer {
                 );
                 odd.drain(..whole);
                 let from = taken.samples.len() - whole / 2;
-                if taken.samples[from..].iter().any(|sample| sample.abs() > 0.05) {
-                    taken.loud = Some((taken.loud.map_or(now, |(first, _)| first), now));
+                let is_loud = |sample: &f32| sample.abs() > 0.05;
+                if let Some(first) = taken.samples[from..].iter().position(is_loud) {
+                    let last = taken.samples.iter().rposition(is_loud).unwrap_or(from + first);
+                    taken.loud = Some((taken.loud.map_or(from + first, |(first, _)| first), last));
                 }
                 // The reading that came quickest tells best when sample 0 was there.
                 let began = now - Duration::from_secs_f64(taken.samples.len() as f64 / RATE_HZ);
@@ -247,8 +249,8 @@ impl Drop for PulseServer {
 struct Taken {
     samples: Vec<f32>,
     began: Option<Instant>,
-    /// When something loud came first and last.
-    loud: Option<(Instant, Instant)>,
+    /// Its first and last loud sample.
+    loud: Option<(usize, usize)>,
 }
 
 /// A running recording.
@@ -265,9 +267,13 @@ impl Recording {
         self.taken.lock().unwrap().samples.len()
     }
 
-    /// When something loud came first and last.
+    /// When something loud came first and last, by its place in the recording: a reading that comes late changes nothing.
+    /// Instants of two recordings of one server are comparable.
     pub fn loud(&self) -> Option<(Instant, Instant)> {
-        self.taken.lock().unwrap().loud
+        let taken = self.taken.lock().unwrap();
+        let (began, (first, last)) = (taken.began?, taken.loud?);
+        let at = |sample: usize| began + Duration::from_secs_f64(sample as f64 / RATE_HZ);
+        Some((at(first), at(last)))
     }
 
     /// Ends it; returns the samples and when sample 0 was recorded. Instants of two recordings of one server are
