@@ -38,7 +38,6 @@ const FIRST_GAIN_DB: f32 = 0.0;
 /// What each part adds between mouth and ear: filters, blocks and overlapping windows.
 const BANDS_DELAY_MS: f64 = 1.0;
 const ECHO_DELAY_MS: f64 = 6.0;
-const NOISE_DELAY_MS: f64 = 6.0;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,9 +162,10 @@ impl Processing {
 
     /// What it adds between mouth and ear.
     pub fn delay_ms(&self) -> f64 {
-        let (echo, noise) = (self.echo.is_some(), self.noise.is_some());
+        let bands = self.echo.is_some() || self.noise.is_some();
         let of = |on: bool, delay_ms: f64| if on { delay_ms } else { 0.0 };
-        of(echo || noise, BANDS_DELAY_MS) + of(echo, ECHO_DELAY_MS) + of(noise, NOISE_DELAY_MS)
+        let noise_ms = self.noise.as_ref().map_or(0.0, NoiseReduction::delay_ms);
+        of(bands, BANDS_DELAY_MS) + of(self.echo.is_some(), ECHO_DELAY_MS) + noise_ms
     }
 }
 

@@ -100,35 +100,71 @@ fn while_both_talk_the_near_voice_stays_and_the_far_one_goes() {
     assert!(echo_before > 0.4 && echo_after.abs() < 0.15, "{echo_before}, {echo_after}");
 }
 
+/// Steady noise of a room, about -49 dBFS in the lowest band.
+fn noise(seconds: usize) -> Vec<f32> {
+    let mut state = 7_u32;
+    let sample = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        0.01 * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
+    };
+    (0..seconds * 48_000).map(sample).collect()
+}
+
 #[test]
 fn all_of_it_delays_by_what_it_says_and_keeps_the_voice() {
-    let clip = speech(6.0);
+    let clip = speech(10.0);
+    let noisy: Vec<f32> = clip.iter().zip(noise(10)).map(|(voice, noise)| voice + noise).collect();
     let silence = vec![0.0; clip.len()];
-    for (echo_cancellation, noise_suppression) in [(false, false), (true, false), (false, true), (true, true)] {
+    for (echo_cancellation, noise_suppression, sound, expected_ms) in [
+        (false, false, &clip, 0.0),
+        (true, false, &clip, 7.0),
+        (false, true, &clip, 1.0),
+        (false, true, &noisy, 7.0),
+        (true, true, &clip, 7.0),
+        (true, true, &noisy, 13.0),
+    ] {
         let stages = Stages { high_pass: false, echo_cancellation, noise_suppression, auto_gain: true, files: false };
         let mut processing = Processing::new(stages).unwrap();
-        let heard = run(&mut processing, &silence, &clip, 60.0);
-        let (fits, lag) = best_correlation(&clip[48_000..200_000], &heard[48_000..], 1_440);
+        let heard = run(&mut processing, &silence, sound, 60.0);
+        let (fits, lag) = best_correlation(&clip[336_000..456_000], &heard[336_000..], 1_440);
         let (lag_ms, said_ms) = (lag as f64 / 48.0, processing.delay_ms());
         println!("echo {echo_cancellation}, noise {noise_suppression}: {fits:.3}, {lag_ms:.1} ms, said {said_ms} ms");
         assert!(fits > 0.9, "{fits}");
-        assert!((lag_ms - said_ms).abs() < 0.5, "{lag_ms} ms, said {said_ms} ms");
+        assert!((lag_ms - said_ms).abs() < 0.5 && said_ms == expected_ms, "{lag_ms} ms, said {said_ms} ms");
     }
 }
 
 #[test]
+fn noise_that_begins_is_turned_down_without_a_click_and_when_it_ends_nothing_is_late_any_more() {
+    let hum = |at: usize| 0.3 * (std::f32::consts::TAU * 200.0 * at as f32 / 48_000.0).sin();
+    let quiet = |at: usize| if at % 48_000 < 24_000 { hum(at) } else { 0.0 };
+    // Eight seconds each: quiet, noisy, quiet.
+    let noise = noise(8);
+    let sound: Vec<f32> = (0..24 * 48_000)
+        .map(|at| quiet(at) + if at / 48_000 / 8 == 1 { noise[at % noise.len()] } else { 0.0 })
+        .collect();
+    let stages =
+        Stages { high_pass: false, echo_cancellation: false, noise_suppression: true, auto_gain: false, files: false };
+    let mut processing = Processing::new(stages).unwrap();
+    let (mut heard, mut delays_ms) = (sound.clone(), Vec::new());
+    for block in heard.as_chunks_mut::<BLOCK_SAMPLES>().0 {
+        processing.captured(block, 0.0);
+        delays_ms.push(processing.delay_ms());
+    }
+    let [quiet_ms, noisy_ms, again_ms] = [799, 1_599, 2_399].map(|block| delays_ms[block]);
+    assert_eq!([quiet_ms, noisy_ms, again_ms], [1.0, 7.0, 1.0]);
+    let steepest = |sound: &[f32]| sound.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(0.0, f32::max);
+    assert!(steepest(&heard) < 1.2 * steepest(&sound), "{} after {}", steepest(&heard), steepest(&sound));
+}
+
+#[test]
 fn steady_noise_is_turned_down_and_a_voice_in_a_quiet_room_is_not_touched() {
-    let mut state = 7_u32;
-    let noise = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        0.01 * ((state >> 8) as f32 / (1 << 23) as f32 - 1.0)
-    };
-    let noise: Vec<f32> = (0..6 * 48_000).map(noise).collect();
-    let clip = speech(6.0);
+    let noise = noise(8);
+    let clip = speech(8.0);
     let stages =
         Stages { high_pass: false, echo_cancellation: false, noise_suppression: true, auto_gain: false, files: false };
     let cleaned = |sound: &[f32]| run(&mut Processing::new(stages).unwrap(), sound, sound, 0.0);
-    let (from, to) = (4 * 48_000, 6 * 48_000);
+    let (from, to) = (6 * 48_000, 8 * 48_000);
     let untouched = cleaned(&clip);
     let (fits, _) = best_correlation(&clip[48_000..200_000], &untouched[48_000..], 1_440);
     assert!(fits > 0.99, "a voice in a quiet room: {fits}");
