@@ -524,7 +524,7 @@ fn die_and_return(mut server: PulseServer) {
     let mut echo = Echo::start(&server);
     echo.say("call");
     echo.wait("both devices to be found", found);
-    echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
+    echo.until("both devices to be open", |status| status["capturing"] == true && status["playing"] == true);
     server.kill();
     let line = echo.wait("the loss to be said", |line| line.contains("Changed") && !line.contains(r#""problem":null"#));
     println!("{line}");
