@@ -31,7 +31,7 @@ mod resample;
 mod speech;
 mod stretch;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tone;
@@ -104,6 +104,8 @@ pub struct EncodedFrame {
     pub timestamp: u32,
     /// Its length, in samples at 48 kHz.
     pub samples: u32,
+    /// What the encoder aims at, for all who hear it.
+    pub bitrate_bps: u32,
     /// The legs it was spoken to; no other may send it.
     pub to: Arc<BTreeSet<LegId>>,
 }
@@ -483,9 +485,9 @@ impl LegInput {
         drop(self.slots.push(packet));
     }
 
-    /// Says how this leg would like the own voice to be encoded; the latest holds. Never blocks and wakes nothing: it
-    /// counts from the next frame on.
-    pub fn wish(&mut self, wish: Wish) {
+    /// Says how this leg would like the own voice to be encoded, or that it has no say; the latest holds. Never blocks and
+    /// wakes nothing: it counts from the next frame on.
+    pub fn wish(&mut self, wish: Option<Wish>) {
         self.wish.set(wish);
     }
 }
