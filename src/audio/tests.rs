@@ -11,7 +11,7 @@ use std::{
 use super::{
     codec::Encoder,
     remote::Remote,
-    testing::{best_correlation, correlation, speech},
+    testing::{best_correlation, correlation, speech, wav},
     *,
 };
 use crate::config::Backend;
@@ -165,7 +165,7 @@ impl Room {
         let directory = tempfile::tempdir().unwrap();
         let (input, output) = (directory.path().join("in.wav"), directory.path().join("out.wav"));
         if let Some(clip) = clip {
-            write_wav(&input, clip);
+            wav::write_channels(&input, 2, clip);
         }
         let config = config::Audio {
             backend: Backend::File,
@@ -215,22 +215,6 @@ impl Room {
 /// A call with one leg.
 fn call(leg: u64) -> AudioPlan {
     AudioPlan { legs: [LegId(leg)].into(), microphone: true, playback: true, ..AudioPlan::default() }
-}
-
-fn write_wav(path: &Path, clip: &[f32]) {
-    let spec = hound::WavSpec {
-        channels: 2,
-        sample_rate: 48_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).unwrap();
-    for sample in clip {
-        for _ in 0..2 {
-            writer.write_sample((sample * 32_767.0) as i16).unwrap();
-        }
-    }
-    writer.finalize().unwrap();
 }
 
 fn read_wav(path: &Path) -> Vec<f32> {
@@ -407,7 +391,7 @@ fn who_speaks_is_told_of_the_user_and_of_a_leg_and_so_is_the_end_of_it() {
 fn a_wav_is_treated_as_a_microphone_only_when_that_was_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let input = directory.path().join("in.wav");
-    write_wav(&input, &speech(1.0));
+    wav::write_channels(&input, 2, &speech(1.0));
     for process_files in [false, true] {
         let input_file = input.to_str().unwrap().into();
         let config = config::Audio { backend: Backend::File, input_file, process_files, ..config::Audio::default() };
