@@ -43,7 +43,9 @@ mod watch;
 #[doc(hidden)]
 pub mod bench {
     pub use super::{
+        jitter::{JitterBuffer, Pull},
         mixer::{Limiter, add},
+        processing::{Processing, Stages},
         remote::Remote,
     };
 }
