@@ -246,7 +246,6 @@ impl Uplink {
             dtx: !self.constant_bitrate,
             fec: wish.fec,
             expected_loss_percent: i32::from(wish.expected_loss_pct),
-            ..Settings::default()
         };
         if let Some(Err(error)) = self.encoder.as_mut().map(|encoder| encoder.set(settings)) {
             tracing::warn!(%error, "the encoder did not take its settings");
