@@ -38,7 +38,7 @@ fn packets(settings: Settings) -> Vec<Bytes> {
 }
 
 const PLAIN: Settings =
-    Settings { bitrate_bps: 32_000, constant_bitrate: false, dtx: false, fec: false, expected_loss_percent: 0 };
+    Settings { bitrate_bps: 32_000, constant_bitrate: false, dtx: false, fec: false, expected_loss_percent: 0, dred_ms: 0 };
 const FEC: Settings = Settings { fec: true, expected_loss_percent: 10, ..PLAIN };
 const CLEAR: Settings = Settings { bitrate_bps: 64_000, ..PLAIN };
 const CONSTANT: Settings = Settings { constant_bitrate: true, ..PLAIN };

@@ -236,6 +236,8 @@ pub struct LegAudioStats {
     pub recovered_by_copy: u64,
     /// Frames that were lost and played from the next one's in-band FEC.
     pub recovered_by_fec: u64,
+    /// Pieces of lost frames, 20 ms at most, that were restored from a later one's deep redundancy (DRED).
+    pub recovered_by_dred: u64,
     /// Frames that came after their place was played.
     pub late: u64,
     /// Times that the delay was changed by stretching sound.

@@ -67,8 +67,9 @@ pub enum Pull {
     Packet(Bytes),
     /// So many samples are lost; the packet follows them and holds FEC of their end.
     Recover(Bytes, usize),
-    /// So many samples are missing.
-    Conceal(usize),
+    /// So many samples are missing; the next packet that is there, so many samples after their beginning, may describe
+    /// them (DRED): tell with [`JitterBuffer::restored`] when it did.
+    Conceal(usize, Option<(Bytes, usize)>),
     /// The sender said that it stops here: let the sound end.
     Pause,
 }
@@ -112,6 +113,8 @@ pub struct JitterStats {
     pub by_copy: u64,
     /// Frames that were lost and played from the next one's in-band FEC.
     pub by_fec: u64,
+    /// Pieces of lost frames that were restored from a later one's deep redundancy.
+    pub by_dred: u64,
     /// Frames that came after their place was played.
     pub late: u64,
     /// Changes of the delay by stretching time.
@@ -287,7 +290,7 @@ impl JitterBuffer {
             None if self.concealed >= MAX_CONCEALED => self.rest(),
             None => {
                 self.unsure += FRAME;
-                self.conceal(FRAME)
+                self.conceal(FRAME, None)
             }
         }
     }
@@ -337,6 +340,12 @@ impl JitterBuffer {
         self.offsets.shift((left + samples).div_euclid(BLOCK) * BLOCK);
         self.since_stretch = 0;
         self.counts.stretches += 1;
+    }
+
+    /// What was pulled last as missing was restored from deep redundancy.
+    pub fn restored(&mut self, samples: usize) {
+        self.reception.restored(samples as i64);
+        self.counts.by_dred += 1;
     }
 
     /// Present figures.
@@ -509,8 +518,8 @@ impl JitterBuffer {
                 self.reception.played(hole);
                 Pull::Recover(payload, usize::try_from(hole).unwrap_or(FRAME_SAMPLES))
             }
-            Some(samples) if hole > samples => self.conceal_loss((hole - samples).min(FRAME)),
-            Some(_) | None => self.conceal_loss(hole.min(FRAME)),
+            Some(samples) if hole > samples => self.conceal_loss((hole - samples).min(FRAME), hole),
+            Some(_) | None => self.conceal_loss(hole.min(FRAME), hole),
         }
     }
 
@@ -521,14 +530,15 @@ impl JitterBuffer {
         self.play(now)
     }
 
-    fn conceal_loss(&mut self, samples: i64) -> Pull {
+    fn conceal_loss(&mut self, samples: i64, hole: i64) -> Pull {
         self.reception.made_up(samples);
-        self.conceal(samples)
+        let later = self.packets.front().map(|front| (front.payload.clone(), usize::try_from(hole).unwrap_or(0)));
+        self.conceal(samples, later)
     }
 
-    fn conceal(&mut self, samples: i64) -> Pull {
+    fn conceal(&mut self, samples: i64, later: Option<(Bytes, usize)>) -> Pull {
         self.concealed += samples;
-        Pull::Conceal(usize::try_from(samples).unwrap_or(FRAME_SAMPLES))
+        Pull::Conceal(usize::try_from(samples).unwrap_or(FRAME_SAMPLES), later)
     }
 
     fn rest(&mut self) -> Pull {
