@@ -280,7 +280,7 @@ impl Engine {
         }
         self.forget_past(now.mono);
         self.early_cancels.retain(|cancel| now.mono < cancel.until);
-        // Who records says so before the first sample, and takes it back after the last.
+        // Who records says so before the first sample, even of the own microphone, and takes it back after the last.
         let ceases = self.plan.recording.is_some() && self.plan_audio().recording.is_none();
         if ceases || mutant!(RecordingToldLate) {
             self.change_plan();
@@ -418,12 +418,12 @@ impl Engine {
     fn plan_audio(&self) -> AudioPlan {
         let counts = |call: &&Call| call.is_active() || (mutant!(HoldKeepsMicrophone) && call.instance().is_some());
         let active = self.calls.values().find(counts);
-        let legs = active.into_iter().flat_map(Call::legs).map(|(leg, _)| leg).collect();
+        let legs = active.into_iter().flat_map(Call::legs).collect();
         let is_recorded = |call: &&Call| call.is_recorded() || (mutant!(HoldKeepsRecording) && call.recording);
         let recorded = self.calls.values().find(is_recorded);
         AudioPlan {
             legs,
-            recording: recorded.map(|call| Recorded { call: call.ticket.call, who: call.legs().collect() }),
+            recording: recorded.map(|call| Recorded { call: call.ticket.call, who: call.recorded_legs().collect() }),
             microphone: active.is_some_and(|call| call.has_leg_up() || mutant!(MicrophoneEarly)),
             playback: active.is_some_and(Call::has_company),
             muted: self.muted(),

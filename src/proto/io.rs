@@ -254,7 +254,7 @@ pub struct AudioPlan {
     pub ring: bool,
     /// The active call was offered from here, nobody is there yet, and it rings with somebody.
     pub ring_back: bool,
-    /// What is said is written down. Everybody in the call was told so before.
+    /// What is said is written down. Everybody in the call was told so before, and only who acknowledged it is in it.
     pub recording: Option<Recorded>,
 }
 
@@ -263,7 +263,7 @@ pub struct AudioPlan {
 pub struct Recorded {
     /// The call.
     pub call: CallId,
-    /// Whose sound each of [`AudioPlan::legs`] brings.
+    /// Those of [`AudioPlan::legs`] whose sound may be written down, and whose it is.
     pub who: BTreeMap<LegId, Did>,
 }
 
@@ -574,6 +574,8 @@ pub struct ParticipantView {
     pub on_hold: bool,
     /// Tells that it records the call.
     pub recording: bool,
+    /// What it says is recorded here: it knows so.
+    pub recorded: bool,
     /// Its no, where it said one to this device.
     pub decline: Option<Decline>,
     /// The leg to it, while there is one.

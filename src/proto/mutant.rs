@@ -59,6 +59,8 @@ mod in_tests {
         DeclinedComesIn => "who declined comes in by a Join",
         RecordingUntold => "a recording is not told",
         RecordingToldLate => "a recording begins before it is told",
+        RecordsWhoDoesNotKnow => "who has not acknowledged a recording is in it",
+        KnowsForEver => "who knew of a recording is in the next one at once",
         HoldKeepsRecording => "a call on hold is recorded on",
         OldStateCounts => "an older State replaces a newer one",
         StrangersRingOn => "the same stranger rings again and again",

@@ -104,14 +104,19 @@ impl Recorder {
     }
 
     fn take(&mut self, piece: &Piece) -> Result<(), RecordingError> {
+        let person = piece.from.and_then(|leg| self.person(leg));
+        if person.is_none() && piece.from.is_some() {
+            // Nobody's, not even in the mix.
+            return Ok(());
+        }
         if piece.at > self.sum.0 {
             self.mix()?;
             self.sum = (piece.at, [0.0; BLOCK_SAMPLES]);
         }
         mixer::add(&mut self.sum.1, &piece.block);
-        let track = match piece.from {
+        let track = match person {
             None => Some(&mut self.own),
-            Some(leg) => self.track_of(leg)?,
+            Some(did) => self.track_of(did)?,
         };
         track.map_or(Ok(()), |track| track.write(piece.at, &piece.block))
     }
@@ -130,11 +135,13 @@ impl Recorder {
         self.mixed.write(at, &block)
     }
 
-    /// The file of whom the leg leads to; somebody who comes back goes on in the same one.
-    fn track_of(&mut self, leg: LegId) -> Result<Option<&mut Track>, RecordingError> {
-        let people = self.shared.people.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(did) = people.get(&leg).cloned() else { return Ok(None) };
-        drop(people);
+    /// To whom the leg leads, or led.
+    fn person(&self, leg: LegId) -> Option<Did> {
+        self.shared.people.lock().unwrap_or_else(PoisonError::into_inner).get(&leg).cloned()
+    }
+
+    /// Their file; somebody who comes back goes on in the same one.
+    fn track_of(&mut self, did: Did) -> Result<Option<&mut Track>, RecordingError> {
         if !self.others.contains_key(&did) {
             if self.others.len() == MAX_FILES {
                 return Ok(None);

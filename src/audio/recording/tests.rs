@@ -192,6 +192,29 @@ fn a_pause_is_silence_of_its_length_and_what_follows_sounds_as_ever() {
 }
 
 #[test]
+fn whom_the_plan_does_not_name_is_in_no_file_and_not_in_the_mix() {
+    let mut session = Session::new(&[(did_of(2), "Bob")]);
+    let clip = speech(1.0);
+    session.follow(0x11);
+    blocks_of(&clip).for_each(|block| session.block(&QUIET, &[(1, block)]));
+    session.who = [(LegId(1), did_of(2))].into();
+    session.follow(0x11);
+    blocks_of(&clip).for_each(|block| session.block(&QUIET, &[(1, block)]));
+    session.who.clear();
+    session.follow(0x11);
+    blocks_of(&clip).for_each(|block| session.block(&QUIET, &[(1, block)]));
+    let files = session.end();
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["Bob.opus", "mixed.opus", "own.opus"]);
+    for name in ["Bob.opus", "mixed.opus"] {
+        let samples = &files[name];
+        let (fits, at) = best_correlation(&clip, samples, 2 * 48_000);
+        assert!(fits > 0.9 && at.abs_diff(48_000) <= 960, "{name}: {fits} at {at}");
+        let before_and_after = [&samples[..47_000], &samples[2 * 48_000 + 9_600..]].map(power);
+        assert!(before_and_after.iter().all(|power| *power < 1e-7), "{name}: {before_and_after:?}");
+    }
+}
+
+#[test]
 fn what_does_not_fit_into_the_ring_is_silence_in_its_place() {
     let (sender, mut pieces) = rtrb::RingBuffer::new(4);
     let shared = Arc::new(Shared { started: Instant::now(), place: AtomicU64::new(0), people: Mutex::default() });

@@ -343,7 +343,8 @@ impl Engine {
         Reply::Done
     }
 
-    /// Tells all participants of the call what holds now of microphone, ears and recording.
+    /// Tells all participants of the call what holds now of microphone, ears and recording. Who was recorded and hears that it
+    /// is over has to acknowledge the next beginning.
     fn tell_state(&mut self, id: CallId, now: Instant) {
         let state = self.media_state(id);
         self.outbox.drop_where(|outgoing| outgoing.signal.call == id && matches!(outgoing.signal.body, Body::State(_)));
@@ -353,6 +354,9 @@ impl Engine {
             is_told.then(|| MessageId(self.rng.random()))
         });
         for did in self.present(id) {
+            if let Some(peer) = self.peer_mut(id, &did) {
+                peer.knows_recording &= state.recording || mutant!(KnowsForEver);
+            }
             self.post(id, &did, Sealing::Pairwise, Body::State(state), Persistence::UntilAcked, now);
         }
     }
