@@ -300,6 +300,7 @@ fn not_done(error: &RequestError) -> Failure {
         RequestError::TooManyCalls => ("too_many_calls", "hang one up first"),
         RequestError::BadInvitees => ("bad_invitees", "name them by DID or contact name"),
         RequestError::NoPushToTalk => ("no_push_to_talk", "set [audio] push_to_talk = true and restart telecon"),
+        RequestError::NoCall => ("not_in_call", "`telecon call` makes one, and `telecon accept` takes one that rings"),
         RequestError::Stopping => return stopping(),
     };
     Failure::new(code, format!("{error}; {remedy}"))

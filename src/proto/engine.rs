@@ -137,7 +137,7 @@ pub struct Engine {
     last_leg: u64,
     /// By the user, whatever is pushed.
     muted: bool,
-    /// With push-to-talk: until when the user is listened to.
+    /// With push-to-talk: until when the user is listened to, in the calls that this device was in when the key was pushed.
     talks_until: Option<Instant>,
     deafened: bool,
     /// Grows with every change of what participants are told of microphone, ears and recording.
@@ -271,12 +271,14 @@ impl Engine {
     /// Does whatever has become due, and tells what has changed.
     fn settle(&mut self, now: Now) {
         self.outbox.expire(now.mono);
-        if self.talks_until.is_some_and(|until| until <= now.mono) && !mutant!(TalksForEver) {
-            self.change_media(now.mono, |engine| engine.talks_until = None);
-        }
         let calls: Vec<CallId> = self.calls.keys().copied().collect();
         for call in calls {
             self.settle_call(call, now);
+        }
+        let nobody_listens = self.joined() == 0 && !mutant!(TalkOutlivesCall);
+        let pushed_long = |until: Instant| until <= now.mono && !mutant!(TalksForEver);
+        if self.talks_until.is_some_and(|until| nobody_listens || pushed_long(until)) {
+            self.change_media(now.mono, |engine| engine.talks_until = None);
         }
         self.forget_past(now.mono);
         self.early_cancels.retain(|cancel| now.mono < cancel.until);

@@ -160,7 +160,7 @@ pub enum Request {
     },
     /// Microphone off or on.
     Mute(bool),
-    /// With push-to-talk: speak, for a minute at most, or cease to.
+    /// With push-to-talk: speak, for a minute at most, or cease to. A push ends with the last call, and when another one begins.
     Talk(bool),
     /// Ears off or on.
     Deafen(bool),
@@ -232,6 +232,9 @@ pub enum RequestError {
     /// Only with push-to-talk is there something to push.
     #[error("push-to-talk is not switched on")]
     NoPushToTalk,
+    /// Nobody would hear what is said.
+    #[error("this device is in no call")]
+    NoCall,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,

@@ -69,6 +69,7 @@ mod in_tests {
         NoGrace => "a call that everybody left goes on",
         TalkIgnored => "push-to-talk leaves the microphone open",
         TalksForEver => "a push to talk never ends",
+        TalkOutlivesCall => "a push to talk outlives its call, and holds in the next",
         BeginsAloud => "a call does not begin muted",
         NobodyAnswersJoin => "a Join is not answered with one's own",
     }
