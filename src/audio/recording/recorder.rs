@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
@@ -169,9 +170,13 @@ impl Recorder {
         [&mut self.own, &mut self.mixed].into_iter().chain(self.others.values_mut())
     }
 
-    /// All files end together.
+    /// All files end together. Without a single block nothing was recorded, and there is nothing to keep.
     fn finish(mut self) -> Result<(), RecordingError> {
         let end = self.tracks().map(|track| track.place()).max().unwrap_or(0);
+        if end == 0 {
+            let path = self.directory;
+            return fs::remove_dir_all(&path).map_err(|source| RecordingError::Unusable { path, source });
+        }
         self.pad_to(end)?;
         let Self { own, mixed, others, .. } = self;
         [own, mixed].into_iter().chain(others.into_values()).try_for_each(Track::finish)
