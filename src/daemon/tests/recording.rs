@@ -37,13 +37,13 @@ async fn while_the_files_of_a_recording_are_made_the_daemon_goes_on() {
     let mut first = home.record(Some("click"));
     assert!(first.try_recv().is_err(), "the files are not there yet, as far as the loop knows");
     assert_eq!(home.done("daemon.status", json!({})).await["recording"], Value::Null);
-    assert_eq!(home.record(None).await.unwrap().unwrap_err().code, "try_again");
+    assert_eq!(home.record(None).try_recv().unwrap().unwrap_err().code, "try_again");
     home.until_made().await;
     let first = first.await.unwrap().unwrap();
     assert_eq!(home.done("daemon.status", json!({})).await["recording"]["directory"], first["directory"]);
-    assert_eq!(home.record(None).await.unwrap().unwrap(), first, "once more, without new files");
+    assert_eq!(home.record(None).try_recv().unwrap().unwrap(), first, "once more, without new files");
     home.done("media.stop_record", json!({})).await;
-    assert_eq!(home.record(Some("click")).await.unwrap().unwrap(), first, "the first answer under this key");
+    assert_eq!(home.record(Some("click")).try_recv().unwrap().unwrap(), first, "the first answer under this key");
     assert_eq!(home.done("daemon.status", json!({})).await["recording"], Value::Null);
 }
 
