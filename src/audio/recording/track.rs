@@ -93,7 +93,7 @@ impl Track {
     /// comes late holds nobody up.
     pub fn pad_to(&mut self, place: u64) -> Result<(), RecordingError> {
         while self.place < place {
-            let fits = self.place % BLOCKS_PER_FRAME == 0 && self.place + BLOCKS_OF_SILENCE <= place;
+            let fits = self.place.is_multiple_of(BLOCKS_PER_FRAME) && self.place + BLOCKS_OF_SILENCE <= place;
             match self.silence.as_deref().filter(|_| fits).and_then(long) {
                 Some(packet) => self.push_silence(packet, place)?,
                 None => self.push(&SILENCE)?,
