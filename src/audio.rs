@@ -52,7 +52,6 @@ pub mod bench {
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{JoinHandle, Thread},
     time::{Duration, Instant},
@@ -71,7 +70,7 @@ use crate::{
 
 pub use codec::{PAUSE, is_pause};
 pub use device::devices;
-pub use recording::{NewRecording, RecordingError, RecordingStatus};
+pub use recording::{NewRecording, Recording, RecordingError, RecordingStatus};
 pub use trial::{MAX_SECONDS as MAX_TEST_SECONDS, MicTest};
 pub use uplink::Wish;
 
@@ -149,6 +148,8 @@ pub enum AudioEvent {
     FirstAudio(LegId),
     /// The user speaks while the plan says `muted`: told at once after each mute, then at most every five seconds.
     TalkedWhileMuted,
+    /// The files of a recording are there, or cannot be: [`Audio::made_recording`] says which.
+    RecordingMade,
     /// A recording cannot be written any further: [`Audio::recording`] says why.
     RecordingFailed,
     /// Somebody began or ceased to speak, as heard here.
@@ -291,6 +292,8 @@ pub struct Audio {
     thread: Option<JoinHandle<()>>,
     /// Of the latest recording. Held for a copy only.
     recorder: Mutex<Option<recording::Running>>,
+    /// What became of the files of the next one.
+    made: Arc<Mutex<Option<Result<Recording, RecordingError>>>>,
 }
 
 impl Audio {
@@ -315,7 +318,7 @@ impl Audio {
             let problem = format!("there is no thread for audio ({error}); free some memory and restart telecon");
             shared.board().status.problem = Some(problem);
         }
-        Self { shared, microphone, events, thread: thread.ok(), recorder: Mutex::default() }
+        Self { shared, microphone, events, thread: thread.ok(), recorder: Mutex::default(), made: Arc::default() }
     }
 
     /// Sets what is to be captured and played; the latest plan holds. Never blocks.
@@ -393,22 +396,34 @@ impl Audio {
         self.wake();
     }
 
-    /// Begins a recording, in place of one that may still run, and returns its directory. Blocks are written while the plan's
-    /// `recording` names the call. Waits for the disk.
+    /// Has the files of a recording made, however long the disk takes: [`AudioEvent::RecordingMade`] follows. Never blocks.
     ///
     /// # Errors
-    /// When nothing can be written there; nothing has changed then.
-    pub fn start_recording(&self, new: &NewRecording) -> Result<PathBuf, RecordingError> {
-        let events = self.events.clone();
-        let failed = move || {
-            let _daemon_gone = events.blocking_send(AudioEvent::RecordingFailed);
+    /// When there is no thread for it.
+    pub fn make_recording(&self, new: NewRecording) -> Result<(), RecordingError> {
+        let (events, failed, slot) = (self.events.clone(), self.events.clone(), self.made.clone());
+        let made = move |recording| {
+            *lock(&slot) = Some(recording);
+            let _daemon_gone = events.blocking_send(AudioEvent::RecordingMade);
         };
-        let (tap, recorder) = recording::start(new, failed)?;
-        let directory = recorder.status().directory;
-        *self.recorder() = Some(recorder);
+        let failed = move || {
+            let _daemon_gone = failed.blocking_send(AudioEvent::RecordingFailed);
+        };
+        recording::start(new, made, failed)
+    }
+
+    /// What became of the files that [`Self::make_recording`] asked for last, once. Never blocks.
+    pub fn made_recording(&self) -> Option<Result<Recording, RecordingError>> {
+        lock(&self.made).take()
+    }
+
+    /// Begins the recording, in place of one that may still run. Blocks are written while the plan's `recording` names the call.
+    /// Never blocks.
+    pub fn start_recording(&self, recording: Recording) {
+        let Recording { tap, running } = recording;
+        *lock(&self.recorder) = Some(running);
         self.shared.inbox().tap = Some(Some(tap));
         self.wake();
-        Ok(directory)
     }
 
     /// Ends the recording, if there is one; its files are completed in a moment. Never blocks.
@@ -419,12 +434,7 @@ impl Audio {
 
     /// The latest recording, also when it has ended. Never blocks.
     pub fn recording(&self) -> Option<RecordingStatus> {
-        self.recorder().as_ref().map(recording::Running::status)
-    }
-
-    fn recorder(&self) -> MutexGuard<'_, Option<recording::Running>> {
-        // Nobody panics while holding it.
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.recorder).as_ref().map(recording::Running::status)
     }
 
     /// Where sound comes from and goes to. Never blocks.
@@ -452,11 +462,16 @@ impl Drop for Audio {
             // It waits for nothing but itself; a panic there has been reported already.
             drop(thread.join());
         }
-        if let Some(recorder) = self.recorder().take() {
+        if let Some(recorder) = lock(&self.recorder).take() {
             // It ends with the audio thread. A disk that hangs holds nothing up.
             recorder.wait(LAST_PAGES);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nobody panics while holding it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where a leg's task puts what it receives, and says how its path wants the own voice encoded.

@@ -376,6 +376,7 @@ fn who_speaks_is_told_of_the_user_and_of_a_leg_and_so_is_the_end_of_it() {
             AudioEvent::Speaking { who, speaking } => Some((who, speaking)),
             AudioEvent::FirstAudio(_)
             | AudioEvent::TalkedWhileMuted
+            | AudioEvent::RecordingMade
             | AudioEvent::RecordingFailed
             | AudioEvent::Changed => None,
         }));

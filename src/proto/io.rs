@@ -160,7 +160,7 @@ pub enum Request {
     },
     /// Microphone off or on.
     Mute(bool),
-    /// With push-to-talk: speak, for a minute at most, or cease to.
+    /// With push-to-talk: speak, for a minute at most, or cease to. A push ends with the last call, and when another one begins.
     Talk(bool),
     /// Ears off or on.
     Deafen(bool),
@@ -232,6 +232,9 @@ pub enum RequestError {
     /// Only with push-to-talk is there something to push.
     #[error("push-to-talk is not switched on")]
     NoPushToTalk,
+    /// Nobody would hear what is said.
+    #[error("this device is in no call")]
+    NoCall,
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
@@ -254,7 +257,7 @@ pub struct AudioPlan {
     pub ring: bool,
     /// The active call was offered from here, nobody is there yet, and it rings with somebody.
     pub ring_back: bool,
-    /// What is said is written down. Everybody in the call was told so before.
+    /// What is said is written down. Everybody in the call was told so before, and only who acknowledged it is in it.
     pub recording: Option<Recorded>,
 }
 
@@ -263,7 +266,7 @@ pub struct AudioPlan {
 pub struct Recorded {
     /// The call.
     pub call: CallId,
-    /// Whose sound each of [`AudioPlan::legs`] brings.
+    /// Those of [`AudioPlan::legs`] whose sound may be written down, and whose it is.
     pub who: BTreeMap<LegId, Did>,
 }
 
@@ -574,6 +577,8 @@ pub struct ParticipantView {
     pub on_hold: bool,
     /// Tells that it records the call.
     pub recording: bool,
+    /// What it says is recorded here: it knows so.
+    pub recorded: bool,
     /// Its no, where it said one to this device.
     pub decline: Option<Decline>,
     /// The leg to it, while there is one.
