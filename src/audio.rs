@@ -107,6 +107,8 @@ pub struct EncodedFrame {
     pub samples: u32,
     /// What the encoder aims at, for all who hear it.
     pub bitrate_bps: u32,
+    /// And without deep redundancy, of which no copies are sent.
+    pub copy_bps: u32,
     /// The legs it was spoken to; no other may send it.
     pub to: Arc<BTreeSet<LegId>>,
 }
@@ -137,6 +139,8 @@ pub struct ReceivedPacket {
     pub payload: Bytes,
     /// It came a second time behind a later frame (RFC 2198): `sequence` is that frame's, and it stands for no packet.
     pub copy: bool,
+    /// Its sender has the same libopus, so that deep redundancy may be looked for in it.
+    pub dred: bool,
     /// When it was read from the socket.
     pub arrival: Instant,
 }

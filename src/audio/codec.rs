@@ -37,11 +37,27 @@ pub struct Settings {
     pub dtx: bool,
     /// Every packet holds its predecessor at a lower bitrate (in-band FEC).
     pub fec: bool,
-    /// What libopus is told to expect, so that it spends bits on FEC or DRED; at 0 it spends none.
+    /// What libopus is told to expect, so that it spends bits on FEC; at 0 it spends none.
     pub expected_loss_percent: i32,
-    /// How far back every packet describes the sound before it (deep redundancy, DRED), in ms; 0: not at all, at most
-    /// 1040. How much of it fits is up to the bitrate (514 ms at 40 kbit/s). It and `fec` take each other's bits.
-    pub dred_ms: i32,
+    /// Every packet describes the sound before it as well (deep redundancy, DRED), out of the same bits. FEC would take them.
+    pub dred: bool,
+}
+
+/// Every packet describes so much of the sound before it: 200 ms. What is farther back has been played.
+const DRED_DURATION: i32 = 20;
+/// libopus takes 12 % of the bits beyond 12 kbit/s for DRED, for each percent of loss that it is told to expect
+/// (`compute_dred_bitrate`); with 5 and more the voice loses its upper band.
+const DRED_EXPECTED_LOSS_PERCENT: i32 = 4;
+
+/// What DRED leaves of a bitrate for the voice in frames of 20 ms.
+pub fn without_dred_bps(bitrate_bps: u32) -> u32 {
+    bitrate_bps - bitrate_bps.saturating_sub(12_000) / 100 * 12 * DRED_EXPECTED_LOSS_PERCENT.cast_unsigned()
+}
+
+/// An Opus packet without the DRED and the padding that are in it; itself when it is none.
+pub fn without_dred(packet: &Bytes) -> Bytes {
+    let mut bare = packet.to_vec();
+    if opus::unpad(&mut bare).is_ok() { bare.into() } else { packet.clone() }
 }
 
 impl Default for Settings {
@@ -52,7 +68,7 @@ impl Default for Settings {
             dtx: false,
             fec: true,
             expected_loss_percent: 10,
-            dred_ms: 0,
+            dred: false,
         }
     }
 }
@@ -103,8 +119,10 @@ impl Encoder {
         self.opus.set(Control::VariableBitrate, i32::from(!settings.constant_bitrate))?;
         self.opus.set(Control::Dtx, i32::from(settings.dtx))?;
         self.opus.set(Control::InbandFec, i32::from(settings.fec))?;
-        self.opus.set(Control::ExpectedLoss, settings.expected_loss_percent)?;
-        self.opus.set(Control::DredDuration, settings.dred_ms / 10)?;
+        let dred = (DRED_EXPECTED_LOSS_PERCENT, DRED_DURATION);
+        let (expected_loss, dred) = if settings.dred { dred } else { (settings.expected_loss_percent, 0) };
+        self.opus.set(Control::ExpectedLoss, expected_loss)?;
+        self.opus.set(Control::DredDuration, dred)?;
         self.settings = Some(settings);
         Ok(())
     }
@@ -178,6 +196,11 @@ impl Decoder {
         }
         let decoded = self.opus.decode_dred(&mut history.dred, back, &mut self.buffer[..samples]).ok()?;
         Some(&mut self.buffer[..decoded])
+    }
+
+    /// How far back `following` describes the sound before it, in samples.
+    pub fn reach(&mut self, following: &Bytes) -> usize {
+        Self::history(&mut self.history, following).map_or(0, |history| history.from)
     }
 
     /// What `packet` tells, read now unless it was the last one that was read.

@@ -226,6 +226,13 @@ impl Remote {
         match pull {
             Pull::Idle | Pull::Pause => return false,
             Pull::Packet(payload) => {
+                // Had it been waited for longer, the next one might have described what was made up.
+                if self.concealed >= BLOCK_SAMPLES
+                    && let Some(packet) = self.jitter.describing()
+                {
+                    let reach = decoder.reach(packet);
+                    self.jitter.reaches(reach);
+                }
                 self.concealed = 0;
                 if self.absent > ANEW_BLOCKS {
                     decoder.reset();
@@ -240,6 +247,9 @@ impl Remote {
                 self.sound.extend_from_slice(decoder.recover(&following, samples));
             }
             Pull::Conceal(samples, later) => {
+                if let Some((packet, _)) = &later {
+                    self.jitter.reaches(decoder.reach(packet));
+                }
                 if let Some(restored) = later.and_then(|(packet, back)| decoder.dred(&packet, back, samples)) {
                     self.concealed = 0;
                     self.sound.extend_from_slice(restored);

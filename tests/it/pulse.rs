@@ -66,7 +66,7 @@ fn echo_process() {
                 }
                 Ok(EncodedFrame { payload, timestamp, .. }) = microphone.recv() => {
                     sequence = sequence.wrapping_add(1);
-                    leg.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival: Instant::now() });
+                    leg.push(ReceivedPacket { sequence, timestamp, payload, copy: false, dred: false, arrival: Instant::now() });
                 }
             }
         }

@@ -52,6 +52,14 @@ pub fn packet_samples(packet: &[u8]) -> Result<usize, Error> {
     check(unsafe { sys::opus_packet_get_nb_samples(packet.as_ptr(), length(packet.len()), HZ) })
 }
 
+/// Takes out of a packet what is no sound of its own time: padding and deep redundancy.
+pub fn unpad(packet: &mut Vec<u8>) -> Result<(), Error> {
+    // SAFETY: it reads and writes at most as many bytes as it is told, which are the packet's own.
+    let left = check(unsafe { sys::opus_packet_unpad(packet.as_mut_ptr(), length(packet.len())) })?;
+    packet.truncate(left);
+    Ok(())
+}
+
 /// A state of libopus that is owned here alone.
 struct Handle<T> {
     state: NonNull<T>,

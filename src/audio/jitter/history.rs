@@ -39,40 +39,29 @@ impl Offsets {
     }
 }
 
-/// What an arriving frame adds to what was there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// Nothing was there of it.
-    Whole,
-    /// It could already have been played from the next one's FEC.
-    Better,
-    /// It was there before, or is too old to know.
-    Nothing,
-}
+/// What a frame is worth that came itself, or as a copy.
+pub const WHOLE_TENTHS: i64 = 10;
 
-/// Which frames of late were there, by timestamp, so that a copy is told from news.
+/// Which frames of late were there and how well, by timestamp, so that a copy is told from news.
 #[derive(Default)]
 pub struct Frames {
-    /// Timestamp, and whether the frame itself was there; ordered.
-    recent: VecDeque<(i64, bool)>,
+    /// Timestamp, and how many tenths of its worth were there; ordered.
+    recent: VecDeque<(i64, i64)>,
 }
 
 impl Frames {
-    /// The frame itself has come.
-    pub fn came(&mut self, timestamp: i64) -> News {
+    /// So many tenths of a frame's worth have come; how many of them are news. What is too old to know is none.
+    pub fn came(&mut self, timestamp: i64, tenths: i64) -> i64 {
         match self.find(timestamp) {
-            Ok(at) => match std::mem::replace(&mut self.recent[at].1, true) {
-                true => News::Nothing,
-                false => News::Better,
-            },
-            Err(at) if self.insert(at, (timestamp, true)) => News::Whole,
-            Err(_) => News::Nothing,
+            Ok(at) => {
+                let known = &mut self.recent[at].1;
+                let news = (tenths - *known).max(0);
+                *known += news;
+                news
+            }
+            Err(at) if self.insert(at, (timestamp, tenths)) => tenths,
+            Err(_) => 0,
         }
-    }
-
-    /// Its FEC has come; true when nothing of it was there.
-    pub fn repairable(&mut self, timestamp: i64) -> bool {
-        self.find(timestamp).is_err_and(|at| self.insert(at, (timestamp, false)))
     }
 
     /// The sender began anew.
@@ -88,7 +77,7 @@ impl Frames {
         }
     }
 
-    fn insert(&mut self, mut at: usize, frame: (i64, bool)) -> bool {
+    fn insert(&mut self, mut at: usize, frame: (i64, i64)) -> bool {
         if self.recent.len() == FRAMES {
             if at == 0 {
                 return false;

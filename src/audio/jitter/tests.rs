@@ -95,6 +95,7 @@ impl Bench {
             timestamp: self.first_timestamp.wrapping_add(arrived.number.wrapping_mul(960)),
             payload: Bytes::from_static(self.payload),
             copy: arrived.behind.is_some(),
+            dred: false,
             arrival,
         }
     }

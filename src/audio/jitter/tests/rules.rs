@@ -49,7 +49,7 @@ fn pulls(packets: &[(u32, ReceivedPacket)], until_ms: u32, buffer: &mut JitterBu
 fn sent(buffer: &JitterBuffer, sequence: u16, at_ms: u32) -> (u32, ReceivedPacket) {
     let arrival = buffer.epoch + Duration::from_millis(u64::from(at_ms) + 5);
     let payload = Bytes::from_static(PLAIN);
-    (at_ms + 5, ReceivedPacket { sequence, timestamp: at_ms * 48, payload, copy: false, arrival })
+    (at_ms + 5, ReceivedPacket { sequence, timestamp: at_ms * 48, payload, copy: false, dred: false, arrival })
 }
 
 #[test]
@@ -196,6 +196,7 @@ fn a_flood_is_bounded_and_garbage_is_dropped() {
                 _ => PLAIN,
             }),
             copy: round % 5 == 0,
+            dred: round % 2 == 0,
             arrival: epoch + Duration::from_micros(round * 50),
         });
         assert!(buffer.packets.len() <= MAX_PACKETS);
