@@ -197,6 +197,16 @@ mod tests {
     }
 
     #[test]
+    fn only_the_same_libopus_is_the_same() {
+        let text = sdp(&line("AB"));
+        let announced = announced(&text);
+        assert!(has_same_libopus(&announced) && check(&announced, &SEALED).is_ok());
+        assert!(!has_same_libopus(&text));
+        assert!(!has_same_libopus(&announced.replace(LIBOPUS, "a=telecon-libopus:another ")));
+        assert!(!has_same_libopus(&super::announced(&announced)), "said twice");
+    }
+
+    #[test]
     fn candidates_are_taken_out_of_the_description() {
         let candidate = "candidate:1 1 udp 2130706431 192.0.2.1 4000 typ host";
         let text = sdp(&line("AB"));

@@ -142,6 +142,26 @@ fn deep_redundancy_brings_back_what_concealment_cannot() {
 }
 
 #[test]
+fn a_packet_without_its_deep_redundancy_sounds_the_same_and_is_as_small_as_was_reckoned() {
+    let clip = speech(4.0);
+    let (mut encoder, mut one, mut other) = (Encoder::new().unwrap(), Decoder::new().unwrap(), Decoder::new().unwrap());
+    encoder.set(deep_redundancy()).unwrap();
+    let (mut bytes, mut bare_bytes) = (0, 0);
+    for frame in clip.as_chunks::<FRAME_SAMPLES>().0 {
+        let packet = encoder.encode(frame).unwrap();
+        let bare = without_dred(&packet);
+        assert_eq!(one.reach(&bare), 0);
+        assert_eq!(one.decode(&packet, FRAME_SAMPLES), other.decode(&bare, FRAME_SAMPLES));
+        (bytes, bare_bytes) = (bytes + packet.len(), bare_bytes + bare.len());
+    }
+    let reckoned = f64::from(without_dred_bps(40_500)) / 40_500.0;
+    let share = bare_bytes as f64 / bytes as f64;
+    println!("{share:.2} is left, {reckoned:.2} was reckoned");
+    assert!((share - reckoned).abs() < 0.1);
+    assert_eq!(without_dred(&Bytes::from_static(&[3, 0xff])), Bytes::from_static(&[3, 0xff]), "no Opus");
+}
+
+#[test]
 fn deep_redundancy_is_used_only_as_far_as_it_reaches() {
     let clip = speech(2.0);
     let (mut encoder, mut decoder) = (Encoder::new().unwrap(), Decoder::new().unwrap());

@@ -74,6 +74,23 @@ fn a_few_legs_make_the_voice_no_worse_than_clear_for_the_others() {
 }
 
 #[test]
+fn deep_redundancy_is_sent_when_all_who_hear_ask_for_it_and_never_at_constant_bitrate() {
+    let deep = Wish { bitrate_bps: 40_500, dred: true, ..WISH };
+    let holds = |wishes: &[Wish], constant_bitrate| {
+        let mut bench = bench(wishes.len() as u64, constant_bitrate);
+        bench.legs.iter().zip(wishes).for_each(|(leg, wish)| leg.set(Some(*wish)));
+        let frames = bench.say(&speech(2.0), false);
+        let frame = frames.last().unwrap();
+        let found = Decoder::new().unwrap().reach(&frame.payload) > 0;
+        assert_eq!(found, frame.copy_bps < frame.bitrate_bps, "copies are known to be less");
+        found
+    };
+    assert!(holds(&[deep], false) && holds(&[deep, deep, deep], false));
+    assert!(!holds(&[deep, deep, WISH], false), "one of them hears well");
+    assert!(!holds(&[deep], true));
+}
+
+#[test]
 fn what_most_legs_need_holds_for_all() {
     for (narrow, legs) in [(2, 2), (2, 3), (16, 31)] {
         let wishes: Vec<Wish> = (0..legs).map(|leg| if leg < narrow { WORST } else { WISH }).collect();

@@ -135,6 +135,41 @@ fn random_loss_is_repaired_within_the_budget_and_without_swinging() {
 }
 
 #[test]
+fn hopeless_loss_gets_deep_redundancy_and_what_is_less_never_does() {
+    let last = |loss, seconds| call(seconds, random(loss, 1)).plans.last().unwrap().wish;
+    for loss in [0.4, 0.5, 0.6, 0.7] {
+        let course = call(30, random(loss, 2));
+        course.tell(&format!("{:.0} % random", loss * 100.0));
+        let (begins, plans) = (10 * 50, &course.plans);
+        assert!(plans[begins..].iter().all(|plan| plan.wish.dred && !plan.wish.fec), "without flickering");
+        assert!(plans[begins..].iter().all(|plan| plan.near == [1, 2, 3] && plan.far_ms.is_none()));
+        assert!(plans.iter().all(|plan| wire_kbps(plan.wish, plan.near.len()) <= 150.0));
+    }
+    assert!(!last(0.3, 60).dred && !last(0.2, 60).dred);
+    let mut bad = random(0.5, 3);
+    let healed = call(60, |ms| ms < 30_000 && bad(ms));
+    assert!(healed.plans[25 * 50].wish.dred && !healed.plans[40 * 50].wish.dred);
+}
+
+#[test]
+fn deep_redundancy_is_for_peers_that_read_it_and_for_open_paths() {
+    let start = Instant::now();
+    let mut lost = random(0.5, 1);
+    let fate = |lost| if lost { Fate::Lost } else { Fate::Arrived { transit_us: None } };
+    let outcomes: Vec<Outcome> =
+        (0..300).map(|n| Outcome { sent: start, length_ms: 20, fate: fate(lost(n)) }).collect();
+    let dred = |circumstances| {
+        let mut adaptation = Adaptation::new(start);
+        adaptation.learn(&outcomes, 90.0, start);
+        adaptation.plan(start, circumstances).wish.dred
+    };
+    assert!(dred(circumstances()));
+    assert!(!dred(Circumstances { dred: false, ..circumstances() }));
+    assert!(!dred(Circumstances { redundancy: false, ..circumstances() }));
+    assert!(!dred(Circumstances { legs: 8, ..circumstances() }), "nothing is left for it");
+}
+
+#[test]
 fn outages_get_a_copy_farther_back_than_they_last() {
     for seed in 0..3 {
         let course = call(60, outages(seed));

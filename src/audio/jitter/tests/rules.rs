@@ -180,6 +180,51 @@ fn stray_packets_and_copies_change_nothing() {
     assert_eq!(buffer.stats().by_copy, 0);
 }
 
+/// A frame of 2.5 ms.
+const SHORT: &[u8] = &[28 << 3, 0];
+
+#[test]
+fn packets_are_looked_into_for_deep_redundancy_at_most_once_for_10_ms_that_are_missing() {
+    for (payload, ms_tenths, there) in [(SHORT, 25_u32, 1), (SHORT, 25, 4), (PLAIN, 200, 1), (PLAIN, 200, 3)] {
+        for dred in [false, true] {
+            let mut buffer = JitterBuffer::new(Instant::now());
+            let packets: Vec<_> = (0..20_000 / ms_tenths)
+                .filter(|n| n / there % 2 == 0)
+                .map(|n| {
+                    let at_ms = n * ms_tenths / 10;
+                    let (arrival, packet) = sent(&buffer, n as u16, at_ms);
+                    let timestamp = n * ms_tenths * 48 / 10;
+                    (arrival, ReceivedPacket { payload: Bytes::from_static(payload), timestamp, dred, ..packet })
+                })
+                .collect();
+            let pulled = pulls(&packets, 2_000, &mut buffer);
+            let looks = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Conceal(_, Some(_)))).count();
+            let made_up: usize =
+                pulled.iter().map(|(_, pull)| if let Pull::Conceal(samples, _) = pull { *samples } else { 0 }).sum();
+            println!("{ms_tenths} {there} {dred}: {looks} looks, {} ms made up", made_up / 48);
+            assert!(looks * BLOCK_SAMPLES <= made_up);
+            assert!(dred || looks == 0, "not agreed upon");
+        }
+    }
+}
+
+#[test]
+fn what_is_described_later_is_waited_for() {
+    let wait_ms = |reach| {
+        let mut buffer = JitterBuffer::new(Instant::now());
+        buffer.reaches(reach);
+        let mut dice = Dice(5);
+        let packets: Vec<_> = (0..400).filter(|_| dice.roll() < 0.5).map(|n| sent(&buffer, n as u16, 20 * n)).collect();
+        let packets: Vec<_> =
+            packets.into_iter().map(|(at, packet)| (at, ReceivedPacket { dred: true, ..packet })).collect();
+        pulls(&packets, 7_900, &mut buffer);
+        buffer.stats().target_ms
+    };
+    let (without, with) = (wait_ms(0), wait_ms(9_600));
+    println!("{without:.0} ms, and {with:.0} ms where 200 ms are described");
+    assert!(without < 10.0 && (60.0..=200.0).contains(&with));
+}
+
 #[test]
 fn a_flood_is_bounded_and_garbage_is_dropped() {
     let epoch = Instant::now();
