@@ -31,7 +31,7 @@ mod resample;
 mod speech;
 mod stretch;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tone;
@@ -43,7 +43,9 @@ mod watch;
 #[doc(hidden)]
 pub mod bench {
     pub use super::{
+        jitter::{JitterBuffer, Pull},
         mixer::{Limiter, add},
+        processing::{Processing, Stages},
         remote::Remote,
     };
 }
@@ -103,6 +105,8 @@ pub struct EncodedFrame {
     pub timestamp: u32,
     /// Its length, in samples at 48 kHz.
     pub samples: u32,
+    /// What the encoder aims at, for all who hear it.
+    pub bitrate_bps: u32,
     /// The legs it was spoken to; no other may send it.
     pub to: Arc<BTreeSet<LegId>>,
 }
@@ -233,8 +237,6 @@ pub struct LegAudioStats {
     pub recovered_by_copy: u64,
     /// Frames that were lost and played from the next one's in-band FEC.
     pub recovered_by_fec: u64,
-    /// Pieces of lost frames, 20 ms at most, that were restored from a later one's deep redundancy (DRED).
-    pub recovered_by_dred: u64,
     /// Frames that came after their place was played.
     pub late: u64,
     /// Times that the delay was changed by stretching sound.
@@ -498,9 +500,9 @@ impl LegInput {
         drop(self.slots.push(packet));
     }
 
-    /// Says how this leg would like the own voice to be encoded; the latest holds. Never blocks and wakes nothing: it
-    /// counts from the next frame on.
-    pub fn wish(&mut self, wish: Wish) {
+    /// Says how this leg would like the own voice to be encoded, or that it has no say; the latest holds. Never blocks and
+    /// wakes nothing: it counts from the next frame on.
+    pub fn wish(&mut self, wish: Option<Wish>) {
         self.wish.set(wish);
     }
 }

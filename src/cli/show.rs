@@ -388,12 +388,11 @@ fn shares(legs: &[Value]) -> String {
         "DEVICE",
         "BY COPY",
         "BY FEC",
-        "BY DRED",
         "LATE",
         "STRETCHES",
     ];
     let stages = ["capture", "processing", "frame", "network", "jitter_buffer", "decoded", "ring", "device"];
-    let frames = ["recovered_by_copy", "recovered_by_fec", "recovered_by_dred", "late", "stretches"];
+    let frames = ["recovered_by_copy", "recovered_by_fec", "late", "stretches"];
     let row = |leg: &Value| {
         let stages = stages.iter().map(|stage| figure(&leg["delay_ms"][*stage]));
         let frames = frames.iter().map(|key| figure(&leg[*key]));
