@@ -200,8 +200,6 @@ impl Engine {
         };
         engine.effects.push_back(Effect::SetContacts(acquainted));
         engine.output(Output::Subscribe(inbox));
-        // With push-to-talk the microphone is muted from the first moment on.
-        engine.change_plan();
         engine
     }
 
