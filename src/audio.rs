@@ -204,7 +204,7 @@ pub struct AudioStatus {
     pub processing: Vec<String>,
     /// What does not work: cause and remedy in one sentence each.
     pub problem: Option<String>,
-    /// The audio thread has real-time priority, from RealtimeKit.
+    /// The audio thread has real-time priority, from RealtimeKit; it is given back when sound costs too much.
     pub realtime: bool,
     /// `file` backend: unix time in µs at which sample 0 of the present pass of the input file was spoken.
     pub input_started_unix_us: Option<u64>,

@@ -18,6 +18,7 @@ use super::{
     opener::Opener,
     port::{Opened, Port},
     processing::{Processing, Stages},
+    realtime,
     recording::Tap,
     remote::Remote,
     speech::{OwnVoice, SpeechDetector},
@@ -389,6 +390,10 @@ impl Engine {
             return;
         }
         self.report_at = now + if self.trial.is_some() { METER } else { REPORT };
+        if realtime::was_given_back() {
+            tracing::warn!("this machine is too busy for sound at real-time priority; it goes on without");
+            self.shared.board().status.realtime = false;
+        }
         self.legs.retain(|_, leg| !leg.is_abandoned());
         self.voices.retain(|id, _| self.legs.contains_key(id));
         self.uplink.forget_abandoned_legs();

@@ -1,4 +1,4 @@
-//! Safe handles of libopus: the encoder, the decoder and what it keeps of deep redundancy (DRED). The crate's only `unsafe`.
+//! Safe handles of libopus: the encoder, the decoder and what it keeps of deep redundancy (DRED).
 //!
 //! It says what libopus can do, and nothing of how telecon uses it: that is [`super`].
 #![expect(unsafe_code, reason = "libopus is a C library; no safe crate reaches its decoder complexity and its DRED")]
