@@ -171,24 +171,22 @@ pub fn open_output(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn 
     let fail = |why: String| format!("the speaker {name} does not open ({why}); see `telecon devices`");
     let chosen = Chosen::of(&device, Direction::Output).map_err(fail)?;
     let rate_hz = chosen.config.sample_rate;
-    let (producer, consumer) = rtrb::RingBuffer::new((rate_hz / RING_SHARE) as usize);
     let broken = Broken::new(waker.clone(), format!("the speaker {name}"));
+    let opened = |name| Opened { backend: backend_name(&host).into(), device: name, instead };
+    if host.id() == HostId::PulseAudio && chosen.is_as_inside() {
+        return Ok((Box::new(pulse_stream::play(&name, waker, broken).map_err(fail)?), opened(name)));
+    }
+    let (producer, consumer) = rtrb::RingBuffer::new((rate_hz / RING_SHARE) as usize);
     let gauge = Arc::new(Gauge::default());
     let channels = chosen.config.channels.into();
     let end = OutputEnd { ring: consumer, channels, waker, gauge: gauge.clone(), primed: false };
-    let stream: Box<dyn Send> = if host.id() == HostId::PulseAudio && chosen.is_as_inside() {
-        let told = broken.clone();
-        Box::new(pulse_stream::play(&name, end, move |why| told.stop(&why)).map_err(fail)?)
-    } else {
-        let stream = match chosen.format {
-            SampleFormat::I16 => output_stream::<i16>(&device, chosen.config, end, broken.clone()),
-            SampleFormat::I32 => output_stream::<i32>(&device, chosen.config, end, broken.clone()),
-            _ => output_stream::<f32>(&device, chosen.config, end, broken.clone()),
-        };
-        started(stream).map_err(fail)?
+    let stream = match chosen.format {
+        SampleFormat::I16 => output_stream::<i16>(&device, chosen.config, end, broken.clone()),
+        SampleFormat::I32 => output_stream::<i32>(&device, chosen.config, end, broken.clone()),
+        _ => output_stream::<f32>(&device, chosen.config, end, broken.clone()),
     };
+    let stream = started(stream).map_err(fail)?;
     let resampler = Outward::new(rate_hz).map_err(fail)?;
-    let opened = Opened { backend: backend_name(&host).into(), device: name, instead };
     let output = DeviceOutput {
         _stream: stream,
         ring: producer,
@@ -199,7 +197,7 @@ pub fn open_output(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn 
         window_ends: Instant::now() + PERIOD_WINDOW,
         broken,
     };
-    Ok((Box::new(output), opened))
+    Ok((Box::new(output), opened(name)))
 }
 
 struct DeviceInput {
@@ -305,7 +303,7 @@ impl Playback for DeviceOutput {
 }
 
 /// What a stream's error callback leaves for the audio thread. Errors are not real-time: a lock is fine there.
-struct Broken {
+pub struct Broken {
     what: String,
     why: Mutex<Option<String>>,
     waker: Waker,
@@ -326,13 +324,15 @@ impl Broken {
         }
     }
 
-    fn stop(&self, why: &str) {
+    /// It does not work any more.
+    pub fn stop(&self, why: &str) {
         let why = format!("{} stopped ({why}); it is tried again every few seconds", self.what);
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         self.waker.wake();
     }
 
-    fn take(&self) -> Option<String> {
+    /// Why it does not, once.
+    pub fn take(&self) -> Option<String> {
         self.why.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
