@@ -4,10 +4,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use divan::{Bencher, black_box};
-use telecon::audio::{
-    FRAME_SAMPLES, ReceivedPacket,
-    bench::{Limiter, Remote, add},
-    codec::{Decoder, Encoder, Settings},
+use telecon::{
+    audio::{
+        FRAME_SAMPLES, ReceivedPacket,
+        bench::{JitterBuffer, Limiter, Processing, Pull, Remote, Stages, add},
+        codec::{Decoder, Encoder, Settings},
+    },
+    config,
 };
 
 const BLOCK_SAMPLES: usize = FRAME_SAMPLES / 2;
@@ -34,27 +37,20 @@ fn packets(settings: Settings) -> Vec<Bytes> {
     speech().iter().map(|frame| encoder.encode(frame).expect("a packet")).collect()
 }
 
-const DEEP: Settings = Settings { bitrate_bps: 48_000, fec: false, expected_loss_percent: 20, dred_ms: 500, ..PLAIN };
-const PLAIN: Settings = Settings {
-    bitrate_bps: 32_000,
-    constant_bitrate: false,
-    dtx: false,
-    fec: false,
-    expected_loss_percent: 0,
-    dred_ms: 0,
-};
+const PLAIN: Settings =
+    Settings { bitrate_bps: 32_000, constant_bitrate: false, dtx: false, fec: false, expected_loss_percent: 0 };
 const FEC: Settings = Settings { fec: true, expected_loss_percent: 10, ..PLAIN };
 const CLEAR: Settings = Settings { bitrate_bps: 64_000, ..PLAIN };
 const CONSTANT: Settings = Settings { constant_bitrate: true, ..PLAIN };
 
-#[divan::bench(args = [("32 kbit/s", PLAIN), ("FEC", FEC), ("64 kbit/s", CLEAR), ("constant", CONSTANT), ("DRED", DEEP)].map(Named))]
+#[divan::bench(args = [("32 kbit/s", PLAIN), ("FEC", FEC), ("64 kbit/s", CLEAR), ("constant", CONSTANT)].map(Named))]
 fn encode(bencher: Bencher, settings: &Named) {
     let mut frames = speech().into_iter().cycle();
     let mut encoder = encoder(settings.0.1);
     bencher.with_inputs(|| frames.next().expect("speech")).bench_local_values(|frame| encoder.encode(&frame));
 }
 
-#[divan::bench(args = [("32 kbit/s", PLAIN), ("FEC", FEC), ("64 kbit/s", CLEAR), ("DRED", DEEP)].map(Named))]
+#[divan::bench(args = [("32 kbit/s", PLAIN), ("FEC", FEC), ("64 kbit/s", CLEAR)].map(Named))]
 fn decode(bencher: Bencher, settings: &Named) {
     let mut packets = packets(settings.0.1).into_iter().cycle();
     let mut decoder = Decoder::new().expect("a decoder");
@@ -83,41 +79,111 @@ fn conceal(bencher: Bencher) {
         .bench_local_values(|_| decoder.borrow_mut().conceal(FRAME_SAMPLES).len());
 }
 
-/// A lost frame from the deep redundancy of a packet 100 ms later, which is read for it.
-#[divan::bench]
-fn dred(bencher: Bencher) {
-    let mut packets = packets(DEEP).into_iter().cycle();
-    let decoder = std::cell::RefCell::new(Decoder::new().expect("a decoder"));
-    let next = || {
-        let packet = packets.next().expect("speech");
-        decoder.borrow_mut().decode(&packet, FRAME_SAMPLES);
-        packet
-    };
-    bencher.with_inputs(next).bench_local_values(|packet| {
-        decoder.borrow_mut().dred(&packet, 5 * FRAME_SAMPLES, FRAME_SAMPLES).map(|sound| sound.len())
-    });
+/// The packets of a participant; `lost` says of which nothing comes, and nothing means that none is.
+fn stream(
+    packets: Vec<Bytes>,
+    samples: u32,
+    epoch: Instant,
+    lost: Option<u32>,
+) -> impl FnMut() -> Option<ReceivedPacket> {
+    let mut number = 0_u32;
+    move || {
+        let (sequence, timestamp) = (number as u16, number.wrapping_mul(samples));
+        let payload = packets[number as usize % packets.len()].clone();
+        let arrival = epoch + Duration::from_micros(u64::from(number) * u64::from(samples) * 1000 / 48);
+        number += 1;
+        let comes = lost.is_none_or(|every| !number.is_multiple_of(every));
+        comes.then_some(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival })
+    }
 }
 
-/// Two blocks of one participant: jitter buffer, decoder, gain; the packets come as they should, or every tenth does not.
-#[divan::bench(args = [0, 10])]
-fn leg(bencher: Bencher, loss_percent: u32) {
+/// Two blocks of one participant: jitter buffer, decoder, gain. The packets come as they should, or every tenth does not; or
+/// they are the dearest that somebody can send: as short as possible, and every second is missing.
+#[divan::bench(args = ["as it should be", "10 % loss", "holes of 2.5 ms"])]
+fn leg(bencher: Bencher, packets_come: &str) {
     let epoch = Instant::now();
     let (mut slots, taken) = rtrb::RingBuffer::new(8);
     let mut leg = Remote::new(taken, epoch);
-    let packets = packets(FEC);
+    let mut short = encoder(CLEAR);
+    let shortest = || speech().iter().flat_map(|frame| frame.as_chunks::<120>().0.to_vec()).collect::<Vec<_>>();
+    let (packets, samples, lost) = match packets_come {
+        "10 % loss" => (packets(FEC), FRAME_SAMPLES as u32, Some(10)),
+        "holes of 2.5 ms" => {
+            (shortest().iter().map(|frame| short.encode(frame).expect("a packet")).collect(), 120, Some(2))
+        }
+        _ => (packets(FEC), FRAME_SAMPLES as u32, None),
+    };
+    let mut next = stream(packets, samples, epoch, lost);
     let mut number = 0_u32;
     bencher.bench_local(|| {
         let now = epoch + Duration::from_millis(20) * number;
-        let (sequence, timestamp) = (number as u16, number.wrapping_mul(FRAME_SAMPLES as u32));
-        let payload = packets[number as usize % packets.len()].clone();
         number += 1;
-        if loss_percent == 0 || !number.is_multiple_of(100 / loss_percent) {
-            drop(slots.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival: now }));
+        for _ in 0..FRAME_SAMPLES as u32 / samples {
+            if let Some(packet) = next() {
+                drop(slots.push(ReceivedPacket { arrival: now, ..packet }));
+            }
         }
         leg.receive(true);
         let first = leg.block(now, &mut false);
         (first, leg.block(now + Duration::from_millis(10), &mut false))
     });
+}
+
+/// 20 ms of one participant through the jitter buffer alone: a packet in, and what is to be decoded out.
+#[divan::bench(args = ["as it should be", "10 % loss", "10 % loss, copies"])]
+fn jitter_buffer(bencher: Bencher, packets_come: &str) {
+    let epoch = Instant::now();
+    let mut buffer = JitterBuffer::new(epoch);
+    let lost = (packets_come != "as it should be").then_some(10);
+    let copies = packets_come.ends_with("copies");
+    let mut next = stream(packets(PLAIN), FRAME_SAMPLES as u32, epoch, lost);
+    let mut number = 0_u32;
+    bencher.bench_local(|| {
+        number += 1;
+        if let Some(packet) = next() {
+            let behind = |frames: u32| packet.timestamp.wrapping_sub(frames * FRAME_SAMPLES as u32);
+            for timestamp in (1..=if copies { 2 } else { 0 }).rev().map(behind) {
+                buffer.push(ReceivedPacket { timestamp, copy: true, ..packet.clone() });
+            }
+            buffer.push(packet);
+        }
+        let pull: Pull = buffer.pull(epoch + Duration::from_millis(20) * number, 0);
+        (pull, buffer.advice(FRAME_SAMPLES))
+    });
+}
+
+/// What is done to 10 ms of the microphone's sound while somebody else is heard: each part alone, and all of them.
+#[divan::bench(args = ["high-pass", "echo", "noise", "gain", "all"])]
+fn process(bencher: Bencher, part: &str) {
+    let is_on = |name: &str| part == name || part == "all";
+    let stages = Stages::of(&config::Audio {
+        high_pass: is_on("high-pass"),
+        echo_cancellation: is_on("echo"),
+        noise_suppression: is_on("noise"),
+        auto_gain: is_on("gain"),
+        ..config::Audio::default()
+    });
+    let mut processing = Processing::new(stages).expect("something to do");
+    let blocks: Vec<[f32; BLOCK_SAMPLES]> = speech().iter().flat_map(|frame| frame.as_chunks().0.to_vec()).collect();
+    let mut number = 0;
+    let mut next = || {
+        number += 1;
+        let at = |block: usize| blocks[block % blocks.len()];
+        // Half a second later, and its echo.
+        let mut captured = at(number + 50);
+        captured.iter_mut().zip(at(number + blocks.len() - 6)).for_each(|(near, echo)| *near += 0.3 * echo);
+        (at(number), captured)
+    };
+    let mut both = |(played, mut captured)| {
+        processing.played(&played);
+        processing.captured(&mut captured, 60.0);
+        captured
+    };
+    // What it costs once it knows the room.
+    for _ in 0..500 {
+        both(next());
+    }
+    bencher.with_inputs(next).bench_local_values(both);
 }
 
 /// 10 ms of so many voices into one sum below the limit.

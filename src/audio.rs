@@ -31,7 +31,7 @@ mod resample;
 mod speech;
 mod stretch;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tone;
@@ -43,14 +43,15 @@ mod watch;
 #[doc(hidden)]
 pub mod bench {
     pub use super::{
+        jitter::{JitterBuffer, Pull},
         mixer::{Limiter, add},
+        processing::{Processing, Stages},
         remote::Remote,
     };
 }
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, sync_channel},
@@ -73,7 +74,7 @@ use crate::{
 pub use codec::{PAUSE, is_pause};
 pub use device::{NO_PIPEWIRE, devices};
 pub use file::check_clip;
-pub use recording::{NewRecording, RecordingError, RecordingStatus};
+pub use recording::{NewRecording, Recording, RecordingError, RecordingStatus};
 pub use trial::{MAX_SECONDS as MAX_TEST_SECONDS, MicTest};
 pub use uplink::Wish;
 
@@ -110,6 +111,8 @@ pub struct EncodedFrame {
     pub timestamp: u32,
     /// Its length, in samples at 48 kHz.
     pub samples: u32,
+    /// What the encoder aims at, for all who hear it.
+    pub bitrate_bps: u32,
     /// The legs it was spoken to; no other may send it.
     pub to: Arc<BTreeSet<LegId>>,
 }
@@ -151,6 +154,8 @@ pub enum AudioEvent {
     FirstAudio(LegId),
     /// The user speaks while the plan says `muted`: told at once after each mute, then at most every five seconds.
     TalkedWhileMuted,
+    /// The files of a recording are there, or cannot be: [`Audio::made_recording`] says which.
+    RecordingMade,
     /// A recording cannot be written any further: [`Audio::recording`] says why.
     RecordingFailed,
     /// Somebody began or ceased to speak, as heard here.
@@ -238,8 +243,6 @@ pub struct LegAudioStats {
     pub recovered_by_copy: u64,
     /// Frames that were lost and played from the next one's in-band FEC.
     pub recovered_by_fec: u64,
-    /// Pieces of lost frames, 20 ms at most, that were restored from a later one's deep redundancy (DRED).
-    pub recovered_by_dred: u64,
     /// Frames that came after their place was played.
     pub late: u64,
     /// Times that the delay was changed by stretching sound.
@@ -295,6 +298,8 @@ pub struct Audio {
     ended: Mutex<Receiver<()>>,
     /// Of the latest recording. Held for a copy only.
     recorder: Mutex<Option<recording::Running>>,
+    /// What became of the files of the next one.
+    made: Arc<Mutex<Option<Result<Recording, RecordingError>>>>,
 }
 
 impl Audio {
@@ -323,7 +328,15 @@ impl Audio {
             shared.board().status.problem = Some(problem);
         }
         let thread = thread.ok().map(|thread| thread.thread().clone());
-        Self { shared, microphone, events, thread, ended: Mutex::new(ended), recorder: Mutex::default() }
+        Self {
+            shared,
+            microphone,
+            events,
+            thread,
+            ended: Mutex::new(ended),
+            recorder: Mutex::default(),
+            made: Arc::default(),
+        }
     }
 
     /// Sets what is to be captured and played; the latest plan holds. Never blocks.
@@ -408,22 +421,34 @@ impl Audio {
         self.wake();
     }
 
-    /// Begins a recording, in place of one that may still run, and returns its directory. Blocks are written while the plan's
-    /// `recording` names the call. Waits for the disk.
+    /// Has the files of a recording made, however long the disk takes: [`AudioEvent::RecordingMade`] follows. Never blocks.
     ///
     /// # Errors
-    /// When nothing can be written there; nothing has changed then.
-    pub fn start_recording(&self, new: &NewRecording) -> Result<PathBuf, RecordingError> {
-        let events = self.events.clone();
-        let failed = move || {
-            let _daemon_gone = events.blocking_send(AudioEvent::RecordingFailed);
+    /// When there is no thread for it.
+    pub fn make_recording(&self, new: NewRecording) -> Result<(), RecordingError> {
+        let (events, failed, slot) = (self.events.clone(), self.events.clone(), self.made.clone());
+        let made = move |recording| {
+            *lock(&slot) = Some(recording);
+            let _daemon_gone = events.blocking_send(AudioEvent::RecordingMade);
         };
-        let (tap, recorder) = recording::start(new, failed)?;
-        let directory = recorder.status().directory;
-        *self.recorder() = Some(recorder);
+        let failed = move || {
+            let _daemon_gone = failed.blocking_send(AudioEvent::RecordingFailed);
+        };
+        recording::start(new, made, failed)
+    }
+
+    /// What became of the files that [`Self::make_recording`] asked for last, once. Never blocks.
+    pub fn made_recording(&self) -> Option<Result<Recording, RecordingError>> {
+        lock(&self.made).take()
+    }
+
+    /// Begins the recording, in place of one that may still run. Blocks are written while the plan's `recording` names the call.
+    /// Never blocks.
+    pub fn start_recording(&self, recording: Recording) {
+        let Recording { tap, running } = recording;
+        *lock(&self.recorder) = Some(running);
         self.shared.inbox().tap = Some(Some(tap));
         self.wake();
-        Ok(directory)
     }
 
     /// Ends the recording, if there is one; its files are completed in a moment. Never blocks.
@@ -434,12 +459,7 @@ impl Audio {
 
     /// The latest recording, also when it has ended. Never blocks.
     pub fn recording(&self) -> Option<RecordingStatus> {
-        self.recorder().as_ref().map(recording::Running::status)
-    }
-
-    fn recorder(&self) -> MutexGuard<'_, Option<recording::Running>> {
-        // Nobody panics while holding it.
-        self.recorder.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.recorder).as_ref().map(recording::Running::status)
     }
 
     /// Where sound comes from and goes to. Never blocks.
@@ -467,11 +487,16 @@ impl Drop for Audio {
         if ended.recv_timeout(CLOSES_IN) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("a sound device or its file hangs; the end does not wait for it");
         }
-        if let Some(recorder) = self.recorder().take() {
+        if let Some(recorder) = lock(&self.recorder).take() {
             // It ends with the audio thread. A disk that hangs holds nothing up.
             recorder.wait(LAST_PAGES);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nobody panics while holding it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where a leg's task puts what it receives, and says how its path wants the own voice encoded.
@@ -502,9 +527,9 @@ impl LegInput {
         drop(self.slots.push(packet));
     }
 
-    /// Says how this leg would like the own voice to be encoded; the latest holds. Never blocks and wakes nothing: it
-    /// counts from the next frame on.
-    pub fn wish(&mut self, wish: Wish) {
+    /// Says how this leg would like the own voice to be encoded, or that it has no say; the latest holds. Never blocks and
+    /// wakes nothing: it counts from the next frame on.
+    pub fn wish(&mut self, wish: Option<Wish>) {
         self.wish.set(wish);
     }
 }

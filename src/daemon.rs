@@ -12,7 +12,8 @@
 //! only place that tells the core the time. The `select!` is biased in the order of the picture, so that strangers, who can only
 //! reach the last branch, never make the user wait.
 //!
-//! Nothing here awaits slow work: dialling and listing devices run in tasks with replies of their own, at most `MAX_TASKS` at once.
+//! Nothing here awaits slow work: dialling and listing devices run in tasks with replies of their own, at most `MAX_TASKS` at once,
+//! and a recording's own thread makes its files.
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +42,7 @@ use crate::{
     leg::{IceConfig, Leg},
     net::{Net, NetError, NetEvent},
     proto::{
-        id::{Did, LegId},
+        id::{CallId, Did, LegId},
         io::{CallState, Event, Input, LegEvent, Now, Request},
         node::Node,
         seal::{Rejected, Sealer},
@@ -163,6 +164,8 @@ struct Daemon {
     store: Store,
     /// Where recordings are kept, unless the user names another place.
     recordings: PathBuf,
+    /// The call that is to be recorded, and who asked for it, while the files are being made.
+    to_record: Option<(CallId, requests::Asked)>,
     people: People,
     rung: Rung,
     journal: Journal,
@@ -294,6 +297,7 @@ impl Daemon {
             AudioEvent::TalkedWhileMuted if self.config.audio.push_to_talk => {}
             AudioEvent::TalkedWhileMuted => self.tell(Event::TalkedWhileMuted, now),
             AudioEvent::Speaking { who, speaking } => self.speaks(who, speaking, now),
+            AudioEvent::RecordingMade => self.recording_made(now),
             AudioEvent::RecordingFailed => self.recording_failed(now),
             AudioEvent::Changed => self.audio_changed(now),
         }

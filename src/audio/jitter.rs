@@ -67,9 +67,8 @@ pub enum Pull {
     Packet(Bytes),
     /// So many samples are lost; the packet follows them and holds FEC of their end.
     Recover(Bytes, usize),
-    /// So many samples are missing; the next packet that is there, so many samples after their beginning, may describe
-    /// them (DRED): tell with [`JitterBuffer::restored`] when it did.
-    Conceal(usize, Option<(Bytes, usize)>),
+    /// So many samples are missing.
+    Conceal(usize),
     /// The sender said that it stops here: let the sound end.
     Pause,
 }
@@ -113,8 +112,6 @@ pub struct JitterStats {
     pub by_copy: u64,
     /// Frames that were lost and played from the next one's in-band FEC.
     pub by_fec: u64,
-    /// Pieces of lost frames that were restored from a later one's deep redundancy.
-    pub by_dred: u64,
     /// Frames that came after their place was played.
     pub late: u64,
     /// Changes of the delay by stretching time.
@@ -290,7 +287,7 @@ impl JitterBuffer {
             None if self.concealed >= MAX_CONCEALED => self.rest(),
             None => {
                 self.unsure += FRAME;
-                self.conceal(FRAME, None)
+                self.conceal(FRAME)
             }
         }
     }
@@ -340,12 +337,6 @@ impl JitterBuffer {
         self.offsets.shift((left + samples).div_euclid(BLOCK) * BLOCK);
         self.since_stretch = 0;
         self.counts.stretches += 1;
-    }
-
-    /// What was pulled last as missing was restored from deep redundancy.
-    pub fn restored(&mut self, samples: usize) {
-        self.reception.restored(samples as i64);
-        self.counts.by_dred += 1;
     }
 
     /// Present figures.
@@ -518,8 +509,8 @@ impl JitterBuffer {
                 self.reception.played(hole);
                 Pull::Recover(payload, usize::try_from(hole).unwrap_or(FRAME_SAMPLES))
             }
-            Some(samples) if hole > samples => self.conceal_loss((hole - samples).min(FRAME), hole),
-            Some(_) | None => self.conceal_loss(hole.min(FRAME), hole),
+            Some(samples) if hole > samples => self.conceal_loss((hole - samples).min(FRAME)),
+            Some(_) | None => self.conceal_loss(hole.min(FRAME)),
         }
     }
 
@@ -530,15 +521,14 @@ impl JitterBuffer {
         self.play(now)
     }
 
-    fn conceal_loss(&mut self, samples: i64, hole: i64) -> Pull {
+    fn conceal_loss(&mut self, samples: i64) -> Pull {
         self.reception.made_up(samples);
-        let later = self.packets.front().map(|front| (front.payload.clone(), usize::try_from(hole).unwrap_or(0)));
-        self.conceal(samples, later)
+        self.conceal(samples)
     }
 
-    fn conceal(&mut self, samples: i64, later: Option<(Bytes, usize)>) -> Pull {
+    fn conceal(&mut self, samples: i64) -> Pull {
         self.concealed += samples;
-        Pull::Conceal(usize::try_from(samples).unwrap_or(FRAME_SAMPLES), later)
+        Pull::Conceal(usize::try_from(samples).unwrap_or(FRAME_SAMPLES))
     }
 
     fn rest(&mut self) -> Pull {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! All files have the same time line, which begins with the recording: a block is written to its place, and what never came
-//! (lost, muted, on hold, not there yet) is silence of exactly that length. The audio thread never waits for the disk: what
+//! (lost, muted, on hold, not there yet) is silence of exactly that length. Nobody but the recorder's thread waits for the disk: what
 //! finds the ring full is lost, and silence too. Whether anything is recorded is the core's decision ([`Recorded`]).
 //!
 //! [`Recorded`]: crate::proto::io::Recorded
@@ -27,7 +27,7 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock,
         atomic::AtomicU64,
-        mpsc::{Receiver, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -35,6 +35,7 @@ use std::{
 use super::{BLOCK_SAMPLES, Block, SAMPLE_RATE_HZ};
 use crate::{
     civil::file_stamp,
+    private::{DirectoryError, prepare_directory},
     proto::id::{CallId, Did, LegId},
 };
 
@@ -56,6 +57,8 @@ pub struct NewRecording {
     pub call: CallId,
     /// Where the recording gets a directory of its own; made when it is not there.
     pub parent: PathBuf,
+    /// The parent is telecon's own, too: what others can write to is refused.
+    pub is_private: bool,
     /// Unix time in ms, for the directory's name.
     pub unix_ms: u64,
     /// The own DID.
@@ -90,6 +93,9 @@ pub enum RecordingError {
         /// As given.
         path: PathBuf,
     },
+    /// The parent, where it has to be telecon's own.
+    #[error(transparent)]
+    Parent(#[from] DirectoryError),
     /// No thread or no memory.
     #[error("there is no memory for a recording ({0}); free some, and begin again")]
     NoMemory(String),
@@ -114,6 +120,19 @@ struct Shared {
     people: Mutex<BTreeMap<LegId, Did>>,
 }
 
+/// A recording whose files are there. Dropped before it began, it leaves nothing behind.
+pub struct Recording {
+    pub(super) tap: Tap,
+    pub(super) running: Running,
+}
+
+impl Recording {
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        &self.running.directory
+    }
+}
+
 /// A recording and its thread, as others see them.
 pub struct Running {
     directory: PathBuf,
@@ -134,30 +153,44 @@ impl Running {
     }
 }
 
-/// Begins a recording: its directory, its first two files, and the thread that writes them until the [`Tap`] is dropped.
-/// `failed` is called by that thread when it cannot go on; the status says why then.
+/// Begins the thread of a recording, which alone touches the disk: it makes the directory and the first two files, tells with
+/// `made` how that went, and writes until the [`Tap`] is dropped. `failed` is called when it cannot go on; the status says why then.
+/// It never blocks, and whoever it calls must not.
 ///
 /// # Errors
-/// When there is no directory to write to, or no memory.
-pub fn start(new: &NewRecording, failed: impl FnOnce() + Send + 'static) -> Result<(Tap, Running), RecordingError> {
-    let directory = make_directory(new)?;
-    let shared = Arc::new(Shared { started: Instant::now(), place: AtomicU64::new(0), people: Mutex::default() });
-    let (sender, pieces) = rtrb::RingBuffer::new(BLOCKS_WAITING);
-    let recorder = recorder::Recorder::new(new, &directory, shared.clone(), pieces)?;
-    let (done, is_done) = sync_channel::<()>(1);
-    let problem = Arc::new(OnceLock::new());
-    let cause = problem.clone();
+/// When there is no thread.
+pub fn start(
+    new: NewRecording,
+    made: impl FnOnce(Result<Recording, RecordingError>) + Send + 'static,
+    failed: impl FnOnce() + Send + 'static,
+) -> Result<(), RecordingError> {
     let run = move || {
+        let (recorder, recording, done) = match make(&new) {
+            Ok(all) => all,
+            Err(error) => return made(Err(error)),
+        };
+        let problem = recording.running.problem.clone();
+        made(Ok(recording));
         if let Err(error) = recorder.run() {
             tracing::warn!(%error, "a recording ended");
-            cause.get_or_init(|| error.to_string());
+            problem.get_or_init(|| error.to_string());
             failed();
         }
         drop(done);
     };
     let thread = std::thread::Builder::new().name("recorder".into()).spawn(run);
-    thread.map_err(|error| RecordingError::NoMemory(error.to_string()))?;
-    Ok((Tap::new(new.call, sender, shared), Running { directory, problem, is_done }))
+    thread.map(drop).map_err(|error| RecordingError::NoMemory(error.to_string()))
+}
+
+/// The files, both ends, and what is dropped when everything is written.
+fn make(new: &NewRecording) -> Result<(recorder::Recorder, Recording, SyncSender<()>), RecordingError> {
+    let directory = make_directory(new)?;
+    let shared = Arc::new(Shared { started: Instant::now(), place: AtomicU64::new(0), people: Mutex::default() });
+    let (sender, pieces) = rtrb::RingBuffer::new(BLOCKS_WAITING);
+    let recorder = recorder::Recorder::new(new, &directory, shared.clone(), pieces)?;
+    let (done, is_done) = sync_channel(1);
+    let running = Running { directory, problem: Arc::default(), is_done };
+    Ok((recorder, Recording { tap: Tap::new(new.call, sender, shared), running }, done))
 }
 
 /// A new directory with mode 0700 below the parent, named by time and call.
@@ -169,7 +202,11 @@ fn make_directory(new: &NewRecording) -> Result<PathBuf, RecordingError> {
     if new.parent.is_relative() {
         return Err(RecordingError::Relative { path: new.parent.clone() });
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(&new.parent).map_err(unusable(&new.parent))?;
+    if new.is_private {
+        prepare_directory(&new.parent)?;
+    } else {
+        DirBuilder::new().recursive(true).mode(0o700).create(&new.parent).map_err(unusable(&new.parent))?;
+    }
     let call: String = new.call.to_string().chars().take(8).collect();
     let name = format!("{}-{call}", file_stamp(new.unix_ms));
     let mut directory = new.parent.join(&name);

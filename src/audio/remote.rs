@@ -177,7 +177,6 @@ impl Remote {
             playout_delay_ms: jitter.wait_ms + decoded_ms + around.ring_ms + around.device_ms,
             recovered_by_copy: jitter.by_copy,
             recovered_by_fec: jitter.by_fec,
-            recovered_by_dred: jitter.by_dred,
             late: jitter.late,
             stretches: jitter.stretches,
             delay: DelayShares { jitter_buffer_ms: jitter.wait_ms, decoded_ms, ..around },
@@ -239,13 +238,7 @@ impl Remote {
                 self.concealed = 0;
                 self.sound.extend_from_slice(decoder.recover(&following, samples));
             }
-            Pull::Conceal(samples, later) => {
-                if let Some(restored) = later.and_then(|(packet, back)| decoder.dred(&packet, back, samples)) {
-                    self.concealed = 0;
-                    self.sound.extend_from_slice(restored);
-                    self.jitter.restored(samples);
-                    return true;
-                }
+            Pull::Conceal(samples) => {
                 let made_up = decoder.conceal(samples);
                 fade(made_up, self.concealed);
                 self.concealed += made_up.len();

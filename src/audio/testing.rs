@@ -1,7 +1,9 @@
-//! What the unit tests of this room share: a deterministic speech-like clip and a correlator.
+//! What the unit tests share: a deterministic speech-like clip, a correlator and WAV files.
 
 #[path = "../../tests/it/support/speech.rs"]
 mod speech_support;
+#[path = "../../tests/it/support/wav.rs"]
+pub mod wav;
 
 pub use speech_support::{best_correlation, correlation, speech};
 

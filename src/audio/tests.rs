@@ -11,7 +11,7 @@ use std::{
 use super::{
     codec::Encoder,
     remote::Remote,
-    testing::{best_correlation, correlation, speech},
+    testing::{best_correlation, correlation, speech, wav},
     *,
 };
 use crate::config::Backend;
@@ -165,7 +165,7 @@ impl Room {
         let directory = tempfile::tempdir().unwrap();
         let (input, output) = (directory.path().join("in.wav"), directory.path().join("out.wav"));
         if let Some(clip) = clip {
-            write_wav(&input, clip);
+            wav::write_channels(&input, 2, clip);
         }
         let config = config::Audio {
             backend: Backend::File,
@@ -215,22 +215,6 @@ impl Room {
 /// A call with one leg.
 fn call(leg: u64) -> AudioPlan {
     AudioPlan { legs: [LegId(leg)].into(), microphone: true, playback: true, ..AudioPlan::default() }
-}
-
-fn write_wav(path: &Path, clip: &[f32]) {
-    let spec = hound::WavSpec {
-        channels: 2,
-        sample_rate: 48_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).unwrap();
-    for sample in clip {
-        for _ in 0..2 {
-            writer.write_sample((sample * 32_767.0) as i16).unwrap();
-        }
-    }
-    writer.finalize().unwrap();
 }
 
 fn read_wav(path: &Path) -> Vec<f32> {
@@ -411,6 +395,7 @@ fn who_speaks_is_told_of_the_user_and_of_a_leg_and_so_is_the_end_of_it() {
             AudioEvent::Speaking { who, speaking } => Some((who, speaking)),
             AudioEvent::FirstAudio(_)
             | AudioEvent::TalkedWhileMuted
+            | AudioEvent::RecordingMade
             | AudioEvent::RecordingFailed
             | AudioEvent::Changed => None,
         }));
@@ -426,7 +411,7 @@ fn who_speaks_is_told_of_the_user_and_of_a_leg_and_so_is_the_end_of_it() {
 fn a_wav_is_treated_as_a_microphone_only_when_that_was_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let input = directory.path().join("in.wav");
-    write_wav(&input, &speech(1.0));
+    wav::write_channels(&input, 2, &speech(1.0));
     for process_files in [false, true] {
         let input_file = input.to_str().unwrap().into();
         let config = config::Audio { backend: Backend::File, input_file, process_files, ..config::Audio::default() };
@@ -437,48 +422,4 @@ fn a_wav_is_treated_as_a_microphone_only_when_that_was_asked_for() {
         wait("a frame", || microphone.try_recv().is_ok());
         assert_eq!(audio.status().processing.len(), if process_files { 4 } else { 0 });
     }
-}
-
-/// `cargo test --release --lib audio::tests::what -- --ignored --nocapture`
-#[test]
-#[ignore = "prints figures and asserts none"]
-fn what_twenty_milliseconds_cost() {
-    let clip = speech(20.0);
-    let frames = clip.as_chunks::<FRAME_SAMPLES>().0;
-    let per_frame = |began: Instant| began.elapsed().as_secs_f64() * 1e6 / frames.len() as f64;
-    let mut encoder = Encoder::new().unwrap();
-    let began = Instant::now();
-    let payloads: Vec<Bytes> = frames.iter().map(|frame| encoder.encode(frame).unwrap()).collect();
-    let encode = per_frame(began);
-    let kbps = payloads.iter().map(Bytes::len).sum::<usize>() as f64 * 8.0 / 20_000.0;
-    let mut decoder = codec::Decoder::new().unwrap();
-    let began = Instant::now();
-    assert!(payloads.iter().all(|payload| decoder.decode(payload, FRAME_SAMPLES).len() == FRAME_SAMPLES));
-    let decode = per_frame(began);
-    let epoch = Instant::now();
-    let mut buffer = jitter::JitterBuffer::new(epoch);
-    let began = Instant::now();
-    for (number, payload) in payloads.iter().enumerate() {
-        let (sequence, timestamp) = (number as u16, (number * FRAME_SAMPLES) as u32);
-        let arrival = epoch + Duration::from_millis(20 * number as u64);
-        buffer.push(ReceivedPacket { sequence, timestamp, payload: payload.clone(), copy: false, arrival });
-        assert_ne!(buffer.pull(arrival + Duration::from_millis(10), 0), jitter::Pull::Conceal(1, None));
-    }
-    let jitter = per_frame(began);
-    let mut limiter = mixer::Limiter::default();
-    let mut meter = mixer::Meter::default();
-    let began = Instant::now();
-    let mut peak = 0.0_f32;
-    for block in clip.as_chunks::<BLOCK_SAMPLES>().0 {
-        let mut sum = [0.0; BLOCK_SAMPLES];
-        mixer::add(&mut sum, block);
-        limiter.apply(&mut sum);
-        meter.add(Some(&sum));
-        peak = peak.max(sum[0]);
-    }
-    let mix = per_frame(began);
-    println!(
-        "20 ms cost: encode {encode:.0} µs ({kbps:.1} kbit/s), decode {decode:.1} µs, jitter buffer {jitter:.2} µs, mix of one \
-         leg {mix:.2} µs (peak {peak:.2})"
-    );
 }

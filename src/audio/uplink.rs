@@ -1,6 +1,7 @@
 //! The way of the own voice: from the microphone's blocks to encoded frames, and to whom they are spoken.
 //!
-//! There is one encoder for all legs, so what they wish is brought together here, at the border between two frames.
+//! There is one encoder for all legs, so what they wish is brought together here, at the border between two frames. What one
+//! participant tells of its path, truly or not, makes the voice a little worse for the others at most.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,14 +40,33 @@ pub struct Wish {
 }
 
 impl Default for Wish {
-    /// Clear fullband speech that survives some loss: PESQ-WB 4.27.
+    /// Clear fullband speech that survives some loss: PESQ-WB 4.27. No few make the voice worse than this for all.
     fn default() -> Self {
         Self { bitrate_bps: 32_000, frame_ms: 20, fec: true, expected_loss_pct: 10 }
     }
 }
 
 impl Wish {
-    /// What suits both: the narrowest path sets bitrate and frame length, the worst one the protection.
+    /// What suits all who hear; `None` when nobody wishes anything. The narrowest path sets bitrate and frame length, the
+    /// worst one the protection; but only most of them together ask for more than [`Wish::default`].
+    fn together(wishes: &[Self]) -> Option<Self> {
+        let strictest = wishes.iter().copied().reduce(Self::and)?;
+        let enough = Self::default();
+        let most =
+            |ask: fn(&Self, &Self) -> bool| wishes.iter().filter(|wish| ask(wish, &enough)).count() * 2 > wishes.len();
+        let mut all = strictest;
+        if !most(|wish, enough| wish.bitrate_bps < enough.bitrate_bps) {
+            all.bitrate_bps = all.bitrate_bps.max(enough.bitrate_bps);
+        }
+        if !most(|wish, enough| wish.frame_ms > enough.frame_ms) {
+            all.frame_ms = all.frame_ms.min(enough.frame_ms);
+        }
+        if !most(|wish, enough| wish.expected_loss_pct > enough.expected_loss_pct) {
+            all.expected_loss_pct = all.expected_loss_pct.min(enough.expected_loss_pct);
+        }
+        Some(all)
+    }
+
     fn and(self, other: Self) -> Self {
         Self {
             bitrate_bps: self.bitrate_bps.min(other.bitrate_bps),
@@ -85,9 +105,9 @@ pub fn wish() -> (WishWriter, WishReader) {
 }
 
 impl WishWriter {
-    /// The latest holds.
-    pub fn set(&self, wish: Wish) {
-        self.0.store(wish.to_bits(), Ordering::Relaxed);
+    /// The latest holds; `None` as if there was none.
+    pub fn set(&self, wish: Option<Wish>) {
+        self.0.store(wish.map_or(NO_WISH, Wish::to_bits), Ordering::Relaxed);
     }
 }
 
@@ -110,6 +130,8 @@ pub struct Uplink {
     filled: usize,
     /// Of the frame that is being filled.
     frame_samples: usize,
+    /// As wished when it was begun.
+    bitrate_bps: u32,
     timestamp: u32,
     /// The legs of the plan.
     to: Arc<BTreeSet<LegId>>,
@@ -126,6 +148,7 @@ impl Uplink {
             frame: [0.0; MAX_FRAME_SAMPLES],
             filled: 0,
             frame_samples: samples(Wish::default().frame_ms),
+            bitrate_bps: Wish::default().bitrate_bps,
             timestamp: 0,
             to: Arc::default(),
             wishes: BTreeMap::new(),
@@ -214,16 +237,15 @@ impl Uplink {
 
     /// The next frame is encoded as the legs that hear it wish.
     fn suit(&mut self) {
-        let wishes = self.to.iter().filter_map(|id| self.wishes.get(id)?.get());
-        let wish = wishes.reduce(Wish::and).unwrap_or_default();
-        self.frame_samples = samples(wish.frame_ms);
+        let wishes: Vec<Wish> = self.to.iter().filter_map(|id| self.wishes.get(id)?.get()).collect();
+        let wish = Wish::together(&wishes).unwrap_or_default();
+        (self.frame_samples, self.bitrate_bps) = (samples(wish.frame_ms), wish.bitrate_bps);
         let settings = Settings {
             bitrate_bps: wish.bitrate_bps.cast_signed(),
             constant_bitrate: self.constant_bitrate,
             dtx: !self.constant_bitrate,
             fec: wish.fec,
             expected_loss_percent: i32::from(wish.expected_loss_pct),
-            ..Settings::default()
         };
         if let Some(Err(error)) = self.encoder.as_mut().map(|encoder| encoder.set(settings)) {
             tracing::warn!(%error, "the encoder did not take its settings");
@@ -237,8 +259,8 @@ impl Uplink {
 
     fn send(&self, payload: Bytes, timestamp: u32, to: Arc<BTreeSet<LegId>>) {
         // An error says that no leg listens, which is no fault.
-        let samples = self.frame_samples as u32;
-        drop(self.microphone.send(EncodedFrame { payload, timestamp, samples, to }));
+        let (samples, bitrate_bps) = (self.frame_samples as u32, self.bitrate_bps);
+        drop(self.microphone.send(EncodedFrame { payload, timestamp, samples, bitrate_bps, to }));
     }
 }
 

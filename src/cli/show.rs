@@ -242,9 +242,11 @@ fn with(call: &Value) -> String {
             _ => String::new(),
         };
         let records = if one["recording"] == true { ", records" } else { "" };
+        let recorded_here = call["recording"] == true && call["state"] == "active" && one["state"] == "joined";
+        let left_out = if recorded_here && one["recorded"] == false { ", not recorded yet" } else { "" };
         let decline = &one["decline"];
         let why = if decline.is_object() { format!(": {}", reason(decline)) } else { String::new() };
-        format!("{} ({}{why}{records}{muted}{heard})", person(one), spoken(&one["state"]))
+        format!("{} ({}{why}{records}{left_out}{muted}{heard})", person(one), spoken(&one["state"]))
     });
     participants.collect::<Vec<_>>().join(", ")
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    audio::SAMPLE_RATE_HZ,
+    audio::{SAMPLE_RATE_HZ, testing::wav},
     client::{Client, ClientError, Watch},
     config::Backend,
     control::wire::Method,
@@ -99,24 +99,13 @@ pub(super) async fn connect(socket: &Path) -> Client {
 }
 
 fn write_tone(path: &Path, tone_hz: f32) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: SAMPLE_RATE_HZ,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut wav = hound::WavWriter::create(path, spec).unwrap();
-    for at in 0..SAMPLE_RATE_HZ {
-        let angle = at as f32 / SAMPLE_RATE_HZ as f32 * tone_hz * std::f32::consts::TAU;
-        wav.write_sample((angle.sin() * 8000.0) as i16).unwrap();
-    }
-    wav.finalize().unwrap();
+    let angle = |at: u32| at as f32 / SAMPLE_RATE_HZ as f32 * tone_hz * std::f32::consts::TAU;
+    wav::write(path, &(0..SAMPLE_RATE_HZ).map(|at| 0.25 * angle(at).sin()).collect::<Vec<f32>>());
 }
 
 /// How much of the WAV is this tone, relative to all of it (Goertzel).
 fn share_of(path: &Path, tone_hz: f32) -> f32 {
-    let samples: Vec<f32> =
-        hound::WavReader::open(path).unwrap().samples::<i16>().map(|sample| f32::from(sample.unwrap())).collect();
+    let samples = wav::read(path);
     let (mut re, mut im, mut energy) = (0.0_f64, 0.0_f64, 0.0_f64);
     let mut best = 0.0_f64;
     for (at, sample) in samples.iter().enumerate() {
@@ -125,7 +114,7 @@ fn share_of(path: &Path, tone_hz: f32) -> f32 {
         im += f64::from(*sample) * angle.sin();
         energy += f64::from(*sample).powi(2);
         if (at + 1) % 4800 == 0 {
-            best = best.max(2.0 * (re * re + im * im) / 4800.0 / energy.max(1.0));
+            best = best.max(2.0 * (re * re + im * im) / 4800.0 / energy.max(1e-9));
             (re, im, energy) = (0.0, 0.0, 0.0);
         }
     }
@@ -143,7 +132,7 @@ async fn two_daemons_hear_each_other_and_end_the_call_together() {
     let rang = anna.event(|event| event["event"] == "call_rang").await;
     assert_eq!(rang["call"], offered["call"]);
     anna.ask(Method::CallAccept { call: None, leave: false }).await;
-    let heard = |stats: &Value| stats["legs"][0]["level_db"].as_f64().is_some_and(|level_db| level_db > -30.0);
+    let heard = |stats: &Value| stats["legs"][0]["level_db"].as_f64().is_some_and(|level_db| level_db > -20.0);
     for member in [&mut anna, &mut bert] {
         member.event(|event| event["event"] == "participant_changed" && event["state"] == "joined").await;
         let stats = member.until(Method::MediaStats {}, heard).await;
@@ -222,7 +211,7 @@ async fn who_is_not_to_be_heard_is_not_from_the_first_sound_on() {
     anna.event(|event| event["event"] == "call_rang").await;
     anna.ask(Method::CallAccept { call: None, leave: false }).await;
     let received = |stats: &Value| stats["legs"][0]["packets_received"].as_u64() >= Some(50);
-    let heard = |stats: &Value| stats["legs"][0]["level_db"].as_f64().is_some_and(|level_db| level_db > -30.0);
+    let heard = |stats: &Value| stats["legs"][0]["level_db"].as_f64().is_some_and(|level_db| level_db > -20.0);
     let stats = anna.until(Method::MediaStats {}, received).await;
     assert!(!heard(&stats), "he speaks, and is not heard: {stats}");
     anna.ask(Method::MediaUnblock { who }).await;

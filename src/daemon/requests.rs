@@ -28,6 +28,14 @@ const MAX_HISTORY: u32 = 500;
 
 pub(super) type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
 
+/// A request that waits for its answer.
+pub(super) struct Asked {
+    method: Method,
+    /// For requests that change something: the answer is kept under it.
+    key: Option<String>,
+    reply: ReplyTo<Value>,
+}
+
 /// What everybody hears while the daemon stops.
 pub(super) fn stopping() -> Failure {
     Failure::new("stopping", "the daemon is stopping; start it again, then ask again")
@@ -49,24 +57,34 @@ impl Daemon {
                 self.select_device(direction, name, reply);
             }
             Command::Call { method, request_key, reply } => {
-                let answer = self.answer_once(method, request_key, now);
-                // The events and the audio plan that belong to the answer come before it.
-                self.carry_out(now);
-                let _client_gone = reply.send(answer);
+                let key = request_key.filter(|_| changes_something(&method));
+                self.answer_once(Asked { method, key, reply }, now);
             }
             Command::Watch { since, reply } => self.watch(since, reply),
         }
     }
 
-    /// The same key again gets the first answer, for requests that change something.
-    fn answer_once(&mut self, method: Method, request_key: Option<String>, now: Now) -> Answer {
-        let Some(key) = request_key.filter(|_| changes_something(&method)) else { return self.answer(method, now) };
-        if let Some(answer) = self.answers.first(&key, &method, now.unix_ms) {
-            return answer;
+    /// The same key again gets the first answer.
+    fn answer_once(&mut self, asked: Asked, now: Now) {
+        if let Some(first) = asked.key.as_ref().and_then(|key| self.answers.first(key, &asked.method, now.unix_ms)) {
+            return drop(asked.reply.send(first));
         }
-        let answer = self.answer(method.clone(), now);
-        self.answers.keep(&mut self.store, key, &method, &answer, now.unix_ms);
-        answer
+        match asked.method.clone() {
+            Method::MediaRecord { call, directory } => self.record(asked, call.as_deref(), directory, now),
+            method => {
+                let answer = self.answer(method, now);
+                self.conclude(asked, answer, now);
+            }
+        }
+    }
+
+    fn conclude(&mut self, asked: Asked, answer: Answer, now: Now) {
+        if let Some(key) = asked.key {
+            self.answers.keep(&mut self.store, key, &asked.method, &answer, now.unix_ms);
+        }
+        // The events and the audio plan that belong to the answer come before it.
+        self.carry_out(now);
+        let _client_gone = asked.reply.send(answer);
     }
 
     fn answer(&mut self, method: Method, now: Now) -> Answer {
@@ -98,7 +116,6 @@ impl Daemon {
             Method::MediaVolume { who, percent } => self.volume(&who, percent, now),
             Method::MediaBlock { who } => self.block_audio(&who, true, now),
             Method::MediaUnblock { who } => self.block_audio(&who, false, now),
-            Method::MediaRecord { call, directory } => self.record(call.as_deref(), directory, now),
             Method::MediaStopRecord {} => self.stop_record(now),
             Method::MediaStats {} => Ok(self.stats()),
             Method::AudioTestMic { seconds } => self.test_microphone(seconds),
@@ -119,6 +136,7 @@ impl Daemon {
             Method::ConfigShow {} => self.config(),
             // `command` has answered these.
             Method::DaemonStop {}
+            | Method::MediaRecord { .. }
             | Method::NetConnect { .. }
             | Method::AudioDevices {}
             | Method::AudioSelect { .. } => {
@@ -301,6 +319,7 @@ fn not_done(error: &RequestError) -> Failure {
         RequestError::TooManyCalls => ("too_many_calls", "hang one up first"),
         RequestError::BadInvitees => ("bad_invitees", "name them by DID or contact name"),
         RequestError::NoPushToTalk => ("no_push_to_talk", "set [audio] push_to_talk = true and restart telecon"),
+        RequestError::NoCall => ("not_in_call", "`telecon call` makes one, and `telecon accept` takes one that rings"),
         RequestError::Stopping => return stopping(),
     };
     Failure::new(code, format!("{error}; {remedy}"))

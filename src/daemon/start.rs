@@ -84,6 +84,7 @@ pub(super) async fn start(
         audio,
         store,
         recordings: paths.recordings.clone(),
+        to_record: None,
         people,
         rung: Rung::default(),
         journal,

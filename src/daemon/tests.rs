@@ -3,6 +3,7 @@
 mod calls;
 mod devices;
 mod people;
+mod recording;
 
 use std::time::Duration;
 

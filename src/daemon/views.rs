@@ -120,6 +120,7 @@ fn participant(view: &ParticipantView, call: CallId, people: &People) -> Value {
         "on_hold": view.on_hold,
         "speaking": people.speaks(call, &view.did),
         "recording": view.recording,
+        "recorded": view.recorded,
         "decline": view.decline,
         "volume_percent": gain.percent,
         "audio_blocked": gain.blocked,
@@ -198,7 +199,6 @@ pub(super) fn leg(
         "delay_ms": audio.map(|audio| delay(&audio.delay, leg.rtt_ms)),
         "recovered_by_copy": audio.map(|audio| audio.recovered_by_copy),
         "recovered_by_fec": audio.map(|audio| audio.recovered_by_fec),
-        "recovered_by_dred": audio.map(|audio| audio.recovered_by_dred),
         "late": audio.map(|audio| audio.late),
         "stretches": audio.map(|audio| audio.stretches),
         "sent_kbps": leg.sent_kbps,
@@ -279,6 +279,7 @@ pub(super) mod samples {
             deafened: true,
             on_hold: false,
             recording: false,
+            recorded: false,
             decline: None,
             leg: Some(LegId(1)),
             setup,
@@ -409,7 +410,7 @@ mod tests {
         let shown = leg(&view.participants[0], &view, &measured, Some(&audio), &People::default());
         assert_eq!((&shown["delay_ms"]["frame"], &shown["delay_ms"]["network"]), (&20.0.into(), &15.0.into()));
         let promised = "did state rtt_ms jitter_ms loss_pct concealed_pct jitter_buffer_ms playout_delay_ms sent_kbps \
-                        target_delay_ms delay_ms recovered_by_copy recovered_by_fec recovered_by_dred late stretches \
+                        target_delay_ms delay_ms recovered_by_copy recovered_by_fec late stretches \
                         recv_kbps level_db connected_ms setup";
         for field in promised.split_whitespace() {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");

@@ -167,7 +167,10 @@ fn rounded(value: f64, steps: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::{observe::LegSeen, score::SLOT_SAMPLES, voices};
+    use crate::{
+        audio::testing::wav,
+        demo::{observe::LegSeen, score::SLOT_SAMPLES, voices},
+    };
 
     /// What `speakers` daemons would leave behind in `home` when everybody hears everybody 60 ms later.
     fn call_of(home: &Path, speakers: usize) -> (Vec<Voice>, Vec<Seen>) {
@@ -177,19 +180,11 @@ mod tests {
             let recording = home.join(format!("{listener}.wav"));
             let others = (0..speakers).filter(|&speaker| speaker != listener);
             let rounds: Vec<_> = others.map(|speaker| schedule.input(speaker, &voices[speaker].clip)).collect();
-            let spec = hound::WavSpec {
-                channels: 1,
-                sample_rate: SAMPLE_RATE_HZ,
-                bits_per_sample: 16,
-                sample_format: hound::SampleFormat::Int,
-            };
-            let mut writer = hound::WavWriter::create(&recording, spec).unwrap();
-            for at in 0..schedule.needed_samples() + TAIL_SAMPLES {
+            let heard = (0..schedule.needed_samples() + TAIL_SAMPLES).map(|at| {
                 let spoken = at + schedule.cycle_samples() - SAMPLE_RATE_HZ as usize * 60 / 1000;
-                let sample: f32 = rounds.iter().map(|round| round[spoken % round.len()]).sum();
-                writer.write_sample((sample * 32_768.0) as i16).unwrap();
-            }
-            writer.finalize().unwrap();
+                rounds.iter().map(|round| round[spoken % round.len()]).sum()
+            });
+            wav::write(&recording, &heard.collect::<Vec<f32>>());
             let legs = vec![LegSeen {
                 did: "did:0".into(),
                 loss_pct: Some(1.234),

@@ -78,6 +78,15 @@ pub(super) struct Circumstances {
     pub(super) rtt_ms: Option<f64>,
     /// Legs that hear the same voice.
     pub(super) legs: usize,
+    /// How it is encoded for all of them, once that is known.
+    pub(super) voice: Option<Voice>,
+}
+
+/// How the voice is encoded at present, whatever this leg wished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Voice {
+    pub(super) bitrate_bps: u32,
+    pub(super) frame_ms: u8,
 }
 
 /// How the next frames are sent.
@@ -191,7 +200,7 @@ impl Adaptation {
     /// How the next frames are to be sent.
     pub(super) fn plan(&mut self, now: Instant, circumstances: Circumstances) -> Plan {
         self.look(now);
-        let Circumstances { redundancy, feedback, rtt_ms, legs } = circumstances;
+        let Circumstances { redundancy, feedback, rtt_ms, legs, voice } = circumstances;
         let most = (ALL_LEGS_KBPS / legs.max(1) as f64).clamp(LEAST_KBPS, MOST_KBPS);
         let budget = self.budget_kbps.min(most);
         let lossy = self.seen.random > 0.0;
@@ -216,7 +225,7 @@ impl Adaptation {
         {
             wish = short;
         }
-        Plan { wish, ..plan }
+        thinned(Plan { wish, ..plan }, voice, budget)
     }
 
     /// Forgets what is old and sums up the rest.
@@ -285,6 +294,21 @@ fn fitted(near: usize, far_ms: Option<u16>, lossy: bool, budget_kbps: f64) -> Pl
     }
     let wish = Wish { bitrate_bps: MIN_BITRATE_BPS, frame_ms: 40, fec: false, expected_loss_pct: 0 };
     Plan { near: &[], far_ms: None, wish }
+}
+
+/// With fewer copies where the others' voice, which this leg sends as well, is dearer than what it wished.
+fn thinned(plan: Plan, voice: Option<Voice>, budget_kbps: f64) -> Plan {
+    let Some(Voice { bitrate_bps, frame_ms }) = voice else { return plan };
+    let voice = Wish { bitrate_bps, frame_ms, ..plan.wish };
+    let fits = |copies: usize| copies == 0 || wire_kbps(&voice, copies) <= budget_kbps;
+    let far_ms = plan.far_ms.filter(|_| fits(1));
+    let mut near = plan.near;
+    while let [fewer @ .., _] = near
+        && !fits(near.len() + usize::from(far_ms.is_some()))
+    {
+        near = fewer;
+    }
+    Plan { near, far_ms, ..plan }
 }
 
 /// A single copy lies two frames back where in-band FEC restores the last one.

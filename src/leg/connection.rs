@@ -81,8 +81,6 @@ pub(super) enum Happened {
     Peer(RTCPeerConnectionState),
     /// The peer's audio arrives.
     Track(Arc<dyn TrackRemote>),
-    /// The peer told what arrived of the own audio.
-    Feedback(CcFeedbackReport),
 }
 
 /// A connection with its own audio track.
@@ -92,12 +90,13 @@ pub(super) struct Connection {
     pub(super) track: Arc<TrackLocalStaticRTP>,
 }
 
-/// Builds a connection that sends `ssrc` and reports to `happened`.
+/// Builds a connection that sends `ssrc` and reports to `happened`, and to `feedback` what the peer tells of the own audio.
 pub(super) async fn build(
     ice: &IceConfig,
     ssrc: u32,
     runtime: Arc<LegRuntime>,
     happened: mpsc::Sender<Happened>,
+    feedback: mpsc::Sender<CcFeedbackReport>,
 ) -> Result<Connection, BuildError> {
     if addresses::local(&ice.interfaces).is_empty() {
         return Err(BuildError::NoAddress);
@@ -107,7 +106,7 @@ pub(super) async fn build(
         codecs.register_codec(RTCRtpCodecParameters { rtp_codec, payload_type }, RtpCodecKind::Audio)?;
     }
     let reports = configure_rtcp_reports(Registry::new());
-    let reports = reports.with(Slot::Custom(FEEDBACK_SLOT), FeedbackTap::new(happened.clone()));
+    let reports = reports.with(Slot::Custom(FEEDBACK_SLOT), FeedbackTap::new(feedback));
     let peer = PeerConnectionBuilder::<Interfaces>::new()
         .with_configuration(configuration(ice))
         .with_setting_engine(settings())
@@ -236,15 +235,16 @@ impl PeerConnectionEventHandler for Handler {
 
 /// Stands on the way of what arrives, since reports end inside the library, and hands on those about own packets.
 struct FeedbackTap {
-    happened: mpsc::Sender<Happened>,
+    /// When it is full the task has more to do than to listen: the report is dropped, and the next one tells the same again.
+    feedback: mpsc::Sender<CcFeedbackReport>,
     /// Emptied by the library after each packet.
     inward: VecDeque<TaggedPacket>,
     outward: VecDeque<TaggedPacket>,
 }
 
 impl FeedbackTap {
-    fn new(happened: mpsc::Sender<Happened>) -> Self {
-        Self { happened, inward: VecDeque::new(), outward: VecDeque::new() }
+    fn new(feedback: mpsc::Sender<CcFeedbackReport>) -> Self {
+        Self { feedback, inward: VecDeque::new(), outward: VecDeque::new() }
     }
 }
 
@@ -258,8 +258,9 @@ impl Protocol<TaggedPacket, TaggedPacket, ()> for FeedbackTap {
     fn handle_read(&mut self, message: TaggedPacket) -> Result<(), Self::Error> {
         if let Packet::Rtcp(packets) = &message.message.packet {
             for report in packets.iter().filter_map(|packet| packet.as_any().downcast_ref::<CcFeedbackReport>()) {
-                // Full: the task has more to do than to listen; the next report tells the same again.
-                drop(self.happened.try_send(Happened::Feedback(report.clone())));
+                if let Ok(room) = self.feedback.try_reserve() {
+                    room.send(report.clone());
+                }
             }
         }
         self.inward.push_back(message);
@@ -291,6 +292,26 @@ impl Interceptor for FeedbackTap {
 mod tests {
     use super::*;
     use crate::config::IceServer;
+
+    #[test]
+    fn a_flood_of_reports_holds_up_nothing_and_is_not_kept() {
+        let (told, mut feedback) = mpsc::channel(4);
+        let mut tap = FeedbackTap::new(told);
+        for report_timestamp in 0..1_000 {
+            let report = CcFeedbackReport { sender_ssrc: 1, report_blocks: Vec::new(), report_timestamp };
+            let packet = Packet::Rtcp(vec![Box::new(report)]);
+            tap.handle_read(TaggedPacket {
+                now: Instant::now(),
+                transport: Default::default(),
+                message: packet.into(),
+            })
+            .unwrap();
+            assert!(tap.poll_read().is_some() && tap.poll_read().is_none(), "the library gets every one");
+        }
+        let kept: Vec<u32> =
+            std::iter::from_fn(|| feedback.try_recv().ok()).map(|kept| kept.report_timestamp).collect();
+        assert_eq!(kept, [0, 1, 2, 3]);
+    }
 
     #[test]
     fn unusable_servers_are_skipped_one_by_one() {

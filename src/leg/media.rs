@@ -3,7 +3,7 @@
 //!
 //! It neither waits nor sends: the leg's task does. How the voice is protected is decided by the adaptation.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rtc::{rtcp::transport_feedbacks::cc_feedback_report::CcFeedbackReport, rtp};
@@ -11,14 +11,14 @@ use webrtc::peer_connection::RTCStatsReport;
 
 use super::{
     LegStats,
-    adaptation::{Adaptation, Circumstances, Plan},
+    adaptation::{Adaptation, Circumstances, Plan, Voice},
     feedback::{Arrivals, Departures},
     red::{self, Spoken},
     rtp::RtpNumbers,
     statistics::Meter,
 };
 use crate::{
-    audio::{EncodedFrame, LegInput, ReceivedPacket, SAMPLE_RATE_HZ, is_pause},
+    audio::{EncodedFrame, LegInput, ReceivedPacket, SAMPLE_RATE_HZ, Wish, is_pause},
     proto::id::LegId,
 };
 
@@ -26,6 +26,8 @@ use crate::{
 const MAX_PAYLOAD_BYTES: usize = 1500;
 /// A pause is told so often, since it may be lost like every other packet.
 const PAUSES: u8 = 2;
+/// Who told nothing for so long has no say in how the voice is encoded: two keep-alives and their reports.
+const SILENT: Duration = Duration::from_secs(2);
 const MS: u32 = SAMPLE_RATE_HZ / 1000;
 
 /// What was negotiated.
@@ -53,17 +55,24 @@ pub(super) struct Media {
     heard: Option<u32>,
     adaptation: Adaptation,
     plan: Plan,
+    /// How the voice should be encoded; `None` while this leg has no say.
+    wish: Option<Wish>,
     /// Pauses in a row.
     paused: u8,
     /// Legs that hear the same voice.
     legs: usize,
+    /// How it is encoded.
+    voice: Option<Voice>,
+    /// When the other side told something of the own packets that was not known.
+    told: Instant,
+    reachable: bool,
 }
 
 impl Media {
     /// Silence both ways, until [`Media::begin`].
     pub(super) fn new(speaker: LegInput, numbers: RtpNumbers, now: Instant) -> Self {
         let mut adaptation = Adaptation::new(now);
-        let nothing = Circumstances { redundancy: false, feedback: false, rtt_ms: None, legs: 1 };
+        let nothing = Circumstances { redundancy: false, feedback: false, rtt_ms: None, legs: 1, voice: None };
         Self {
             meter: Meter::new(now),
             codecs: None,
@@ -75,14 +84,25 @@ impl Media {
             heard: None,
             plan: adaptation.plan(now, nothing),
             adaptation,
+            wish: None,
             paused: 0,
             legs: 1,
+            voice: None,
+            told: now,
+            reachable: true,
         }
     }
 
     /// Voice may flow from now on.
     pub(super) fn begin(&mut self, codecs: Codecs, now: Instant) {
         self.codecs = Some(codecs);
+        self.told = now;
+        self.adapt(now);
+    }
+
+    /// Whether there is a path to the other side.
+    pub(super) fn set_reachable(&mut self, reachable: bool, now: Instant) {
+        self.reachable = reachable;
         self.adapt(now);
     }
 
@@ -94,8 +114,10 @@ impl Media {
     /// The packet for a frame, if this leg is to send it.
     pub(super) fn packet(&mut self, id: LegId, frame: &EncodedFrame, now: Instant) -> Option<rtp::Packet> {
         let codecs = self.codecs.filter(|_| frame.to.contains(&id))?;
-        if self.legs != frame.to.len() {
-            self.legs = frame.to.len();
+        let frame_ms = u8::try_from(frame.samples / MS).unwrap_or(u8::MAX);
+        let voice = Some(Voice { bitrate_bps: frame.bitrate_bps, frame_ms });
+        if (self.legs, self.voice) != (frame.to.len(), voice) {
+            (self.legs, self.voice) = (frame.to.len(), voice);
             self.adapt(now);
         }
         let copies = match codecs.red {
@@ -154,11 +176,18 @@ impl Media {
         self.arrivals.report(self.numbers.ssrc(), self.heard?, now)
     }
 
-    /// Takes in what the other side tells of the own packets.
+    /// Takes in what the other side tells of the own packets, if it was agreed that it does. Each packet is learned of once,
+    /// so that reports cost little however many come.
     pub(super) fn acknowledged(&mut self, report: &CcFeedbackReport, now: Instant) {
+        if !self.codecs.is_some_and(|codecs| codecs.feedback) {
+            return;
+        }
         let outcomes = self.departures.acknowledge(report, self.numbers.ssrc());
-        self.adaptation.learn(&outcomes, self.meter.wire_kbps(now), now);
-        self.adapt(now);
+        if !outcomes.is_empty() {
+            self.told = now;
+            self.adaptation.learn(&outcomes, self.meter.wire_kbps(now), now);
+            self.adapt(now);
+        }
     }
 
     /// Closes the window of the figures' rates.
@@ -183,9 +212,12 @@ impl Media {
             feedback: codecs.feedback,
             rtt_ms: self.meter.stats.rtt_ms,
             legs: self.legs,
+            voice: self.voice,
         };
         self.plan = self.adaptation.plan(now, circumstances);
-        self.speaker.wish(self.plan.wish);
+        let silent = codecs.feedback && now.saturating_duration_since(self.told) > SILENT;
+        self.wish = (self.reachable && !silent).then_some(self.plan.wish);
+        self.speaker.wish(self.wish);
     }
 }
 
@@ -222,6 +254,7 @@ mod tests {
             payload: Bytes::copy_from_slice(payload),
             timestamp: n * FRAME_SAMPLES as u32,
             samples: FRAME_SAMPLES as u32,
+            bitrate_bps: 32_000,
             to: std::sync::Arc::new([LegId(1)].into()),
         }
     }
@@ -265,14 +298,48 @@ mod tests {
     }
 
     #[test]
+    fn a_leg_of_which_nothing_new_is_heard_or_that_has_no_path_has_no_say() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let ((mut from, _), (mut to, _)) = (media(start), media(start));
+        let has_say = |from: &mut Media, ms| {
+            from.adapt(at(ms));
+            from.wish.is_some()
+        };
+        assert!(has_say(&mut from, 1_900) && !has_say(&mut from, 2_100), "it never told anything");
+        to.received(from.packet(LegId(1), &frame(0, &[1; 40]), at(2_100)).unwrap(), at(2_100));
+        let report = to.report(at(2_200)).unwrap();
+        from.acknowledged(&report, at(2_200));
+        assert!(has_say(&mut from, 4_100));
+        from.set_reachable(false, at(4_100));
+        assert!(!has_say(&mut from, 4_100));
+        from.set_reachable(true, at(4_100));
+        from.acknowledged(&report, at(4_100));
+        assert!(has_say(&mut from, 4_100) && !has_say(&mut from, 4_300), "the same again is no news");
+    }
+
+    #[test]
+    fn reports_that_were_not_agreed_upon_change_nothing() {
+        let now = Instant::now();
+        for feedback in [true, false] {
+            let ((mut from, _), (mut to, _)) = (media(now), media(now));
+            from.begin(Codecs { feedback, ..codecs() }, now);
+            to.received(from.packet(LegId(1), &frame(0, &[1; 40]), now).unwrap(), now);
+            from.acknowledged(&to.report(now).unwrap(), now);
+            from.adapt(now);
+            assert_eq!(from.adaptation.seen().loss.is_some(), feedback);
+        }
+    }
+
+    #[test]
     fn the_farthest_copy_is_in_reach_whatever_the_frames_length() {
         let now = Instant::now();
         for samples in [480, 960, 1920] {
             let (mut media, _) = media(now);
-            media.plan.far_ms = Some(320);
             let frame = |n: u32| EncodedFrame { timestamp: n * samples, samples, ..frame(n, &[n as u8; 40]) };
             let mut farthest = 0;
             for n in 0..40 {
+                media.plan.far_ms = Some(320);
                 let packet = media.packet(LegId(1), &frame(n), now).unwrap();
                 let copies = frames(codecs(), packet.header.payload_type, &packet.payload).unwrap().0;
                 farthest = copies.first().map_or(0, |copy| copy.behind);

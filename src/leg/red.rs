@@ -138,7 +138,7 @@ mod tests {
     const FRAME: u32 = FRAME_SAMPLES as u32;
 
     fn frame(timestamp: u32, payload: Vec<u8>) -> EncodedFrame {
-        EncodedFrame { payload: payload.into(), timestamp, samples: FRAME, to: Default::default() }
+        EncodedFrame { payload: payload.into(), timestamp, samples: FRAME, bitrate_bps: 32_000, to: Default::default() }
     }
 
     fn copy(behind: u32, bytes: &[u8]) -> Copy {

@@ -96,6 +96,7 @@ mod tests {
             payload: Bytes::from_static(b"opus"),
             timestamp,
             samples: FRAME_SAMPLES as u32,
+            bitrate_bps: 32_000,
             to: Default::default(),
         }
     }

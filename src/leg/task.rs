@@ -13,6 +13,7 @@ use std::{
 use futures::FutureExt as _;
 use rtc::{
     peer_connection::configuration::{RTCOfferOptions, media_engine::MIME_TYPE_OPUS},
+    rtcp::transport_feedbacks::cc_feedback_report::CcFeedbackReport,
     rtp,
     shared::marshal::MarshalSize as _,
 };
@@ -51,6 +52,9 @@ use crate::{
 
 /// Events of the connection that wait for the task.
 const REPORTS: usize = 256;
+/// What the peer tells of the own audio waits behind all sound; a peer that tells more often than four times while sound
+/// is served is not listened to.
+const FEEDBACK: usize = 4;
 /// Remote candidates a description, early ones included; what comes beyond is counted and dropped.
 const MAX_REMOTE_CANDIDATES: usize = 64;
 /// Own candidates a description.
@@ -105,11 +109,12 @@ pub(super) enum Failure {
 /// Carries out one attempt until it is closed (`Ok`) or lost.
 pub(super) async fn run(setup: Setup) -> Result<(), Failure> {
     let (happened, reports) = mpsc::channel(REPORTS);
+    let (told, feedback) = mpsc::channel(FEEDBACK);
     let numbers = RtpNumbers::random(Instant::now());
     let built = tokio::select! {
         biased;
         () = setup.closing.cancelled() => return Ok(()),
-        built = connection::build(&setup.ice, numbers.ssrc(), Arc::clone(&setup.runtime), happened) => built?,
+        built = connection::build(&setup.ice, numbers.ssrc(), Arc::clone(&setup.runtime), happened, told) => built?,
     };
     let peer = Arc::clone(&built.peer);
     let media = Media::new(setup.speaker, numbers, Instant::now());
@@ -118,6 +123,7 @@ pub(super) async fn run(setup: Setup) -> Result<(), Failure> {
             id: setup.id,
             inbox: setup.inbox,
             reports,
+            feedback,
             microphone: setup.microphone,
             events: setup.events,
             publish: setup.publish,
@@ -136,6 +142,7 @@ struct Doors {
     id: LegId,
     inbox: mpsc::Receiver<LegCommand>,
     reports: mpsc::Receiver<Happened>,
+    feedback: mpsc::Receiver<CcFeedbackReport>,
     microphone: broadcast::Receiver<EncodedFrame>,
     events: mpsc::Sender<(LegId, LegEvent)>,
     publish: watch::Sender<LegStats>,
@@ -227,16 +234,18 @@ impl Attempt {
                 () = due(self.batch_due) => self.flush(),
                 () = due(self.connect_due) => return Err(Failure::TooLate),
                 () = due(self.keep_alive_due) => self.keep_alive()?,
-                event = next_event(self.incoming.as_ref()), if self.media.flows() => self.on_track_event(event),
+                // The own frames first: nobody else can send too many of them.
                 frame = doors.microphone.recv(), if self.media.flows() && microphone_open => {
                     microphone_open = self.on_frame(doors.id, frame)?;
                 }
+                event = next_event(self.incoming.as_ref()), if self.media.flows() => self.on_track_event(event),
                 () = due(self.media.report_due().map(Into::into)) => self.tell_what_arrived(),
                 _ = ticker.tick(), if self.media.flows() => {
                     let now = Instant::now();
                     let report = self.connection.peer.get_stats(now, StatsSelector::None).await;
                     doors.publish.send_replace(self.media.statistics(now, &report));
                 }
+                Some(report) = doors.feedback.recv() => self.media.acknowledged(&report, Instant::now()),
             }
         }
     }
@@ -371,7 +380,6 @@ impl Attempt {
             Happened::Track(track) => {
                 self.incoming.get_or_insert(track);
             }
-            Happened::Feedback(report) => self.media.acknowledged(&report, Instant::now()),
             Happened::Peer(RTCPeerConnectionState::Connected) if !self.media.flows() => {
                 let codecs = verify(&self.connection, self.sealed).await?;
                 self.media.begin(codecs, Instant::now());
@@ -428,6 +436,7 @@ impl Attempt {
         if std::mem::replace(&mut self.disconnected, disconnected) == disconnected {
             return;
         }
+        self.media.set_reachable(!disconnected, Instant::now());
         let (event, opposite) = if disconnected {
             (LegEvent::Disconnected, LegEvent::Recovered)
         } else {

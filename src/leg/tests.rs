@@ -2,6 +2,7 @@
 
 mod measurements;
 mod network;
+mod odd_peers;
 mod protection;
 mod restart;
 
@@ -120,7 +121,13 @@ impl End {
     }
 
     fn say(&self, payload: Vec<u8>, timestamp: u32) {
-        let frame = EncodedFrame { payload: payload.into(), timestamp, samples: FRAME_SAMPLES as u32, to: for_it() };
+        let frame = EncodedFrame {
+            payload: payload.into(),
+            timestamp,
+            samples: FRAME_SAMPLES as u32,
+            bitrate_bps: 32_000,
+            to: for_it(),
+        };
         assert!(self.microphone.send(frame).is_ok(), "the leg listens");
     }
 }
@@ -256,6 +263,7 @@ async fn another_certificate_never_connects_and_no_audio_passes() {
                 payload: vec![1; 60].into(),
                 timestamp: 0,
                 samples: FRAME_SAMPLES as u32,
+                bitrate_bps: 32_000,
                 to: for_it(),
             })
             .ok();
@@ -334,6 +342,7 @@ async fn closing_ends_with_closed_here_and_disconnected_there() {
             payload: vec![0; 60].into(),
             timestamp: n * FRAME_SAMPLES as u32,
             samples: FRAME_SAMPLES as u32,
+            bitrate_bps: 32_000,
             to: for_it(),
         };
         for n in 0.. {
@@ -393,6 +402,7 @@ async fn frames_for_other_legs_are_not_sent_and_a_leg_that_sends_nothing_says_th
         payload: vec![1; 60].into(),
         timestamp: 0,
         samples: FRAME_SAMPLES as u32,
+        bitrate_bps: 32_000,
         to: Arc::new([LegId(2)].into()),
     };
     assert!(a.microphone.send(elsewhere).is_ok());

@@ -133,9 +133,15 @@ impl Call {
         self.members.values().filter_map(Member::peer).any(|peer| peer.leg.as_ref().is_some_and(Leg::is_up))
     }
 
-    /// The connections to the others, and to whom each leads.
-    pub fn legs(&self) -> impl Iterator<Item = (LegId, Did)> {
-        self.members.iter().filter_map(|(did, member)| Some((member.leg()?.id()?, did.clone())))
+    /// The connections to the others.
+    pub fn legs(&self) -> impl Iterator<Item = LegId> {
+        self.members.values().filter_map(|member| member.leg()?.id())
+    }
+
+    /// Those of them whose sound may be written down, and whose it is.
+    pub fn recorded_legs(&self) -> impl Iterator<Item = (LegId, Did)> {
+        let knowing = self.members.iter().filter(|(_, member)| member.peer().is_some_and(|peer| peer.knows_recording));
+        knowing.filter_map(|(did, member)| Some((member.leg()?.id()?, did.clone())))
     }
 
     /// Why an offer that nobody took is over.
@@ -161,7 +167,7 @@ impl Call {
             Phase::Joined { .. } => CallState::Active,
             Phase::Incoming { silent: true, .. } | Phase::Ended { .. } => return None,
         };
-        let participants = self.members.iter().map(|(did, member)| member.view(did)).collect();
+        let participants = self.members.iter().map(|(did, member)| member.view(did, self.is_recorded())).collect();
         let closed = self.ticket.settings.closed;
         let (call, from, recording) = (self.ticket.call, self.from.clone(), self.recording);
         Some(CallView { call, state, from, closed, recording, participants })
@@ -218,6 +224,8 @@ pub struct Peer {
     pub instance: Instance,
     /// Microphone, ears and recording.
     pub state: MediaState,
+    /// It has acknowledged that the call is recorded here. Otherwise it is not shown there, and its sound is not recorded.
+    pub knows_recording: bool,
     /// It was here a moment ago in a former stay: to the user it never left.
     pub continues: bool,
     /// When both were in.
@@ -322,7 +330,7 @@ impl Member {
         }
     }
 
-    fn view(&self, did: &Did) -> ParticipantView {
+    fn view(&self, did: &Did, is_recorded: bool) -> ParticipantView {
         let peer = self.peer();
         ParticipantView {
             did: did.clone(),
@@ -331,6 +339,7 @@ impl Member {
             deafened: peer.is_some_and(|peer| peer.state.deafened),
             on_hold: peer.is_some_and(|peer| peer.state.on_hold),
             recording: peer.is_some_and(|peer| peer.state.recording),
+            recorded: is_recorded && peer.is_some_and(|peer| peer.knows_recording),
             decline: if let Presence::Declined(decline) = &self.presence { Some(decline.clone()) } else { None },
             leg: peer.and_then(|peer| peer.leg.as_ref()).and_then(Leg::id),
             setup: peer.map(|peer| peer.setup).unwrap_or_default(),

@@ -137,7 +137,7 @@ pub struct Engine {
     last_leg: u64,
     /// By the user, whatever is pushed.
     muted: bool,
-    /// With push-to-talk: until when the user is listened to.
+    /// With push-to-talk: until when the user is listened to, in the calls that this device was in when the key was pushed.
     talks_until: Option<Instant>,
     deafened: bool,
     /// Grows with every change of what participants are told of microphone, ears and recording.
@@ -276,16 +276,18 @@ impl Engine {
     /// Does whatever has become due, and tells what has changed.
     fn settle(&mut self, now: Now) {
         self.outbox.expire(now.mono);
-        if self.talks_until.is_some_and(|until| until <= now.mono) && !mutant!(TalksForEver) {
-            self.change_media(now.mono, |engine| engine.talks_until = None);
-        }
         let calls: Vec<CallId> = self.calls.keys().copied().collect();
         for call in calls {
             self.settle_call(call, now);
         }
+        let nobody_listens = self.joined() == 0 && !mutant!(TalkOutlivesCall);
+        let pushed_long = |until: Instant| until <= now.mono && !mutant!(TalksForEver);
+        if self.talks_until.is_some_and(|until| nobody_listens || pushed_long(until)) {
+            self.change_media(now.mono, |engine| engine.talks_until = None);
+        }
         self.forget_past(now.mono);
         self.early_cancels.retain(|cancel| now.mono < cancel.until);
-        // Who records says so before the first sample, and takes it back after the last.
+        // Who records says so before the first sample, even of the own microphone, and takes it back after the last.
         let ceases = self.plan.recording.is_some() && self.plan_audio().recording.is_none();
         if ceases || mutant!(RecordingToldLate) {
             self.change_plan();
@@ -423,12 +425,12 @@ impl Engine {
     fn plan_audio(&self) -> AudioPlan {
         let counts = |call: &&Call| call.is_active() || (mutant!(HoldKeepsMicrophone) && call.instance().is_some());
         let active = self.calls.values().find(counts);
-        let legs = active.into_iter().flat_map(Call::legs).map(|(leg, _)| leg).collect();
+        let legs = active.into_iter().flat_map(Call::legs).collect();
         let is_recorded = |call: &&Call| call.is_recorded() || (mutant!(HoldKeepsRecording) && call.recording);
         let recorded = self.calls.values().find(is_recorded);
         AudioPlan {
             legs,
-            recording: recorded.map(|call| Recorded { call: call.ticket.call, who: call.legs().collect() }),
+            recording: recorded.map(|call| Recorded { call: call.ticket.call, who: call.recorded_legs().collect() }),
             microphone: active.is_some_and(|call| call.has_leg_up() || mutant!(MicrophoneEarly)),
             playback: active.is_some_and(Call::has_company),
             muted: self.muted(),

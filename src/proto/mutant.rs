@@ -59,6 +59,8 @@ mod in_tests {
         DeclinedComesIn => "who declined comes in by a Join",
         RecordingUntold => "a recording is not told",
         RecordingToldLate => "a recording begins before it is told",
+        RecordsWhoDoesNotKnow => "who has not acknowledged a recording is in it",
+        KnowsForEver => "who knew of a recording is in the next one at once",
         HoldKeepsRecording => "a call on hold is recorded on",
         OldStateCounts => "an older State replaces a newer one",
         StrangersRingOn => "the same stranger rings again and again",
@@ -67,6 +69,7 @@ mod in_tests {
         NoGrace => "a call that everybody left goes on",
         TalkIgnored => "push-to-talk leaves the microphone open",
         TalksForEver => "a push to talk never ends",
+        TalkOutlivesCall => "a push to talk outlives its call, and holds in the next",
         BeginsAloud => "a call does not begin muted",
         NobodyAnswersJoin => "a Join is not answered with one's own",
     }

@@ -28,9 +28,12 @@ impl World {
         if self.trace.is_on() {
             self.events.push((ix, event.clone()));
         }
-        if self.setup.automute && matches!(event, Event::CallOffered { .. } | Event::CallJoined { .. }) {
-            self.coverage.mark(Mark::BegunMuted);
-            self.nodes[ix].mute = true;
+        if matches!(event, Event::CallOffered { .. } | Event::CallJoined { .. }) {
+            self.nodes[ix].talks_until = None;
+            if self.setup.automute {
+                self.coverage.mark(Mark::BegunMuted);
+                self.nodes[ix].mute = true;
+            }
         }
         match event {
             Event::CallOffered { invitees, .. } => {
@@ -172,6 +175,7 @@ impl World {
     fn ended(&mut self, ix: NodeIx, call: CallId, reason: EndReason) {
         let node = &mut self.nodes[ix];
         let consented = node.consent.remove(&call);
+        node.talks_until = node.talks_until.filter(|_| !node.consent.is_empty());
         node.superseded = reason == EndReason::Superseded && consented;
         node.ended.insert(call, reason);
         if reason == EndReason::AnsweredElsewhere {

@@ -262,6 +262,7 @@ fn mark_of(error: &RequestError) -> Mark {
         | RequestError::RecordsAnother
         | RequestError::BadInvitees
         | RequestError::NoPushToTalk
+        | RequestError::NoCall
         | RequestError::Stopping => Mark::WrongRequest,
     }
 }

@@ -335,7 +335,11 @@ impl Legs {
 
     /// The node at the other end, once that is known.
     pub fn far_end(&self, leg: &SimLeg) -> Option<NodeIx> {
-        leg.remote.map(|remote| self.all[remote].owner)
+        self.other_end(leg).map(|far| far.owner)
+    }
+
+    pub fn other_end(&self, leg: &SimLeg) -> Option<&SimLeg> {
+        leg.remote.map(|remote| &self.all[remote])
     }
 
     /// The far end of `token` will notice that nothing comes any more.

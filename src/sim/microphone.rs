@@ -45,6 +45,23 @@ fn a_push_that_is_not_repeated_ends_after_a_minute() {
 }
 
 #[test]
+fn a_push_ends_with_the_last_call_and_holds_for_no_later_one() {
+    let mut stage = talkers(true, false);
+    let first = stage.world.calls[0];
+    assert_eq!(stage.ask(0, Request::Talk(true)), Ok(Reply::Done));
+    stage.offer(0, &[1]);
+    assert!(stage.world.nodes[0].plan.muted, "nobody has pushed for this call");
+    assert_eq!(stage.ask(0, Request::Talk(true)), Ok(Reply::Done));
+    assert_eq!(stage.ask(0, Request::Hangup(first)), Ok(Reply::Done));
+    assert!(!stage.world.nodes[0].plan.muted, "there is still a call");
+    let second = stage.world.calls[1];
+    assert_eq!(stage.ask(0, Request::Hangup(second)), Ok(Reply::Done));
+    assert!(stage.world.nodes[0].plan.muted);
+    assert_eq!(stage.ask(0, Request::Talk(true)), Err(RequestError::NoCall));
+    assert_eq!(stage.ask(0, Request::Talk(false)), Ok(Reply::Done), "to let go is never wrong");
+}
+
+#[test]
 fn mute_is_stronger_than_a_push_and_without_push_to_talk_there_is_nothing_to_push() {
     let mut stage = talkers(true, false);
     for request in [Request::Mute(true), Request::Talk(true)] {

@@ -280,7 +280,7 @@ impl World {
             return Ok(());
         }
         self.trace.line(self.agenda.now_us, || format!("n{ix} wakes up"));
-        self.nodes[ix].sleeps_until_us = None;
+        (self.nodes[ix].sleeps_until_us, self.nodes[ix].talks_until) = (None, None);
         self.nodes[ix].clock.slept_us += slept.as_micros() as u64;
         self.network.wake_up(ix, &mut self.agenda);
         let (_, legs, mut sky) = self.split();

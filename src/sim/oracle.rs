@@ -81,8 +81,11 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
     demand(recorded.is_none_or(|view| node.records == Some(view.call)), "it is recorded, and nobody asked for it")?;
     let writes = recorded.filter(|view| view.state != CallState::OnHold).map(|view| view.call);
     demand(plan.recording.as_ref().map(|recording| recording.call) == writes, "recorded is not: shown as recorded")?;
-    let whole = plan.recording.as_ref().is_none_or(|recording| recording.who.keys().eq(&plan.legs));
-    demand(whole, "not everybody who is heard is recorded")?;
+    let known = |view: &CallView, did: &Did| view.participants.iter().any(|other| other.did == *did && other.recorded);
+    for (leg, did) in plan.recording.iter().flat_map(|recording| &recording.who) {
+        demand(plan.legs.contains(leg), "somebody is recorded who is not heard")?;
+        demand(recorded.is_some_and(|view| known(view, did)), "somebody is recorded and not shown as that")?;
+    }
     demand(views.len() <= MAX_CALLS, "too many calls")?;
     demand(views.iter().all(|view| view.participants.len() < MAX_PARTICIPANTS), "too many participants")?;
     demand(world.network.subscription_count(ix) <= MAX_SUBSCRIPTIONS, "too many topics")?;
@@ -97,7 +100,29 @@ pub fn check(world: &World, ix: NodeIx) -> Result<(), String> {
             demand(leg.is_some_and(fits), "shown as joined without a leg that is up")?;
         }
     }
-    world.legs.of(ix).filter(|leg| !leg.closing).try_for_each(|leg| check_leg(world, leg, &engaged))
+    world.legs.of(ix).filter(|leg| !leg.closing).try_for_each(|leg| {
+        recorded_in_sight(world, leg)?;
+        check_leg(world, leg, &engaged)
+    })
+}
+
+/// Whose sound comes over this leg and is written down, or goes over it and is written down there, is shown that it is.
+fn recorded_in_sight(world: &World, leg: &SimLeg) -> Result<(), String> {
+    let Some(far) = world.legs.other_end(leg).filter(|_| world.legs.connected(leg)) else { return Ok(()) };
+    for (recorder, speaker) in [(leg, far), (far, leg)] {
+        let plan = &world.nodes[recorder.owner].plan;
+        let writes = plan.recording.as_ref().is_some_and(|recorded| recorded.who.contains_key(&recorder.id));
+        let speaks = world.nodes[speaker.owner].plan.legs.contains(&speaker.id);
+        if !writes || !speaks || [speaker, recorder].iter().any(|leg| world.is_insider(leg.owner)) {
+            continue;
+        }
+        let views = world.nodes[speaker.owner].node.calls();
+        let others = views.iter().filter(|view| view.call == speaker.call).flat_map(|view| &view.participants);
+        let mut recorders = others.filter(|other| other.did == world.dids[recorder.owner] && other.recording);
+        let sees = recorders.next().is_some();
+        demand(sees, &format!("n{} records n{}, who is not shown it", recorder.owner, speaker.owner))?;
+    }
+    Ok(())
 }
 
 /// What is written down is what is: a daemon that is killed now comes back to exactly this.
@@ -259,6 +284,9 @@ fn settled_pair(
     demand((other.muted, other.deafened) == (muted, deafened), &format!("{told} with another microphone or ears"))?;
     let records = views[b].iter().any(|theirs| theirs.call == view.call && theirs.recording) && !holds;
     demand(other.recording == records, &format!("{told}, who records: {records}"))?;
+    let written = view.recording && view.state != CallState::OnHold;
+    let is_told = world.network.carries(&Topic::Member(view.call, other.did.clone()), a, b);
+    demand(other.recorded == (written && is_told), &format!("{told}, and as recorded: {}", other.recorded))?;
     Ok(true)
 }
 

@@ -9,6 +9,7 @@ use crate::proto::{
 };
 
 use super::{
+    seal::Sealed,
     stage::Stage,
     world::{Fate, NodeIx},
 };
@@ -28,6 +29,16 @@ fn writes(stage: &Stage, node: NodeIx) -> bool {
     stage.world.nodes[node].plan.recording.is_some()
 }
 
+/// Whether the sound of `other` is in the recording of `node`.
+fn has(stage: &Stage, node: NodeIx, other: NodeIx) -> bool {
+    let recording = stage.world.nodes[node].plan.recording.as_ref();
+    recording.is_some_and(|recorded| recorded.who.values().any(|did| *did == stage.world.dids[other]))
+}
+
+fn is_state(sealed: &Sealed) -> bool {
+    matches!(sealed.outgoing.signal.body, Body::State(_))
+}
+
 #[test]
 fn everybody_sees_who_records_and_whoever_comes_later_does_at_once() {
     let mut stage = Stage::of(4);
@@ -35,13 +46,16 @@ fn everybody_sees_who_records_and_whoever_comes_later_does_at_once() {
     assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
     assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done), "twice is once");
     assert!(writes(&stage, 0));
+    assert!(!has(&stage, 0, 1) && !has(&stage, 0, 2), "nobody knows yet");
     stage.until(1, "both see it", |stage| sees(stage, 1, call, 0) && sees(stage, 2, call, 0));
+    stage.until(1, "both are in it", |stage| has(stage, 0, 1) && has(stage, 0, 2));
     let invitees = vec![stage.world.dids[3].clone()];
     assert_eq!(stage.ask(1, Request::Invite { call, invitees }), Ok(Reply::Done));
     stage.until(1, "it rings", |stage| stage.rings(3));
     stage.accept(3, call);
     stage.until(3, "it is connected", |stage| stage.shown(3, call, 0) == Some(ParticipantState::Joined));
     assert!(sees(&stage, 3, call, 0), "nobody is connected to a recorder without seeing it");
+    stage.until(1, "whoever comes later is in it", |stage| has(stage, 0, 3));
     assert_eq!(record(&mut stage, 0, call, false), Ok(Reply::Done));
     assert!(!writes(&stage, 0));
     stage.until(1, "all see that it is over", |stage| (1..4).all(|node| !sees(stage, node, call, 0)));
@@ -68,6 +82,57 @@ fn a_recording_pauses_on_hold_and_one_call_is_recorded_at_a_time() {
 }
 
 #[test]
+fn whom_no_word_of_it_reaches_is_heard_and_not_recorded() {
+    let mut stage = Stage::of(3);
+    let call = stage.call(0, &[1, 2]);
+    let (deaf, silent) = (stage.world.dids[1].clone(), 2);
+    // One of them is not told. The other is, and its word that it knows is lost.
+    stage.censor(move |from, sealed| {
+        let is_ack = matches!(sealed.outgoing.signal.body, Body::Ack(_));
+        let lost = (is_state(sealed) && sealed.outgoing.to.as_ref() == Some(&deaf)) || (from == silent && is_ack);
+        if lost { Fate::Drop } else { Fate::Pass }
+    });
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(20));
+    assert!(stage.all_hear_each_other(&[0, 1, 2], call) && writes(&stage, 0));
+    assert!(!has(&stage, 0, 1) && !sees(&stage, 1, call, 0));
+    assert!(!has(&stage, 0, 2) && sees(&stage, 2, call, 0));
+    stage.world.censor = None;
+    stage.until(5, "both are told, and in it", |stage| has(stage, 0, 1) && has(stage, 0, 2));
+}
+
+#[test]
+fn who_was_recorded_before_a_hold_is_told_again_before_it_is_after_it() {
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    stage.until(1, "it is in it", |stage| has(stage, 0, 1));
+    assert_eq!(stage.ask(0, Request::Mute(true)), Ok(Reply::Done));
+    assert!(has(&stage, 0, 1), "another switch changes nothing");
+    assert_eq!(stage.ask(0, Request::Hold(call)), Ok(Reply::Done));
+    stage.until(1, "it is seen", |stage| !sees(stage, 1, call, 0));
+    stage.censor(|_, sealed| if is_state(sealed) { Fate::DelayMs(3_000) } else { Fate::Pass });
+    assert_eq!(stage.ask(0, Request::Resume(call)), Ok(Reply::Done));
+    stage.pass(Duration::from_secs(2));
+    assert!(writes(&stage, 0) && !has(&stage, 0, 1));
+    stage.until(3, "it is in it again", |stage| has(stage, 0, 1));
+}
+
+#[test]
+fn who_comes_back_is_told_before_it_is_recorded_again() {
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    stage.until(1, "it is in it", |stage| has(stage, 0, 1));
+    stage.world.kill(1);
+    stage.censor(|_, sealed| if is_state(sealed) { Fate::DelayMs(3_000) } else { Fate::Pass });
+    assert_eq!(stage.world.revive(1), Ok(()));
+    stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert!(!has(&stage, 0, 1));
+    stage.until(5, "it is in it again", |stage| has(stage, 0, 1));
+}
+
+#[test]
 fn a_daemon_that_was_killed_is_back_in_its_call_and_does_not_go_on_recording() {
     let mut stage = Stage::of(2);
     let call = stage.call(0, &[1]);
@@ -89,6 +154,7 @@ fn a_machine_that_slept_goes_on_recording_and_says_so_again() {
     stage.pass(Duration::from_secs(30));
     stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
     assert!(writes(&stage, 0) && sees(&stage, 1, call, 0));
+    stage.until(1, "and the other is in it", |stage| has(stage, 0, 1));
 }
 
 #[test]

@@ -84,7 +84,10 @@ impl Sight<'_> {
                 // Chains and settings are not to be seen.
                 if fine { Verdict::Either } else { Verdict::Refused }
             }
-            Request::Talk(_) => must(self.push_to_talk),
+            Request::Talk(on) => {
+                let in_call = self.views.iter().any(|view| view.state != CallState::Incoming);
+                must(self.push_to_talk && (in_call || !on))
+            }
             Request::Mute(_) | Request::Deafen(_) | Request::SetContacts(_) | Request::SetAddresses(_) => Verdict::Done,
             Request::SetDoNotDisturb(_) | Request::Restore { .. } => Verdict::Done,
             Request::Shutdown => Verdict::Either,

@@ -187,12 +187,6 @@ impl Reception {
         self.played *= 1.0 - NEWEST_WEIGHT;
     }
 
-    /// What was counted as made up just now was not.
-    pub fn restored(&mut self, samples: i64) {
-        let samples = (samples as f64).min(self.made_up);
-        (self.made_up, self.played) = (self.made_up - samples, self.played + samples);
-    }
-
     /// 0..=1.
     pub fn loss(&self) -> f64 {
         if self.expected < 1.0 { 0.0 } else { (1.0 - self.received / self.expected).clamp(0.0, 1.0) }

@@ -169,7 +169,7 @@ impl Ear {
                     self.stretch(bench);
                 }
                 Pull::Recover(_, samples) => self.left += samples as i64,
-                Pull::Conceal(samples, _) => {
+                Pull::Conceal(samples) => {
                     self.outcome.made_up_ms += samples as i64 / MS;
                     self.left += samples as i64;
                 }

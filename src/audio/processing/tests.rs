@@ -241,25 +241,3 @@ fn double_talk_for_a_judge() {
         }
     }
 }
-
-/// `cargo test --release --lib processing::tests::what -- --ignored --nocapture`
-#[test]
-#[ignore = "prints figures and asserts none"]
-fn what_ten_milliseconds_cost() {
-    let (far, near) = voices(10.0);
-    let none =
-        Stages { high_pass: false, echo_cancellation: false, noise_suppression: false, auto_gain: false, files: false };
-    for (name, stages) in [
-        ("high-pass", Stages { high_pass: true, ..none }),
-        ("echo", Stages { echo_cancellation: true, ..none }),
-        ("noise", Stages { noise_suppression: true, ..none }),
-        ("gain", Stages { auto_gain: true, ..none }),
-        ("all", Stages::of(&config::Audio::default())),
-    ] {
-        let mut processing = Processing::new(stages).unwrap();
-        let began = std::time::Instant::now();
-        run(&mut processing, &far, &near, 60.0);
-        let blocks = (far.len() / BLOCK_SAMPLES) as f64;
-        println!("{name:<10} {:6.1} µs per 10 ms", began.elapsed().as_secs_f64() * 1e6 / blocks);
-    }
-}

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
@@ -104,14 +105,19 @@ impl Recorder {
     }
 
     fn take(&mut self, piece: &Piece) -> Result<(), RecordingError> {
+        let person = piece.from.and_then(|leg| self.person(leg));
+        if person.is_none() && piece.from.is_some() {
+            // Nobody's, not even in the mix.
+            return Ok(());
+        }
         if piece.at > self.sum.0 {
             self.mix()?;
             self.sum = (piece.at, [0.0; BLOCK_SAMPLES]);
         }
         mixer::add(&mut self.sum.1, &piece.block);
-        let track = match piece.from {
+        let track = match person {
             None => Some(&mut self.own),
-            Some(leg) => self.track_of(leg)?,
+            Some(did) => self.track_of(did)?,
         };
         track.map_or(Ok(()), |track| track.write(piece.at, &piece.block))
     }
@@ -130,11 +136,13 @@ impl Recorder {
         self.mixed.write(at, &block)
     }
 
-    /// The file of whom the leg leads to; somebody who comes back goes on in the same one.
-    fn track_of(&mut self, leg: LegId) -> Result<Option<&mut Track>, RecordingError> {
-        let people = self.shared.people.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(did) = people.get(&leg).cloned() else { return Ok(None) };
-        drop(people);
+    /// To whom the leg leads, or led.
+    fn person(&self, leg: LegId) -> Option<Did> {
+        self.shared.people.lock().unwrap_or_else(PoisonError::into_inner).get(&leg).cloned()
+    }
+
+    /// Their file; somebody who comes back goes on in the same one.
+    fn track_of(&mut self, did: Did) -> Result<Option<&mut Track>, RecordingError> {
         if !self.others.contains_key(&did) {
             if self.others.len() == MAX_FILES {
                 return Ok(None);
@@ -162,9 +170,13 @@ impl Recorder {
         [&mut self.own, &mut self.mixed].into_iter().chain(self.others.values_mut())
     }
 
-    /// All files end together.
+    /// All files end together. Without a single block nothing was recorded, and there is nothing to keep.
     fn finish(mut self) -> Result<(), RecordingError> {
         let end = self.tracks().map(|track| track.place()).max().unwrap_or(0);
+        if end == 0 {
+            let path = self.directory;
+            return fs::remove_dir_all(&path).map_err(|source| RecordingError::Unusable { path, source });
+        }
         self.pad_to(end)?;
         let Self { own, mixed, others, .. } = self;
         [own, mixed].into_iter().chain(others.into_values()).try_for_each(Track::finish)

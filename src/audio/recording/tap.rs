@@ -4,7 +4,7 @@
 //! a beat of its own, is fitted into it. After a pause the clock says how long it was.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -33,6 +33,8 @@ pub struct Tap {
     shared: Arc<Shared>,
     /// The plan says that this call is recorded.
     is_open: bool,
+    /// Whose sound may be written down: no other is handed over.
+    legs: BTreeSet<LegId>,
     /// The place of the block that is being mixed, and when that began.
     place: u64,
     ticked_at: Option<Instant>,
@@ -50,6 +52,7 @@ impl Tap {
             pieces,
             shared,
             is_open: false,
+            legs: BTreeSet::new(),
             place: 0,
             ticked_at: None,
             paused: true,
@@ -65,6 +68,7 @@ impl Tap {
             return;
         };
         self.is_open = true;
+        self.legs = recorded.who.keys().copied().collect();
         let mut people = self.shared.people.lock().unwrap_or_else(PoisonError::into_inner);
         if people.len() + recorded.who.len() > MAX_LEGS {
             people.retain(|leg, _| recorded.who.contains_key(leg));
@@ -105,9 +109,9 @@ impl Tap {
         }
     }
 
-    /// 10 ms of a participant, as loud as they came.
+    /// 10 ms of a participant, as loud as they came. Nothing of whom the plan does not name is taken.
     pub fn heard(&mut self, leg: LegId, block: &Block) {
-        if self.is_open && self.ticked_at.is_some() {
+        if self.is_open && self.ticked_at.is_some() && self.legs.contains(&leg) {
             self.hand_over(Some(leg), block);
         }
     }

@@ -1,6 +1,9 @@
 //! Whole recordings, written by the thread and read back with an independent reader of Ogg.
 
-use std::{fs::File, os::unix::fs::MetadataExt};
+use std::{
+    fs::File,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+};
 
 use super::*;
 use crate::{
@@ -33,7 +36,7 @@ impl Session {
     fn new(names: &[(Did, &str)]) -> Self {
         let parent = tempfile::tempdir().unwrap();
         let new = new_recording(parent.path(), names);
-        let (tap, running) = start(&new, || panic!("the disk is full")).unwrap();
+        let Recording { tap, running } = made(new).unwrap();
         Self { tap: Some(tap), running: Some(running), _parent: parent, now: Instant::now(), who: BTreeMap::new() }
     }
 
@@ -76,10 +79,18 @@ impl Session {
     }
 }
 
+/// A recording that begins, as soon as its files are there.
+fn made(new: NewRecording) -> Result<Recording, RecordingError> {
+    let (told, made) = sync_channel(1);
+    start(new, move |result| told.send(result).unwrap(), || panic!("the disk is full")).unwrap();
+    made.recv_timeout(PATIENCE).unwrap()
+}
+
 fn new_recording(parent: &Path, names: &[(Did, &str)]) -> NewRecording {
     NewRecording {
         call: CallId::from_bytes(CALL),
         parent: parent.to_owned(),
+        is_private: false,
         unix_ms: 951_827_696_000,
         own: did_of(1),
         names: names.iter().map(|(did, name)| (did.clone(), (*name).to_owned())).collect(),
@@ -192,6 +203,29 @@ fn a_pause_is_silence_of_its_length_and_what_follows_sounds_as_ever() {
 }
 
 #[test]
+fn whom_the_plan_does_not_name_is_in_no_file_and_not_in_the_mix() {
+    let mut session = Session::new(&[(did_of(2), "Bob")]);
+    let clip = speech(1.0);
+    session.follow(0x11);
+    blocks_of(&clip).for_each(|block| session.block(&QUIET, &[(1, block)]));
+    session.who = [(LegId(1), did_of(2))].into();
+    session.follow(0x11);
+    blocks_of(&clip).for_each(|block| session.block(&QUIET, &[(1, block)]));
+    session.who.clear();
+    session.follow(0x11);
+    blocks_of(&clip).for_each(|block| session.block(&QUIET, &[(1, block)]));
+    let files = session.end();
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["Bob.opus", "mixed.opus", "own.opus"]);
+    for name in ["Bob.opus", "mixed.opus"] {
+        let samples = &files[name];
+        let (fits, at) = best_correlation(&clip, samples, 2 * 48_000);
+        assert!(fits > 0.9 && at.abs_diff(48_000) <= 960, "{name}: {fits} at {at}");
+        let before_and_after = [&samples[..47_000], &samples[2 * 48_000 + 9_600..]].map(power);
+        assert!(before_and_after.iter().all(|power| *power < 1e-7), "{name}: {before_and_after:?}");
+    }
+}
+
+#[test]
 fn what_does_not_fit_into_the_ring_is_silence_in_its_place() {
     let (sender, mut pieces) = rtrb::RingBuffer::new(4);
     let shared = Arc::new(Shared { started: Instant::now(), place: AtomicU64::new(0), people: Mutex::default() });
@@ -261,8 +295,8 @@ fn recordings_are_nobody_elses_and_two_of_one_second_do_not_meet() {
     let parent = tempfile::tempdir().unwrap();
     let deep = parent.path().join("deep");
     let new = new_recording(&deep, &[]);
-    let both: Vec<_> = (0..2).map(|_| start(&new, || ()).unwrap()).collect();
-    let names: Vec<_> = both.iter().map(|(_, running)| running.directory.clone()).collect();
+    let both: Vec<_> = (0..2).map(|_| made(new.clone()).unwrap()).collect();
+    let names: Vec<_> = both.iter().map(|recording| recording.directory().to_owned()).collect();
     assert_eq!(names[0], deep.join("20000229T123456Z-11111111"));
     assert_eq!(names[1], deep.join("20000229T123456Z-11111111-2"));
     let mode = |path: &Path| path.metadata().unwrap().mode() & 0o777;
@@ -274,8 +308,69 @@ fn where_nothing_can_be_written_it_is_said_and_nothing_begins() {
     let parent = tempfile::tempdir().unwrap();
     let file = parent.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let refused = start(&new_recording(&file.join("below"), &[]), || ()).err().unwrap().to_string();
+    let refused = made(new_recording(&file.join("below"), &[])).err().unwrap().to_string();
     assert!(refused.contains("file/below") && refused.contains(';'), "{refused}");
-    let relative = start(&new_recording(Path::new("meetings"), &[]), || ()).err().unwrap();
+    let relative = made(new_recording(Path::new("meetings"), &[])).err().unwrap();
     assert!(matches!(relative, RecordingError::Relative { .. }), "{relative}");
+    std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let shared = made(NewRecording { is_private: true, ..new_recording(parent.path(), &[]) }).err().unwrap();
+    assert!(matches!(shared, RecordingError::Parent(_)), "{shared}");
+}
+
+#[test]
+fn a_recording_that_does_not_begin_leaves_nothing_behind() {
+    let parent = tempfile::tempdir().unwrap();
+    let Recording { tap, running } = made(new_recording(parent.path(), &[])).unwrap();
+    assert!(running.directory.join("own.opus").exists());
+    drop(tap);
+    running.wait(PATIENCE);
+    assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn who_comes_late_is_at_the_right_place_behind_a_silence_that_costs_next_to_nothing() {
+    let late = Duration::from_secs(60);
+    let mut session = Session::new(&[(did_of(2), "Bob")]);
+    session.follow(0x11);
+    session.block(&QUIET, &[]);
+    session.now += late;
+    session.who = [(LegId(1), did_of(2))].into();
+    session.follow(0x11);
+    let clip = speech(1.0);
+    blocks_of(&clip).for_each(|block| session.block(block, &[(1, block)]));
+    let directory = session.directory();
+    drop(session.tap.take());
+    session.running.take().unwrap().wait(PATIENCE);
+    let files = read_all(&directory);
+    let lengths: BTreeSet<usize> = files.values().map(Vec::len).collect();
+    assert_eq!(lengths.len(), 1, "{lengths:?}");
+    let places = files.values().map(|samples| best_correlation(&clip, &samples[59 * 48_000..], 2 * 48_000));
+    let places: Vec<usize> = places.map(|(fits, at)| if fits > 0.9 { at } else { usize::MAX }).collect();
+    assert!(places.iter().all(|at| at.abs_diff(places[0]) <= 48 && at.abs_diff(48_000) <= 1_440), "{places:?}");
+    for name in ["Bob.opus", "own.opus"] {
+        let mut reader = ogg::PacketReader::new(File::open(directory.join(name)).unwrap());
+        let (mut packets, mut pages) = (0, 0);
+        while let Some(packet) = reader.read_packet().unwrap() {
+            (packets, pages) = (packets + 1, pages + usize::from(packet.last_in_page()));
+        }
+        // Eight packets a second in silence, up to 255 of them on a page; then the clip.
+        assert!(packets < 8 * 61 + 80 && pages < 12, "{name}: {packets} packets on {pages} pages");
+    }
+}
+
+#[test]
+fn noise_that_nobody_hears_is_silence() {
+    let mut session = Session::new(&[]);
+    session.follow(0x11);
+    // A tone of -80 dBFS, then one of -60 dBFS.
+    let tone = |level: f32| (0..48_000).map(move |at| level * (at as f32 * 0.1).sin());
+    let both: Vec<f32> = tone(1e-4 * 2f32.sqrt()).chain(tone(1e-3 * 2f32.sqrt())).collect();
+    blocks_of(&both).for_each(|block| session.block(block, &[]));
+    let directory = session.directory();
+    drop(session.tap.take());
+    session.running.take().unwrap().wait(PATIENCE);
+    let own = &read_all(&directory)["own.opus"];
+    let (soft, loud) = own.split_at(own.len() - 48_000);
+    assert!(power(&soft[..soft.len() - 4_800]) < 1e-10, "{}", power(soft));
+    assert!((0.5e-6..2e-6).contains(&power(loud)), "{}", power(loud));
 }

@@ -21,6 +21,12 @@ const FRAMES_PER_PAGE: u32 = 25;
 /// §4.3), and its answer is the same for ever.
 const SILENCE_BYTES: usize = 4;
 const SILENCE: Block = [0.0; BLOCK_SAMPLES];
+/// A silence that goes on is written in packets of 120 ms, the longest there are (RFC 6716, §3.2.5).
+const FRAMES_OF_SILENCE: u8 = 6;
+const BLOCKS_OF_SILENCE: u64 = FRAMES_OF_SILENCE as u64 * BLOCKS_PER_FRAME;
+const BLOCKS_PER_FRAME: u64 = (FRAME_SAMPLES / BLOCK_SAMPLES) as u64;
+/// What is softer than -70 dBFS is nobody's voice, and costs as much: it is silence.
+const SILENT_POWER: f32 = 1e-7;
 
 /// A file that grows block by block.
 pub struct Track {
@@ -79,15 +85,31 @@ impl Track {
             return Ok(());
         }
         self.pad_to(at)?;
-        self.push(block)
+        let power = block.iter().map(|sample| sample * sample).sum::<f32>() / BLOCK_SAMPLES as f32;
+        self.push(if power < SILENT_POWER { &SILENCE } else { block })
     }
 
-    /// Makes the file that long with silence.
+    /// Makes the file that long with silence. An hour of it is a millisecond's work and less than a megabyte: somebody who
+    /// comes late holds nobody up.
     pub fn pad_to(&mut self, place: u64) -> Result<(), RecordingError> {
         while self.place < place {
-            self.push(&SILENCE)?;
+            let fits = self.place.is_multiple_of(BLOCKS_PER_FRAME) && self.place + BLOCKS_OF_SILENCE <= place;
+            match self.silence.as_deref().filter(|_| fits).and_then(long) {
+                Some(packet) => self.push_silence(packet, place)?,
+                None => self.push(&SILENCE)?,
+            }
         }
         Ok(())
+    }
+
+    /// The page ends with the silence, or where it is full.
+    fn push_silence(&mut self, packet: Vec<u8>, until: u64) -> Result<(), RecordingError> {
+        self.place += BLOCKS_OF_SILENCE;
+        self.frames += u64::from(FRAMES_OF_SILENCE);
+        self.on_page = 0;
+        let is_last = self.place + BLOCKS_OF_SILENCE > until;
+        let end = if is_last { PacketWriteEndInfo::EndPage } else { PacketWriteEndInfo::NormalPacket };
+        self.packet(packet, end, self.frames * FRAME_SAMPLES as u64)
     }
 
     /// Ends the file properly; its length is exactly that of the blocks.
@@ -139,6 +161,15 @@ impl Track {
     fn unusable(&self, source: io::Error) -> RecordingError {
         RecordingError::Unusable { path: self.path.clone(), source }
     }
+}
+
+/// [`FRAMES_OF_SILENCE`] times the one frame of this packet (RFC 6716, §3.2.5); `None`: it has more than one.
+fn long(packet: &[u8]) -> Option<Vec<u8>> {
+    const FRAMES_OF_ONE_LENGTH: u8 = 3;
+    let (toc, frame) = packet.split_first().filter(|(toc, _)| *toc & FRAMES_OF_ONE_LENGTH == 0)?;
+    let mut long = vec![toc | FRAMES_OF_ONE_LENGTH, FRAMES_OF_SILENCE];
+    (0..FRAMES_OF_SILENCE).for_each(|_| long.extend(frame));
+    Some(long)
 }
 
 /// The identification header (RFC 7845, §5.1).

@@ -3,7 +3,7 @@
 //! Nothing is asserted here. Each run reads `reference.wav` (48 kHz, mono) from a directory and writes what was heard, and
 //! figures for each second beside it; `scripts/bench-voice` makes the one and compares the other.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -195,23 +195,6 @@ fn call(clip: &[f32], network: Network, seed: u64) -> (Vec<f32>, Run) {
     (sound, Run { network: network.name, seed, phase_ms, seconds })
 }
 
-fn read_wav(path: &Path) -> Vec<f32> {
-    let reader = hound::WavReader::open(path).expect("scripts/bench-voice makes reference.wav");
-    reader.into_samples::<i16>().map(|sample| f32::from(sample.unwrap()) / 32_768.0).collect()
-}
-
-fn write_wav(path: &Path, sound: &[f32]) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: SAMPLE_RATE_HZ,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).unwrap();
-    sound.iter().for_each(|sample| writer.write_sample((sample * 32_767.0) as i16).unwrap());
-    writer.finalize().unwrap();
-}
-
 /// `TELECON_VOICE=<directory>` says where reference.wav is; `TELECON_VOICE_NETWORKS` names some of the networks, and
 /// `TELECON_VOICE_SEEDS` says how many calls there are over each.
 #[test]
@@ -220,7 +203,8 @@ fn speech_over_bad_networks() {
     let directory = PathBuf::from(std::env::var_os("TELECON_VOICE").expect("TELECON_VOICE names a directory"));
     let wanted = std::env::var("TELECON_VOICE_NETWORKS").unwrap_or_default();
     let seeds = std::env::var("TELECON_VOICE_SEEDS").map_or(1, |seeds| seeds.parse().unwrap());
-    let clip = read_wav(&directory.join("reference.wav"));
+    // `scripts/bench-voice` makes it.
+    let clip = wav::read(&directory.join("reference.wav"));
     for network in NETWORKS {
         if !wanted.is_empty() && !wanted.split_whitespace().any(|name| name == network.name) {
             continue;
@@ -228,7 +212,7 @@ fn speech_over_bad_networks() {
         for seed in 1..=seeds {
             let (sound, run) = call(&clip, network, seed);
             let name = format!("{}-{seed}", network.name);
-            write_wav(&directory.join(format!("{name}.wav")), &sound);
+            wav::write(&directory.join(format!("{name}.wav")), &sound);
             fs::write(directory.join(format!("{name}.json")), serde_json::to_string(&run).unwrap()).unwrap();
         }
     }

@@ -41,28 +41,61 @@ impl Bench {
 
 #[test]
 fn a_wish_survives_as_a_number() {
-    let worst = Wish { bitrate_bps: u32::MAX, frame_ms: 40, fec: true, expected_loss_pct: 100 };
-    for wish in [WISH, Wish::default(), worst] {
+    let most = Wish { bitrate_bps: u32::MAX, frame_ms: 40, fec: true, expected_loss_pct: 100 };
+    for wish in [WISH, Wish::default(), most] {
         assert_eq!(Wish::from_bits(wish.to_bits()), Some(wish));
     }
     assert_eq!(wish().1.get(), None);
 }
 
+/// As bad as a path can be.
+const WORST: Wish = Wish { bitrate_bps: 24_000, frame_ms: 40, fec: true, expected_loss_pct: 25 };
+
 #[test]
-fn one_encoder_suits_all_legs_that_hear_it() {
+fn the_narrowest_path_sets_the_bitrate_and_the_worst_one_the_protection() {
+    let wishes = [
+        Wish { bitrate_bps: 56_000, frame_ms: 10, ..WISH },
+        WISH,
+        Wish { bitrate_bps: 36_000, fec: true, expected_loss_pct: 8, ..WISH },
+    ];
+    let all = Wish { bitrate_bps: 36_000, frame_ms: 20, fec: true, expected_loss_pct: 8 };
+    assert_eq!(Wish::together(&wishes), Some(all));
+    assert_eq!(Wish::together(&wishes[..1]), Some(wishes[0]));
+    assert_eq!(Wish::together(&[]), None);
+}
+
+#[test]
+fn a_few_legs_make_the_voice_no_worse_than_clear_for_the_others() {
+    assert_eq!(Wish::together(&[WORST]), Some(WORST), "nobody else hears it");
+    for (narrow, legs) in [(1, 2), (1, 3), (2, 4), (15, 31)] {
+        let wishes: Vec<Wish> = (0..legs).map(|leg| if leg < narrow { WORST } else { WISH }).collect();
+        assert_eq!(Wish::together(&wishes), Some(Wish::default()), "{narrow} of {legs}");
+    }
+}
+
+#[test]
+fn what_most_legs_need_holds_for_all() {
+    for (narrow, legs) in [(2, 2), (2, 3), (16, 31)] {
+        let wishes: Vec<Wish> = (0..legs).map(|leg| if leg < narrow { WORST } else { WISH }).collect();
+        assert_eq!(Wish::together(&wishes), Some(WORST), "{narrow} of {legs}");
+    }
+}
+
+#[test]
+fn who_is_not_spoken_to_or_was_not_heard_of_has_no_say() {
     let mut bench = bench(3, false);
-    bench.legs[0].set(WISH);
-    bench.legs[1].set(Wish { fec: true, expected_loss_pct: 10, frame_ms: 40, ..WISH });
-    bench.legs[2].set(Wish { bitrate_bps: 24_000, frame_ms: 10, ..WISH });
-    let wishes = [0, 1, 2].map(|leg| bench.uplink.wishes[&LegId(leg)].get().unwrap());
-    let all = wishes.into_iter().reduce(Wish::and).unwrap();
-    assert_eq!(all, Wish { bitrate_bps: 24_000, frame_ms: 40, fec: true, expected_loss_pct: 10 });
-    assert!(bench.say(&speech(1.0), false).iter().all(|frame| frame.samples == 1920));
-    // One whom nobody speaks to any more has no say.
+    let wishes = [WISH, WORST, WORST];
+    bench.legs.iter().zip(wishes).for_each(|(leg, wish)| leg.set(Some(wish)));
+    let frames = bench.say(&speech(1.0), false);
+    assert!(frames.iter().all(|frame| (frame.samples, frame.bitrate_bps) == (1920, 24_000)));
     let now = Instant::now();
     bench.uplink.address([LegId(0), LegId(2)].into(), now, now);
     bench.say(&[0.0; 1920], false);
-    assert!(bench.say(&speech(1.0), false).iter().all(|frame| frame.samples == 960));
+    let frames = bench.say(&speech(1.0), false);
+    assert!(frames.iter().all(|frame| (frame.samples, frame.bitrate_bps) == (960, 32_000)));
+    bench.legs[2].set(None);
+    let frames = bench.say(&speech(1.0), false);
+    assert!(frames.iter().all(|frame| (frame.samples, frame.bitrate_bps) == (960, 48_000)));
     drop(bench.legs);
     bench.uplink.forget_abandoned_legs();
     assert!(bench.uplink.wishes.is_empty());
@@ -75,7 +108,7 @@ fn frames_change_their_length_and_bitrate_at_a_border_and_no_sample_is_missing()
     let mut frames = Vec::new();
     let wishes = [(10, 56_000), (20, 64_000), (40, 24_000), (20, 48_000)];
     for (part, (frame_ms, bitrate_bps)) in clip.chunks(BLOCK_SAMPLES * 133).zip(wishes) {
-        bench.legs[0].set(Wish { frame_ms, bitrate_bps, ..WISH });
+        bench.legs[0].set(Some(Wish { frame_ms, bitrate_bps, ..WISH }));
         let said = bench.say(part, false);
         let bits: usize = said.iter().map(|frame| 8 * frame.payload.len()).sum();
         let seconds: f64 = said.iter().map(|frame| f64::from(frame.samples) / 48_000.0).sum();
@@ -97,14 +130,14 @@ fn silence_is_told_as_a_pause_unless_the_bitrate_is_constant() {
     clip.resize(clip.len() + 96_000, 0.0);
     let pauses = |frames: &[EncodedFrame]| frames.iter().filter(|frame| frame.payload == PAUSE).count();
     let mut sparing = bench(1, false);
-    sparing.legs[0].set(WISH);
+    sparing.legs[0].set(Some(WISH));
     let frames = sparing.say(&clip, false);
     let silent = &frames[60..];
     println!("{} of {} silent frames are pauses", pauses(silent), silent.len());
     assert!(pauses(silent) * 10 >= silent.len() * 7, "{}", pauses(silent));
 
     let mut constant = bench(1, true);
-    constant.legs[0].set(WISH);
+    constant.legs[0].set(Some(WISH));
     let frames = [constant.say(&clip, false), constant.say(&clip, true)].concat();
     let sizes: BTreeSet<usize> = frames.iter().map(|frame| frame.payload.len()).collect();
     assert_eq!(sizes, [120].into(), "speech, silence and a muted microphone look the same");
@@ -143,7 +176,7 @@ fn speech_stays_fullband_whatever_is_wished() {
     {
         let mut bench = bench(1, false);
         let expected_loss_pct = if fec { 20 } else { 0 };
-        bench.legs[0].set(Wish { bitrate_bps, fec, expected_loss_pct, ..WISH });
+        bench.legs[0].set(Some(Wish { bitrate_bps, fec, expected_loss_pct, ..WISH }));
         let mut decoder = Decoder::new().unwrap();
         let frames = bench.say(&clip, false);
         let heard: Vec<f32> = frames.iter().flat_map(|frame| decoder.decode(&frame.payload, 960).to_vec()).collect();

@@ -43,6 +43,9 @@ fn who_records_is_named_wherever_the_call_is() {
     let mut recorded = call();
     recorded["participants"][0]["recording"] = true.into();
     assert_eq!(with(&recorded), "bob (joined, records, muted), did:key:zEve (reconnecting)");
+    recorded["recording"] = true.into();
+    recorded["participants"][0]["recorded"] = false.into();
+    assert_eq!(with(&recorded), "bob (joined, records, not recorded yet, muted), did:key:zEve (reconnecting)");
     let entered =
         json!({ "call": "c", "recorded_by": [{ "did": "did:key:zBob", "name": "bob" }, { "did": "did:key:zEve" }] });
     assert_eq!(accepted(&entered), "accepted c\nbob records this call\ndid:key:zEve records this call\n");

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tracing::debug;
 
-use super::{Answer, not_done};
+use super::{Answer, Asked, not_done};
 use crate::{
     audio::{NewRecording, RecordingError},
     control::wire::Failure,
     daemon::{Daemon, resolve::Verb},
-    private::prepare_directory,
     proto::{
         id::CallId,
         io::{CallState, Event, Now, Request},
@@ -18,34 +17,56 @@ use crate::{
 };
 
 impl Daemon {
-    /// Files first, then the core's yes: it has been asked whether it would say so, and from then on every block is written.
-    pub(super) fn record(&mut self, call: Option<&str>, directory: Option<PathBuf>, now: Now) -> Answer {
-        let call = self.find(call, Verb::Record)?;
-        let runs = self.recorded().is_some_and(|(recorded, _)| recorded == call);
-        let into = self.directory().filter(|_| runs);
-        if let Some((into, wanted)) = into.as_ref().zip(directory.as_ref())
-            && into.parent() != Some(wanted)
+    /// Files first, which take as long as the disk does; [`Self::recording_made`] goes on.
+    pub(super) fn record(&mut self, asked: Asked, call: Option<&str>, directory: Option<PathBuf>, now: Now) {
+        let answer = match self.find(call, Verb::Record) {
+            Err(failure) => Err(failure),
+            Ok(call) if self.recorded().is_some_and(|(recorded, _)| recorded == call) => {
+                self.records_already(call, directory)
+            }
+            Ok(call) => match self.make_files(call, directory, now) {
+                Ok(()) => return self.to_record = Some((call, asked)),
+                Err(failure) => Err(failure),
+            },
+        };
+        self.conclude(asked, answer, now);
+    }
+
+    fn records_already(&self, call: CallId, wanted: Option<PathBuf>) -> Answer {
+        let into = self.directory();
+        if let Some((into, wanted)) = into.as_ref().zip(wanted)
+            && into.parent() != Some(&wanted)
         {
             let why = format!("it is being recorded into {} already; `telecon record stop` ends that", into.display());
             return Err(Failure::new("records_another", why));
         }
-        if !runs {
-            self.node.may_record(call).map_err(|error| not_done(&error))?;
-            let parent = match directory {
-                Some(directory) => directory,
-                None => {
-                    prepare_directory(&self.recordings)
-                        .map_err(|error| Failure::new("not_writable", error.to_string()))?;
-                    self.recordings.clone()
-                }
-            };
-            let names = self.people.contacts().iter().map(|contact| (contact.did.clone(), contact.name.to_string()));
-            let (own, names) = (self.did.clone(), names.collect());
-            let new = NewRecording { call, parent, unix_ms: now.unix_ms, own, names };
-            self.audio.start_recording(&new).map_err(|error| not_writable(&error))?;
-            self.ask(Request::Record { call, on: true }, now)?;
+        Ok(json!({ "call": call, "directory": into }))
+    }
+
+    fn make_files(&self, call: CallId, directory: Option<PathBuf>, now: Now) -> Result<(), Failure> {
+        if self.to_record.is_some() {
+            let why = "the files of a recording are being made already; if that takes long, the disk does not answer";
+            return Err(Failure::new("try_again", why));
         }
-        Ok(json!({ "call": call, "directory": self.directory() }))
+        self.node.may_record(call).map_err(|error| not_done(&error))?;
+        let is_private = directory.is_none();
+        let parent = directory.unwrap_or_else(|| self.recordings.clone());
+        let names = self.people.contacts().iter().map(|contact| (contact.did.clone(), contact.name.to_string()));
+        let (own, names) = (self.did.clone(), names.collect());
+        let new = NewRecording { call, parent, is_private, unix_ms: now.unix_ms, own, names };
+        self.audio.make_recording(new).map_err(|error| not_writable(&error))
+    }
+
+    /// The files are there: with the core's yes every block is written from now on. The call may be over or on hold meanwhile.
+    pub(in crate::daemon) fn recording_made(&mut self, now: Now) {
+        let Some(((call, asked), made)) = self.to_record.take().zip(self.audio.made_recording()) else { return };
+        let answer = made.map_err(|error| not_writable(&error)).and_then(|recording| {
+            self.ask(Request::Record { call, on: true }, now)?;
+            let directory = recording.directory().to_owned();
+            self.audio.start_recording(recording);
+            Ok(json!({ "call": call, "directory": directory }))
+        });
+        self.conclude(asked, answer, now);
     }
 
     pub(super) fn stop_record(&mut self, now: Now) -> Answer {
@@ -86,7 +107,7 @@ impl Daemon {
 
 fn not_writable(error: &RecordingError) -> Failure {
     let code = match error {
-        RecordingError::Unusable { .. } | RecordingError::NoMemory(_) => "not_writable",
+        RecordingError::Unusable { .. } | RecordingError::Parent(_) | RecordingError::NoMemory(_) => "not_writable",
         RecordingError::Relative { .. } => "bad_directory",
     };
     Failure::new(code, error.to_string())

@@ -54,7 +54,7 @@ impl Course {
 }
 
 fn circumstances() -> Circumstances {
-    Circumstances { redundancy: true, feedback: true, rtt_ms: Some(40.0), legs: 1 }
+    Circumstances { redundancy: true, feedback: true, rtt_ms: Some(40.0), legs: 1, voice: None }
 }
 
 /// A call over a path that loses what `loses` says, which is told the number of the packet and the time in ms.
@@ -209,6 +209,23 @@ fn small_budgets_drop_copies_first_and_lengthen_frames_then() {
         lines += usize::from(plan.wish.frame_ms == 40);
     }
     assert!(lines > 0 && before == 0);
+}
+
+#[test]
+fn a_leg_whose_wish_was_not_granted_sends_fewer_copies() {
+    let thinned = |near, far_ms, voice: (u32, u8), budget_kbps| {
+        let (bitrate_bps, frame_ms) = voice;
+        let plan = fitted(near, far_ms, false, 143.0);
+        let plan = thinned(plan, Some(Voice { bitrate_bps, frame_ms }), budget_kbps);
+        (plan.near, plan.far_ms)
+    };
+    let (none, clear) = (&[][..], (32_000, 20));
+    assert_eq!(thinned(2, None, (36_000, 20), 143.0), (&[1, 2][..], None), "what was wished is granted");
+    assert_eq!(thinned(2, None, (64_000, 20), 143.0), (none, None), "the encoder has not heard of it yet");
+    assert_eq!(thinned(2, None, clear, 100.0), (&[1][..], None));
+    assert_eq!(thinned(1, Some(200), clear, 100.0), (none, Some(200)), "those close behind go first");
+    assert_eq!(thinned(1, Some(200), clear, 60.0), (none, None));
+    assert_eq!(thinned(0, None, clear, 36.0), (none, None), "the voice itself always goes out");
 }
 
 #[test]

@@ -44,10 +44,15 @@ impl Engine {
         let Some(peer) = member.peer_mut() else { return };
         // Numbers of attempts grow as long as either side may remember them.
         let attempt = attempts.filter(|(of, _)| role == Role::Initiator || *of == peer.instance).map_or(0, |(_, n)| n);
-        peer.met_at = Some(now);
+        (peer.met_at, peer.knows_recording) = (Some(now), mutant!(RecordsWhoDoesNotKnow));
         peer.leg = Some(Leg::after(former, attempt, role, now));
         if !mutant!(NobodyAnswersJoin) {
             self.send_join(call, did, now);
+        }
+        let state = self.media_state(call);
+        if state.recording {
+            // The Join says so too, but whoever acknowledges that may be another device of the DID.
+            self.post(call, did, Sealing::Pairwise, Body::State(state), Persistence::UntilAcked, now);
         }
         self.dial(call, did);
         self.drive_leg(call, did, now, Leg::advance);

@@ -323,6 +323,9 @@ impl Engine {
         if !self.config.push_to_talk {
             return Err(RequestError::NoPushToTalk);
         }
+        if talks && self.joined() == 0 {
+            return Err(RequestError::NoCall);
+        }
         Ok(self.change_media(now, |engine| engine.talks_until = talks.then_some(now + TALK)))
     }
 
@@ -343,7 +346,8 @@ impl Engine {
         Reply::Done
     }
 
-    /// Tells all participants of the call what holds now of microphone, ears and recording.
+    /// Tells all participants of the call what holds now of microphone, ears and recording. Who was recorded and hears that it
+    /// is over has to acknowledge the next beginning.
     fn tell_state(&mut self, id: CallId, now: Instant) {
         let state = self.media_state(id);
         self.outbox.drop_where(|outgoing| outgoing.signal.call == id && matches!(outgoing.signal.body, Body::State(_)));
@@ -353,6 +357,9 @@ impl Engine {
             is_told.then(|| MessageId(self.rng.random()))
         });
         for did in self.present(id) {
+            if let Some(peer) = self.peer_mut(id, &did) {
+                peer.knows_recording &= state.recording || mutant!(KnowsForEver);
+            }
             self.post(id, &did, Sealing::Pairwise, Body::State(state), Persistence::UntilAcked, now);
         }
     }
@@ -479,10 +486,12 @@ impl Engine {
 
     /// Begins the own stay in the call, numbered above every other of the own DID that is known.
     pub(super) fn join(&mut self, id: CallId, arrival: Arrival, now: Now) {
-        // A machine that woke up goes on where it was.
-        if self.config.automute && arrival != Arrival::Woken && !mutant!(BeginsAloud) {
-            self.change_media(now.mono, |engine| engine.muted = true);
-        }
+        // A machine that woke up goes on where it was. Nobody has pushed for this stay yet.
+        let mutes = self.config.automute && arrival != Arrival::Woken && !mutant!(BeginsAloud);
+        self.change_media(now.mono, |engine| {
+            engine.muted |= mutes;
+            engine.talks_until = engine.talks_until.filter(|_| mutant!(TalkOutlivesCall));
+        });
         let Some(call) = self.calls.get_mut(&id) else { return };
         let above = if mutant!(StayNotAbove) { 0 } else { call.stay.saturating_add(1) };
         call.stay = match arrival {

@@ -54,8 +54,12 @@ impl Engine {
         let Some(member) = self.calls.get_mut(&outgoing.signal.call).and_then(|call| call.members.get_mut(from)) else {
             return;
         };
-        if let (Presence::Invited { reached, .. }, Body::Offer(_)) = (&mut member.presence, outgoing.signal.body) {
+        if let (Presence::Invited { reached, .. }, Body::Offer(_)) = (&mut member.presence, &outgoing.signal.body) {
             *reached = true;
+        }
+        // A State is sealed for exactly one stay, which shows from now on what it says.
+        if let (Presence::In(peer), Body::State(state)) = (&mut member.presence, &outgoing.signal.body) {
+            peer.knows_recording = state.recording;
         }
     }
 
@@ -132,6 +136,7 @@ impl Engine {
             continues,
             instance: presence.instance,
             state: presence.state,
+            knows_recording: false,
             met_at: None,
             leg: None,
             setup: Setup::default(),

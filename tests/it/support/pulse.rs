@@ -19,7 +19,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::daemon::NO_SYSTEM_BUS;
+use super::{daemon::NO_SYSTEM_BUS, wav};
 
 /// 48 kHz mono throughout.
 const RATE_HZ: f64 = 48_000.0;
@@ -128,7 +128,7 @@ impl PulseServer {
     /// Plays a clip into the microphone, once, and returns at once.
     pub fn speak(&self, clip: &[f32]) {
         let path = self.directory.path().join("clip.wav");
-        write_wav(&path, clip);
+        wav::write(&path, clip);
         assert!(self.pactl(&["upload-sample", path.to_str().unwrap(), "clip"]), "the clip goes into the server");
         assert!(self.pactl(&["play-sample", "clip", "microphone"]), "the clip is played");
     }
@@ -369,18 +369,4 @@ fn own_world<'a>(command: &'a mut Command, directory: &Path) -> &'a mut Command 
         .env_remove("PULSE_SERVER")
         .env_remove("DBUS_SESSION_BUS_ADDRESS")
         .stdin(Stdio::null())
-}
-
-fn write_wav(path: &PathBuf, clip: &[f32]) {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate: 48_000,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
-    let mut writer = hound::WavWriter::create(path, spec).expect("a WAV in the temporary directory");
-    for sample in clip {
-        writer.write_sample((sample * 32_767.0) as i16).expect("space for a clip");
-    }
-    writer.finalize().expect("space for a clip");
 }

@@ -36,7 +36,7 @@ fn pulls(packets: &[(u32, ReceivedPacket)], until_ms: u32, buffer: &mut JitterBu
             left += match &pull {
                 Pull::Idle | Pull::Pause => BLOCK_SAMPLES,
                 Pull::Packet(payload) => packet_samples(payload).unwrap(),
-                Pull::Recover(_, samples) | Pull::Conceal(samples, _) => *samples,
+                Pull::Recover(_, samples) | Pull::Conceal(samples) => *samples,
             };
             pulled.push((now_ms, pull));
         }
@@ -74,7 +74,7 @@ fn the_same_gap_with_lost_numbers_is_loss() {
     let mut buffer = JitterBuffer::new(Instant::now());
     let packets: Vec<_> = (0..100).filter(|n| !(50..53).contains(n)).map(|n| sent(&buffer, n as u16, 20 * n)).collect();
     let pulled = pulls(&packets, 1_900, &mut buffer);
-    let concealed = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Conceal(960, _))).count();
+    let concealed = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Conceal(960))).count();
     assert_eq!(concealed, 3);
     assert!(buffer.stats().concealed_pct > 2.0 && buffer.stats().loss_pct > 2.0, "{:?}", buffer.stats());
 }
@@ -126,7 +126,7 @@ fn frames_of_10_20_and_40_ms_may_alternate() {
     }
     let pulled = pulls(&packets, at / 48, &mut buffer);
     let made_up: usize =
-        pulled.iter().map(|(_, pull)| if let Pull::Conceal(samples, _) = pull { *samples } else { 0 }).sum();
+        pulled.iter().map(|(_, pull)| if let Pull::Conceal(samples) = pull { *samples } else { 0 }).sum();
     let lost: u32 = (0..8).map(|n| LENGTHS[(n * 50 + 49) / 7 % 3].1).sum();
     assert!(made_up as u32 <= lost + 3 * 960, "{made_up} of {lost}");
     let played = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Packet(_))).count();

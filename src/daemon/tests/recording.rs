@@ -1,0 +1,61 @@
+//! Recordings whose files take their time, which the loop does not wait for.
+
+use super::*;
+use crate::audio::AudioEvent;
+
+type Answer = oneshot::Receiver<Result<Value, Failure>>;
+
+impl Home {
+    /// Asks for a recording of the active call; the answer comes when the files are there.
+    fn record(&mut self, request_key: Option<&str>) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let method: Method = serde_json::from_value(method("media.record", json!({}))).unwrap();
+        self.daemon.command(Command::Call { method, request_key: request_key.map(String::from), reply }, now());
+        answer
+    }
+
+    /// Lets the loop see that they are.
+    async fn until_made(&mut self) {
+        loop {
+            let event = self.doors.audio.recv().await.unwrap();
+            self.daemon.audio_event(event, now());
+            if event == AudioEvent::RecordingMade {
+                return;
+            }
+        }
+    }
+
+    fn recordings(&self) -> usize {
+        std::fs::read_dir(&self.daemon.recordings).unwrap().count()
+    }
+}
+
+#[tokio::test]
+async fn while_the_files_of_a_recording_are_made_the_daemon_goes_on() {
+    let mut home = home().await;
+    home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    let mut first = home.record(Some("click"));
+    assert!(first.try_recv().is_err(), "the files are not there yet, as far as the loop knows");
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"], Value::Null);
+    assert_eq!(home.record(None).try_recv().unwrap().unwrap_err().code, "try_again");
+    home.until_made().await;
+    let first = first.await.unwrap().unwrap();
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"]["directory"], first["directory"]);
+    assert_eq!(home.record(None).try_recv().unwrap().unwrap(), first, "once more, without new files");
+    home.done("media.stop_record", json!({})).await;
+    assert_eq!(home.record(Some("click")).try_recv().unwrap().unwrap(), first, "the first answer under this key");
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_call_that_is_over_when_its_files_are_there_is_not_recorded() {
+    let mut home = home().await;
+    home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    let answer = home.record(None);
+    home.done("call.hangup", json!({})).await;
+    home.until_made().await;
+    assert_eq!(answer.await.unwrap().unwrap_err().code, "no_such_call");
+    while home.recordings() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
