@@ -251,6 +251,11 @@ impl Engine {
         self.muted || (self.config.push_to_talk && self.talks_until.is_none() && !mutant!(TalkIgnored))
     }
 
+    /// The own microphone is off only since nothing is pushed.
+    pub fn waits_for_talk(&self) -> bool {
+        self.muted() && !self.muted
+    }
+
     /// The own ears are off.
     pub fn deafened(&self) -> bool {
         self.deafened

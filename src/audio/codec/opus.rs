@@ -1,4 +1,4 @@
-//! Safe handles of libopus: the encoder and the decoder. The crate's only `unsafe`.
+//! Safe handles of libopus: the encoder and the decoder.
 //!
 //! It says what libopus can do, and nothing of how telecon uses it: that is [`super`].
 #![expect(unsafe_code, reason = "libopus is a C library; no safe crate reaches its decoder complexity")]
