@@ -52,8 +52,11 @@ pub mod bench {
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::{JoinHandle, Thread},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
+    },
+    thread::Thread,
     time::{Duration, Instant},
 };
 
@@ -69,7 +72,8 @@ use crate::{
 };
 
 pub use codec::{PAUSE, is_pause};
-pub use device::devices;
+pub use device::{NO_PIPEWIRE, devices};
+pub use file::check_clip;
 pub use recording::{NewRecording, Recording, RecordingError, RecordingStatus};
 pub use trial::{MAX_SECONDS as MAX_TEST_SECONDS, MicTest};
 pub use uplink::Wish;
@@ -89,6 +93,8 @@ const MICROPHONE_FRAMES: usize = 16;
 const SLOTS: usize = 256;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;
+/// How long a device or a file may take to close when the daemon stops.
+const CLOSES_IN: Duration = Duration::from_secs(1);
 /// How long a recording may take to be completed when the daemon stops.
 const LAST_PAGES: Duration = Duration::from_secs(1);
 /// Short sounds that wait for the audio thread; more are not played.
@@ -213,7 +219,7 @@ pub struct AudioStatus {
     pub processing: Vec<String>,
     /// What does not work: cause and remedy in one sentence each.
     pub problem: Option<String>,
-    /// The audio thread has real-time priority, from RealtimeKit.
+    /// The audio thread has real-time priority, from RealtimeKit; it is given back when sound costs too much.
     pub realtime: bool,
     /// `file` backend: unix time in µs at which sample 0 of the present pass of the input file was spoken.
     pub input_started_unix_us: Option<u64>,
@@ -288,12 +294,14 @@ pub struct Device {
     pub monitor: bool,
 }
 
-/// The handle to the audio thread. Dropping it closes all streams and files, and ends the thread.
+/// The handle to the audio thread. Dropping it closes all streams and files, and ends the thread; what hangs is left behind.
 pub struct Audio {
     shared: Arc<Shared>,
     microphone: broadcast::Sender<EncodedFrame>,
     events: mpsc::Sender<AudioEvent>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
+    /// Closed when the thread has ended.
+    ended: Mutex<Receiver<()>>,
     /// Of the latest recording. Held for a copy only.
     recorder: Mutex<Option<recording::Running>>,
     /// What became of the files of the next one.
@@ -310,7 +318,10 @@ impl Audio {
         let (config, sender, own) = (config.clone(), microphone.clone(), shared.clone());
         let stages = processing::Stages::of(&config);
         let told = events.clone();
+        let (ends, ended) = sync_channel::<()>(0);
         let run = move || {
+            // Dropped at the very end, also of a thread that panics.
+            let _ends = ends;
             let constant_bitrate = config.constant_bitrate;
             let board = own.clone();
             realtime::raise(move |given| board.board().status.realtime = given);
@@ -322,7 +333,16 @@ impl Audio {
             let problem = format!("there is no thread for audio ({error}); free some memory and restart telecon");
             shared.board().status.problem = Some(problem);
         }
-        Self { shared, microphone, events, thread: thread.ok(), recorder: Mutex::default(), made: Arc::default() }
+        let thread = thread.ok().map(|thread| thread.thread().clone());
+        Self {
+            shared,
+            microphone,
+            events,
+            thread,
+            ended: Mutex::new(ended),
+            recorder: Mutex::default(),
+            made: Arc::default(),
+        }
     }
 
     /// Sets what is to be captured and played; the latest plan holds. Never blocks.
@@ -349,10 +369,17 @@ impl Audio {
     }
 
     /// Opens the microphone for so many seconds ([`MAX_TEST_SECONDS`] at most), then plays what it heard; 0 ends a test at
-    /// once, and so does anything that is to be heard of a call. Never blocks.
-    pub fn test_microphone(&self, seconds: u32) {
-        self.shared.inbox().test = Some(seconds);
+    /// once, and so does anything that is to be heard of a call. Never blocks; false when another test is under way.
+    pub fn test_microphone(&self, seconds: u32) -> bool {
+        let mut inbox = self.shared.inbox();
+        if inbox.testing && seconds > 0 {
+            return false;
+        }
+        inbox.testing |= seconds > 0;
+        inbox.test = Some(seconds);
+        drop(inbox);
         self.wake();
+        true
     }
 
     /// The own voice, encoded once for all legs: each sends the frames that are for it. A receiver that lags behind loses
@@ -453,7 +480,7 @@ impl Audio {
 
     fn wake(&self) {
         if let Some(thread) = &self.thread {
-            Thread::unpark(thread.thread());
+            thread.unpark();
         }
     }
 }
@@ -462,9 +489,9 @@ impl Drop for Audio {
     fn drop(&mut self) {
         self.shared.inbox().stop = true;
         self.wake();
-        if let Some(thread) = self.thread.take() {
-            // It waits for nothing but itself; a panic there has been reported already.
-            drop(thread.join());
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(CLOSES_IN) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("a sound device or its file hangs; the end does not wait for it");
         }
         if let Some(recorder) = lock(&self.recorder).take() {
             // It ends with the audio thread. A disk that hangs holds nothing up.
@@ -532,6 +559,8 @@ struct Inbox {
     sounds: Vec<Sound>,
     /// A microphone test of so many seconds.
     test: Option<u32>,
+    /// One waits here, or runs.
+    testing: bool,
     /// Another recording; `Some(None)`: none any more.
     tap: Option<Option<recording::Tap>>,
     stop: bool,

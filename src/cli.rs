@@ -72,6 +72,7 @@ async fn ask(verb: Verb, paths: Paths, mut printer: Printer) -> Result<(), CliEr
             transfer::import(socket, &file, rename, printer).await
         }
         Verb::Devices => devices::list(&paths.config_file, socket, printer).await,
+        Verb::Test { what: Tested::Speaker, .. } => devices::test_speaker(socket, printer).await,
         Verb::Test { what: Tested::Mic, seconds } => devices::test_mic(socket, seconds, printer).await,
         verb => {
             let Some((method, show)) = request(verb) else { return Ok(()) };
@@ -125,7 +126,6 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
             };
             (Method::AudioSelect { direction, name }, show::selected)
         }
-        Verb::Test { what: Tested::Speaker, .. } => (Method::AudioTestSpeaker {}, show::speaker_tested),
         Verb::Contacts { verb: ContactVerb::List } => (Method::ContactList {}, show::contacts),
         Verb::Contacts { verb: ContactVerb::Add { did, name, address } } => {
             (Method::ContactAdd { did, name, address }, show::added)
@@ -139,7 +139,7 @@ fn request(verb: Verb) -> Option<(Method, Show)> {
         | Verb::Daemon { .. }
         | Verb::Demo { .. }
         | Verb::Devices
-        | Verb::Test { what: Tested::Mic, .. }
+        | Verb::Test { .. }
         | Verb::Watch { .. }
         | Verb::Config { .. }
         | Verb::Contacts { verb: ContactVerb::Import { .. } } => return None,

@@ -176,6 +176,7 @@ struct Daemon {
     ice: Arc<IceConfig>,
     tasks: Arc<Semaphore>,
     found: mpsc::Sender<devices::Found>,
+    choices: devices::Choices,
     /// What clients know of sound.
     audio_told: Event,
     started: Instant,

@@ -59,8 +59,8 @@ pub struct Probe {
     pub problem: Option<String>,
 }
 
-/// Finds, but does not open, these devices.
-pub fn probe(backend: Backend, input: &str, output: &str) -> Probe {
+/// Finds, but does not open, these devices; `ring` is that of the ring tone, where it has one of its own.
+pub fn probe(backend: Backend, input: &str, output: &str, ring: Option<&str>) -> Probe {
     let host = match host(backend) {
         Ok(host) => host,
         Err(why) => {
@@ -74,7 +74,7 @@ pub fn probe(backend: Backend, input: &str, output: &str) -> Probe {
     }
     let mut find = |direction: Direction, wanted: &str| match locate(&host, direction, wanted) {
         Ok((_, name, instead)) => {
-            problems.extend(instead);
+            problems.extend(instead.filter(|instead| !problems.contains(instead)));
             name
         }
         Err(why) => {
@@ -84,6 +84,9 @@ pub fn probe(backend: Backend, input: &str, output: &str) -> Probe {
     };
     let input = find(Direction::Input, input);
     let output = find(Direction::Output, output);
+    if let Some(ring) = ring {
+        find(Direction::Output, ring);
+    }
     let problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
     Probe { backend: backend_name(&host).into(), input, output, problem }
 }

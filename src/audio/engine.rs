@@ -18,6 +18,7 @@ use super::{
     opener::Opener,
     port::{Opened, Port},
     processing::{Processing, Stages},
+    realtime,
     recording::Tap,
     remote::Remote,
     speech::{OwnVoice, SpeechDetector},
@@ -171,8 +172,10 @@ impl Engine {
         let is_new = new_tap.is_some();
         self.recording = new_tap.unwrap_or(self.recording.take());
         selected.into_iter().for_each(|(role, name)| self.select(role, &name));
-        if let Some(seconds) = test {
-            self.trial = (seconds > 0 && !self.plan.is_heard()).then(|| Trial::new(seconds));
+        match test {
+            Some(seconds) if seconds > 0 && !self.plan.is_heard() => self.trial = Some(Trial::new(seconds)),
+            Some(_) => self.end_trial(),
+            None => {}
         }
         if let Some(plan) = new_plan {
             self.follow(plan);
@@ -192,9 +195,14 @@ impl Engine {
         self.sounds.ring_back(self.plan.ring_back && self.opener.lets_ring_back());
         if self.plan.is_heard() {
             // A call comes first.
-            self.trial = None;
+            self.end_trial();
         }
         self.follow_recording();
+    }
+
+    fn end_trial(&mut self) {
+        self.trial = None;
+        self.shared.inbox().testing = false;
     }
 
     fn follow_recording(&mut self) {
@@ -218,17 +226,25 @@ impl Engine {
 
     /// Opens, closes and retries; tells when that changed the status.
     fn drive_ports(&mut self, now: Instant) {
-        let trial_ended = self.trial.take_if(|trial| trial.is_over()).is_some();
+        let trial_ended = self.trial.as_ref().is_some_and(Trial::is_over);
+        if trial_ended {
+            self.end_trial();
+        }
         let listens = self.trial.as_ref().is_some_and(Trial::listens);
         let rings = self.sounds.rings() && (self.plan.ring || self.output.is_open() || self.ring.is_open());
         let rings_apart = rings && self.opener.rings_apart();
         let sounds = self.sounds.sounds() || self.trial.is_some() || (rings && !rings_apart);
         let mut changed = self.opener.take_probe(&self.shared) | trial_ended;
-        changed |= self.input.drive(self.plan.microphone || listens, now, || self.opener.input());
-        changed |= self.output.drive(self.plan.playback || sounds, now, || self.opener.output());
-        changed |= self.ring.drive(rings_apart, now, || self.opener.ring());
+        let mut answered = self.input.drive(self.plan.microphone || listens, now, || self.opener.input());
+        answered |= self.output.drive(self.plan.playback || sounds, now, || self.opener.output());
+        answered |= self.ring.drive(rings_apart, now, || self.opener.ring());
+        if answered {
+            self.opener.ports_answered();
+        }
+        changed |= answered;
         let in_use = self.input.is_wanted() || self.output.is_wanted() || self.ring.is_wanted();
-        if self.opener.watch(in_use) || changed {
+        // From time to time also without news: what could not be had before may be tried again by now.
+        if self.opener.watch(in_use) || changed || now >= self.report_at {
             changed |= self.opener.lead(&mut self.input, &mut self.output, &mut self.ring, now);
         }
         if self.plan.microphone && !self.speaks {
@@ -389,6 +405,10 @@ impl Engine {
             return;
         }
         self.report_at = now + if self.trial.is_some() { METER } else { REPORT };
+        if realtime::was_given_back() {
+            tracing::warn!("this machine is too busy for sound at real-time priority; it goes on without");
+            self.shared.board().status.realtime = false;
+        }
         self.legs.retain(|_, leg| !leg.is_abandoned());
         self.voices.retain(|id, _| self.legs.contains_key(id));
         self.uplink.forget_abandoned_legs();

@@ -4,7 +4,8 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    io::{self, BufReader, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -16,8 +17,8 @@ use super::{
     resample::resample_whole,
 };
 
-/// What is kept of a clip: five minutes at most.
-const MAX_CLIP_SECONDS: usize = 5 * 60;
+/// What is kept of a clip: five minutes at 48 kHz (58 MB while it is read), less of one with a higher rate.
+const MAX_CLIP_FRAMES: usize = 5 * 60 * SAMPLE_RATE_HZ as usize;
 /// Blocks between two writes: the header is right again every 200 ms.
 const BLOCKS_A_WRITE: usize = 20;
 const HEADER_BYTES: usize = 44;
@@ -28,34 +29,62 @@ const SAMPLES_A_SECOND: u64 = SAMPLE_RATE_HZ as u64;
 /// A clip, 48 kHz mono, at least one sample.
 pub type Clip = Arc<[i16]>;
 
+/// Whether a file begins like one that can be spoken. The error is a sentence for the user.
+pub fn check_clip(path: &Path) -> Result<(), String> {
+    open_clip(path).map(drop).map_err(|why| cannot(path, &why))
+}
+
+fn cannot(path: &Path, why: &dyn std::fmt::Display) -> String {
+    format!("the file {} of [audio] input_file cannot be spoken ({why}); name a readable WAV file", path.display())
+}
+
+fn open_clip(path: &Path) -> Result<hound::WavReader<BufReader<File>>, hound::Error> {
+    // A pipe is not waited for: without this flag nobody might ever open its other end.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file").into());
+    }
+    hound::WavReader::new(BufReader::new(file))
+}
+
 /// Reads a WAV of any rate and channel count. The error is a sentence for the user.
 pub fn read_clip(path: &Path) -> Result<Clip, String> {
-    let fail = |why: &dyn std::fmt::Display| {
-        format!("the file {} of [audio] input_file cannot be spoken ({why}); name a readable WAV file", path.display())
-    };
-    let mut reader = hound::WavReader::open(path).map_err(|error| fail(&error))?;
+    let fail = |why: &dyn std::fmt::Display| cannot(path, why);
+    let reader = open_clip(path).map_err(|error| fail(&error))?;
     let spec = reader.spec();
     let rate = spec.sample_rate as usize;
     let channels = usize::from(spec.channels);
     if !(8_000..=384_000).contains(&rate) || !(1..=32).contains(&channels) {
         return Err(fail(&format_args!("{rate} Hz, {channels} channels")));
     }
-    let most = MAX_CLIP_SECONDS * rate * channels;
-    let samples: Result<Vec<f32>, hound::Error> = match spec.sample_format {
-        hound::SampleFormat::Float => reader.samples::<f32>().take(most).collect(),
+    let mono = match spec.sample_format {
+        hound::SampleFormat::Float => downmixed(reader.into_samples::<f32>(), channels),
         hound::SampleFormat::Int => {
             let scale = 1.0 / (1_i64 << (spec.bits_per_sample.clamp(1, 32) - 1)) as f32;
-            reader.samples::<i32>().take(most).map(|sample| sample.map(|sample| sample as f32 * scale)).collect()
+            let samples = reader.into_samples::<i32>();
+            downmixed(samples.map(|sample| sample.map(|sample| sample as f32 * scale)), channels)
         }
     };
-    let samples = samples.map_err(|error| fail(&error))?;
-    let mono: Vec<f32> =
-        samples.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() / channels as f32).collect();
+    let mono = mono.map_err(|error| fail(&error))?;
     let clip = resample_whole(&mono, rate).map_err(|error| fail(&error))?;
     if clip.is_empty() {
         return Err(fail(&"it holds no sound"));
     }
     Ok(clip.into_iter().map(to_pcm).collect())
+}
+
+/// The mean of all channels, of as many frames as are kept.
+fn downmixed(samples: impl Iterator<Item = hound::Result<f32>>, channels: usize) -> hound::Result<Vec<f32>> {
+    let mut mono = Vec::new();
+    for (at, sample) in samples.take(MAX_CLIP_FRAMES * channels).enumerate() {
+        if at % channels == 0 {
+            mono.push(0.0);
+        }
+        if let Some(frame) = mono.last_mut() {
+            *frame += sample? / channels as f32;
+        }
+    }
+    Ok(mono)
 }
 
 /// Speaks a clip, looped.
@@ -293,6 +322,20 @@ mod tests {
             let sentence = read_clip(&path).unwrap_err();
             assert!(sentence.contains("clip.wav") && sentence.contains("input_file"), "{sentence}");
         }
+        let pipe = directory.path().join("pipe.wav");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [&pipe, Path::new("/dev/zero"), directory.path()] {
+            let sentence = read_clip(path).unwrap_err();
+            assert!(sentence.contains("no regular file"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn of_a_clip_that_is_too_long_only_the_beginning_is_read() {
+        let taken = std::cell::Cell::new(0);
+        let endless = std::iter::repeat_with(|| Ok(0.5)).inspect(|_| taken.set(taken.get() + 1));
+        assert_eq!(downmixed(endless, 2).unwrap().len(), MAX_CLIP_FRAMES);
+        assert_eq!(taken.get(), 2 * MAX_CLIP_FRAMES);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::{
     codec::{fec_samples, is_pause, packet_samples},
 };
 use arrivals::Arrivals;
+pub use history::JitterStats;
 use history::{Frames, Offsets, Reception, WHOLE_TENTHS};
 
 /// 20 ms, the longest step of concealment.
@@ -100,31 +101,6 @@ pub enum Haste {
     Now,
 }
 
-/// Figures of one leg. Counts are of frames since the leg began.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct JitterStats {
-    /// Interarrival jitter (RFC 3550, §6.4.1).
-    pub jitter_ms: f64,
-    /// Packets of about the last ten seconds that never came.
-    pub loss_pct: f64,
-    /// Sound of about the last ten seconds that was made up.
-    pub concealed_pct: f64,
-    /// How long packets wait here, smoothed.
-    pub wait_ms: f64,
-    /// How long the quickest packet should wait here.
-    pub target_ms: f64,
-    /// Frames that were lost and played from a copy.
-    pub by_copy: u64,
-    /// Frames that were lost and played from the next one's in-band FEC.
-    pub by_fec: u64,
-    /// Pieces of lost frames that were restored from a later one's deep redundancy.
-    pub by_dred: u64,
-    /// Frames that came after their place was played.
-    pub late: u64,
-    /// Changes of the delay by stretching time.
-    pub stretches: u64,
-}
-
 struct Waiting {
     at: i64,
     samples: i64,
@@ -173,6 +149,10 @@ pub struct JitterBuffer {
     since_stretch: i64,
     /// How far back the sender's packets describe what was before them, as far as that was seen.
     dred_reach: i64,
+    /// A packet was given out to be looked into since the last one that was played.
+    looked: bool,
+    /// What might have been, had it been there by then.
+    overlooked: Option<Bytes>,
     wait: f64,
     counts: JitterStats,
 }
@@ -199,6 +179,8 @@ impl JitterBuffer {
             deaf_until: 0,
             since_stretch: 0,
             dred_reach: 0,
+            looked: false,
+            overlooked: None,
             wait: 0.0,
             counts: JitterStats::default(),
         }
@@ -374,9 +356,10 @@ impl JitterBuffer {
         self.dred_reach = (samples as i64).max(self.dred_reach / 8 * DRED_REACH_EIGHTHS).min(MAX_DELAY_SAMPLES);
     }
 
-    /// The first packet that waits and may have deep redundancy.
-    pub fn describing(&self) -> Option<&Bytes> {
-        self.packets.iter().find(|packet| packet.dred).map(|packet| &packet.payload)
+    /// Had it been waited for longer, this packet might have described what was made up before the one that was pulled: tell
+    /// with [`Self::reaches`] how much it does.
+    pub fn overlooked(&self) -> Option<&Bytes> {
+        self.overlooked.as_ref()
     }
 
     /// What was pulled last as missing was restored from deep redundancy.
@@ -518,6 +501,9 @@ impl JitterBuffer {
             self.rest();
             return Pull::Pause;
         }
+        let overlooks = self.concealed >= BLOCK && !std::mem::take(&mut self.looked);
+        let mut later = std::iter::once(&packet).chain(&self.packets).filter(|packet| packet.dred && overlooks);
+        self.overlooked = later.next().map(|packet| packet.payload.clone());
         // Made up more than was missing: the packet is played late, and the delay has grown by that.
         self.offsets.shift(self.concealed - hole);
         self.concealed = 0;
@@ -572,6 +558,7 @@ impl JitterBuffer {
         let first = self.packets.front().map_or(0, |front| front.at);
         // What is shorter is concealed as well, and a stranger could ask for it with every frame.
         let later = self.packets.iter().find(|packet| packet.dred && samples >= BLOCK);
+        self.looked |= later.is_some();
         let later = later.map(|later| (later.payload.clone(), usize::try_from(hole + later.at - first).unwrap_or(0)));
         self.conceal(samples, later)
     }

@@ -65,6 +65,14 @@ impl Opener {
         true
     }
 
+    /// From here on the ports speak for themselves; what cannot be had stays said.
+    pub fn ports_answered(&mut self) {
+        self.problem = match self.config.backend {
+            Backend::Pipewire => device::NO_PIPEWIRE.map(String::from),
+            Backend::Auto | Backend::Pulseaudio | Backend::Alsa | Backend::File | Backend::Null => None,
+        };
+    }
+
     /// The user chose another device for this; true when what is open has to go over to it.
     pub fn choose(&mut self, role: Role, name: &str) -> bool {
         let choice = Choice::new(name);
@@ -144,8 +152,7 @@ impl Opener {
 
     /// Begins to open the microphone.
     pub fn input(&mut self) -> Receiver<Attempt<dyn Capture>> {
-        // From here on the ports speak for themselves; what cannot be had stays said.
-        self.forget_probe();
+        self.probe = None;
         match self.config.backend {
             Backend::Null => ready(Ok((Box::new(Silence::new()), named("null", "silence")))),
             Backend::File => self.open_file_input(),
@@ -157,7 +164,7 @@ impl Opener {
 
     /// Begins to open the speaker.
     pub fn output(&mut self) -> Receiver<Attempt<dyn Playback>> {
-        self.forget_probe();
+        self.probe = None;
         match self.config.backend {
             Backend::Null => ready(Ok((Box::new(Nowhere::new()), named("null", "nowhere")))),
             Backend::File => ready(self.open_file_output()),
@@ -169,7 +176,7 @@ impl Opener {
 
     /// Begins to open the device of the ring tone, where it has one of its own.
     pub fn ring(&mut self) -> Receiver<Attempt<dyn Playback>> {
-        self.forget_probe();
+        self.probe = None;
         open_output(&self.config, &self.ring, &self.waker)
     }
 
@@ -182,8 +189,9 @@ impl Opener {
 
     fn begin_probe(&mut self) {
         let (backend, waker) = (self.config.backend, self.waker.clone());
-        let [input, output] = [&self.input, &self.output].map(|choice| choice.name().to_owned());
-        let probe = move || device::probe(backend, &input, &output);
+        let [input, output, ring] = [&self.input, &self.output, &self.ring].map(|choice| choice.name().to_owned());
+        let ring = self.rings_apart().then_some(ring);
+        let probe = move || device::probe(backend, &input, &output, ring.as_deref());
         self.probe = Some(in_background("audio-probe", probe, waker));
     }
 
@@ -196,14 +204,6 @@ impl Opener {
         let (input, output) = (self.config.input_file.clone(), self.config.output_file.clone());
         let load = move || device::Probe { backend: "file".into(), input, output, problem: clip.load().err() };
         self.probe = Some(in_background("audio-load", load, waker));
-    }
-
-    fn forget_probe(&mut self) {
-        self.probe = None;
-        self.problem = match self.config.backend {
-            Backend::Pipewire => device::NO_PIPEWIRE.map(String::from),
-            Backend::Auto | Backend::Pulseaudio | Backend::Alsa | Backend::File | Backend::Null => None,
-        };
     }
 
     fn open_file_input(&self) -> Receiver<Attempt<dyn Capture>> {

@@ -160,8 +160,11 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Closed if wanted => self.settle((self.stand_in)(), begin(), now),
             State::Closed => State::Closed,
-            open @ (State::Opening { .. } | State::Open(_) | State::Broken { .. }) if !wanted => {
-                self.problem = None;
+            mut open @ (State::Opening { .. } | State::Open(_) | State::Broken { .. }) if !wanted => {
+                // What did not work the last time may be known until the next.
+                if let State::Open(open) = &mut open {
+                    self.problem = open.name.instead.take();
+                }
                 close(open, Duration::ZERO);
                 State::Closed
             }
@@ -176,10 +179,11 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         before != (self.name(), self.problem())
     }
 
-    /// Another device is wanted: it opens while the present one goes on. A closed port has nothing to do.
+    /// Another device is wanted: it opens while the present one goes on. A closed port only forgets what was
+    /// wrong with the one before.
     pub fn switch(&mut self, now: Instant, open: impl FnOnce() -> Receiver<Attempt<T>>) {
         match &mut self.state {
-            State::Closed => {}
+            State::Closed => self.problem = None,
             State::Opening { attempt, .. } => *attempt = Pending { answer: open(), since: now },
             State::Open(present) => {
                 present.next = Some(Next { attempt: Pending { answer: open(), since: now }, opened: None });
@@ -332,7 +336,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::audio::{Block, backend::Nowhere};
+    use crate::audio::{Block, backend::Nowhere, opener::named};
 
     /// A speaker of a test: whether it runs, and whether it has broken.
     #[derive(Clone, Default)]
@@ -414,6 +418,27 @@ mod tests {
         port.switch(now, || answered(Err("there is no second".into())));
         assert!(port.drive(true, now, unasked));
         assert_eq!((device(&port).as_str(), port.problem().as_deref()), ("first", Some("there is no second")));
+    }
+
+    #[test]
+    fn a_closed_port_knows_what_did_not_work_until_it_works_or_another_device_is_wanted() {
+        let (now, why) = (Instant::now(), || Err("no server".into()));
+        let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
+        assert!(port.drive(true, now, || answered(why())));
+        for _ in 0..2 {
+            assert!(!port.drive(false, now, unasked) && !port.drive(true, now, || answered(why())), "nothing new");
+            assert_eq!(port.problem().as_deref(), Some("no server"));
+        }
+        port.drive(false, now, unasked);
+        port.switch(now, unasked);
+        assert_eq!(port.problem(), None);
+        let name = Opened { instead: Some("no headset".into()), ..named("null", "first") };
+        assert!(port.drive(true, now, || answered(Ok((Box::new(Fake::default()), name)))));
+        assert!(port.drive(false, now, unasked), "it has no name any more");
+        assert_eq!(port.problem().as_deref(), Some("no headset"));
+        assert!(port.drive(true, now, || answered(opened(&Fake::default(), "headset"))));
+        port.drive(false, now, unasked);
+        assert_eq!(port.problem(), None);
     }
 
     #[test]

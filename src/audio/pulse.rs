@@ -79,15 +79,17 @@ impl Pulse {
         })
     }
 
-    /// Waits until something has changed since the last look began, or for `limit`.
-    pub fn wait(&mut self, limit: Duration) -> Result<(), ProtocolError> {
-        self.socket.get_ref().set_read_timeout(Some(limit))?;
+    /// Waits until something has changed since the last look began, or for `limit`; false when nothing has.
+    pub fn wait(&mut self, limit: Option<Duration>) -> Result<bool, ProtocolError> {
+        if self.changed {
+            return Ok(true);
+        }
+        self.socket.get_ref().set_read_timeout(limit)?;
         match self.socket.fill_buf() {
-            _ if self.changed => Ok(()),
             Ok([]) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             // What it tells does not matter: one looks again.
-            Ok(_) => self.message().map(drop),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Ok(_) => self.message().map(|_| true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -2,12 +2,19 @@
 //!
 //! One call with two numbers: this speaks as much of the D-Bus protocol as that takes (D-Bus Specification 0.43), which is
 //! less than any library brings along. Where the kit or the bus is missing, nothing happens and calls work as before.
+//!
+//! The kernel kills a process whose real-time thread does not sleep for long. Before that it warns, and then the thread goes
+//! on without the priority: a call that stutters is better than none.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixStream},
+    },
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -19,6 +26,10 @@ const PRIORITY: u32 = 10;
 /// A real-time thread that does not sleep for so long is stopped by the kernel together with its process. The kit asks for a
 /// limit of at most this (its `RTTimeUSecMax`), so that nobody can freeze the machine; one turn of telecon takes 1 ms.
 const LONGEST_TURN_US: u64 = 200_000;
+/// After so long without sleep the kernel warns. The audio thread rests earlier, if its turn ends.
+const WARNED_AFTER_US: u64 = 150_000;
+/// A thread was warned and has heeded it.
+static GIVEN_BACK: AtomicBool = AtomicBool::new(false);
 /// The bus may have to start the kit.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest message that is read; the kit's have some 100 bytes.
@@ -29,7 +40,7 @@ const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 pub fn raise(told: impl FnOnce(bool) + Send + 'static) {
     let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs().into();
     let ask = move || {
-        let given = ask_kit(&system_bus(), thread);
+        let given = heed_warnings().and_then(|()| ask_kit(&system_bus(), thread));
         if let Err(why) = &given {
             tracing::debug!(%why, "no real-time priority");
         }
@@ -38,6 +49,45 @@ pub fn raise(told: impl FnOnce(bool) + Send + 'static) {
     if let Err(error) = std::thread::Builder::new().name("audio-realtime".into()).spawn(ask) {
         tracing::debug!(%error, "no thread to ask for real-time priority");
     }
+}
+
+/// Whether the kernel has warned a thread since this was asked last.
+pub fn was_given_back() -> bool {
+    GIVEN_BACK.swap(false, Relaxed)
+}
+
+/// Has threads heed the kernel's warning from now on. It is delivered to the very thread that does not rest; any other one
+/// might not get to run in time.
+#[expect(unsafe_code, reason = "a signal handler")]
+fn heed_warnings() -> io::Result<()> {
+    static HEEDS: Mutex<bool> = Mutex::new(false);
+    let mut heeds = HEEDS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*heeds {
+        // SAFETY: it makes two system calls and sets a flag; it takes no lock and no memory.
+        unsafe { signal_hook_registry::register(libc::SIGXCPU, give_back) }?;
+        *heeds = true;
+    }
+    Ok(())
+}
+
+/// Returns the thread that calls this to the kernel's ordinary scheduling.
+#[expect(unsafe_code, reason = "no safe crate has this system call")]
+fn give_back() {
+    const THIS_THREAD: libc::pid_t = 0;
+    // The kit set this flag, and only the privileged may clear it.
+    let policy = libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK;
+    let priority: libc::c_int = 0;
+    // SAFETY: the kernel reads one integer behind the pointer (its `struct sched_param`), which is there, and writes nothing.
+    unsafe { libc::syscall(libc::SYS_sched_setscheduler, THIS_THREAD, policy, &raw const priority) };
+    // With the warning the kernel has moved the limit for the next one, beyond that at which it kills.
+    drop(limit_turns());
+    GIVEN_BACK.store(true, Relaxed);
+}
+
+/// Sets how long a real-time thread may go without sleep, as the kit demands.
+fn limit_turns() -> io::Result<()> {
+    let limit = Rlimit { current: Some(WARNED_AFTER_US), maximum: Some(LONGEST_TURN_US) };
+    Ok(rustix::process::setrlimit(Resource::Rttime, limit)?)
 }
 
 /// Where the machine's bus is. Unit tests have none: a developer's desktop is not asked.
@@ -51,8 +101,7 @@ fn system_bus() -> String {
 /// Asks the kit on the bus at `address` for real-time priority for one thread of this process.
 fn ask_kit(address: &str, thread: u64) -> io::Result<()> {
     let mut bus = Bus::connect(address)?;
-    let limit = Some(LONGEST_TURN_US);
-    rustix::process::setrlimit(Resource::Rttime, Rlimit { current: limit, maximum: limit })?;
+    limit_turns()?;
     let body = [&thread.to_le_bytes()[..], &PRIORITY.to_le_bytes()].concat();
     let kit = Target {
         name: "org.freedesktop.RealtimeKit1",
@@ -224,6 +273,48 @@ mod tests {
         ask_kit(&address, 4711).unwrap();
         assert_eq!(kit.join().unwrap(), [&4711_u64.to_le_bytes()[..], &PRIORITY.to_le_bytes()].concat());
         assert_eq!(rustix::process::getrlimit(Resource::Rttime).maximum, Some(LONGEST_TURN_US));
+    }
+
+    /// The scheduling policy of a thread of this process (proc(5), field 41 of its `stat`).
+    fn policy(thread: i32) -> i32 {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+        let behind_the_name = stat.rsplit_once(')').unwrap().1;
+        behind_the_name.split_whitespace().nth(41 - 3).unwrap().parse().unwrap()
+    }
+
+    /// In a process of its own: one whose thread works without a rest is killed when nobody heeds the warning.
+    fn work_without_a_rest() {
+        heed_warnings().unwrap();
+        limit_turns().unwrap();
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        let raised = Command::new("chrt").args(["--rr", "--pid", "10", &thread.to_string()]).status().unwrap();
+        if !raised.success() {
+            return println!("not tested: only who has CAP_SYS_NICE may make a thread real-time");
+        }
+        assert_eq!(policy(thread), libc::SCHED_RR);
+        while policy(thread) == libc::SCHED_RR {}
+        assert_eq!((policy(thread), was_given_back()), (libc::SCHED_OTHER, true));
+        assert_eq!(
+            rustix::process::getrlimit(Resource::Rttime).current,
+            Some(WARNED_AFTER_US),
+            "the next one is warned, too"
+        );
+    }
+
+    #[test]
+    fn a_process_whose_real_time_thread_does_not_rest_goes_on_without_priority() {
+        const CHILD: &str = "TELECON_TEST_WITHOUT_A_REST";
+        if std::env::var_os(CHILD).is_some() {
+            return work_without_a_rest();
+        }
+        let name = "a_process_whose_real_time_thread_does_not_rest_goes_on_without_priority";
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("audio::realtime::tests::{name}")])
+            .env(CHILD, "")
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && told.contains("1 passed"), "{}: {told}", child.status);
     }
 
     #[test]

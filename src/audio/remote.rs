@@ -226,10 +226,7 @@ impl Remote {
         match pull {
             Pull::Idle | Pull::Pause => return false,
             Pull::Packet(payload) => {
-                // Had it been waited for longer, the next one might have described what was made up.
-                if self.concealed >= BLOCK_SAMPLES
-                    && let Some(packet) = self.jitter.describing()
-                {
+                if let Some(packet) = self.jitter.overlooked() {
                     let reach = decoder.reach(packet);
                     self.jitter.reaches(reach);
                 }

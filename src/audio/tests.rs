@@ -327,6 +327,25 @@ fn a_missing_clip_and_a_foreign_output_file_are_said_and_stop_nothing() {
 }
 
 #[test]
+fn an_audio_thread_that_hangs_does_not_hold_up_the_end() {
+    let (sender, _events) = mpsc::channel(1);
+    let audio = Audio::start(&config::Audio { backend: Backend::Null, ..config::Audio::default() }, sender);
+    let shared = audio.shared.clone();
+    // As long as this is held it cannot tell its status, with which its first turn in a call ends.
+    let hangs = shared.board();
+    audio.apply(call(1));
+    audio.play(Sound::Test);
+    wait("it to begin with that turn", || shared.inbox().sounds.is_empty());
+    let (done, is_done) = sync_channel(0);
+    std::thread::spawn(move || {
+        drop(audio);
+        done.send(())
+    });
+    is_done.recv_timeout(Duration::from_secs(30)).expect("the end");
+    drop(hangs);
+}
+
+#[test]
 fn the_null_backend_sends_silence_and_hears_legs() {
     let (sender, mut events) = mpsc::channel(1);
     let config = config::Audio { backend: Backend::Null, ..config::Audio::default() };

@@ -1,8 +1,8 @@
 //! Looks at which sound devices there are while something is open: whether one vanished, came back, became the default, or
 //! whether the sound server has put a stream elsewhere.
 //!
-//! PulseAudio tells when something changes; of other systems the list is read every two seconds. A thread of its own does
-//! it, since a sound system may hang; it ends with [`Watch`].
+//! PulseAudio tells when something changes, and is not asked otherwise; of other systems the list is read every two seconds.
+//! A thread of its own does it, since a sound system may hang; it ends with [`Watch`].
 
 use std::{
     os::unix::net::UnixStream,
@@ -18,6 +18,9 @@ use crate::config::Backend;
 
 /// How often the list is read where nobody tells.
 pub const INTERVAL: Duration = Duration::from_secs(2);
+/// What is told while a port goes over to another device does not count for it, and it may take five seconds for that. So it is
+/// looked at once more so long after a change.
+const AFTERMATH: Duration = Duration::from_secs(6);
 
 /// What was there at one moment, of one direction.
 #[derive(Debug, Clone)]
@@ -143,20 +146,24 @@ impl Post {
     }
 
     fn listen(&self, pulse: &mut Pulse) -> bool {
+        let mut changed = true;
         loop {
             let waited = match pulse.look() {
                 Ok(sight) => {
                     if !self.report(sight) {
                         return true;
                     }
-                    pulse.wait(INTERVAL)
+                    pulse.wait(changed.then_some(AFTERMATH))
                 }
                 Err(error) => Err(error),
             };
-            if let Err(error) = waited {
-                tracing::debug!(%error, "the sound server does not tell any more");
-                return self.read_list();
-            }
+            changed = match waited {
+                Ok(changed) => changed,
+                Err(error) => {
+                    tracing::debug!(%error, "the sound server does not tell any more");
+                    return self.read_list();
+                }
+            };
         }
     }
 

@@ -170,7 +170,14 @@ pub enum Verb {
     #[command(after_help = "Example: telecon status --json")]
     Status,
     /// Show how well each participant is heard
-    #[command(after_help = "Example: telecon stats")]
+    #[command(after_help = "Example: telecon stats\n\n\
+        network    the way of packets there and back, how unevenly they come, and how many never came\n\
+        heard      from a packet's arrival to the ear; how loud; how much was lost and made up\n\
+        delay in   where others' voices wait: for late packets, decoded, mixed, in the device\n\
+        delay out  where the own voice waits: in the device, in the filters, for its frame to be complete\n\
+        repaired   lost sound that came another way; too late; how often the delay was changed unheard\n\
+        sent       the own voice: its quality, its cost, and what the other side says of its way\n\n\
+        Loss and what was made up are of about the last ten seconds, the level of the last one.")]
     Stats,
     /// Switch the microphone off
     #[command(after_help = "Example: telecon mute")]
@@ -227,7 +234,8 @@ pub enum Verb {
     },
     /// Test the microphone or the speaker, while no call goes on
     #[command(after_help = "Example: telecon test mic\n\n\
-        mic shows how loud you are, then plays what you said. speaker plays a few tones. Nothing leaves this machine.")]
+        mic shows how loud you are, then plays what you said. speaker plays a few tones. Nothing leaves\n\
+        this machine.")]
     Test {
         /// What to test
         #[arg(value_name = "mic|speaker")]

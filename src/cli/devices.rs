@@ -9,7 +9,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{exit::CliError, local, show, text, text::Printer};
+use super::{
+    exit::{self, CliError},
+    local, show, text,
+    text::Printer,
+};
 use crate::{
     client::{Client, ClientError},
     control::wire::Method,
@@ -17,8 +21,8 @@ use crate::{
 
 /// How often the level is asked for.
 const LOOK: Duration = Duration::from_millis(100);
-/// A test that has not begun by then, in looks, has ended.
-const BEGINS: u32 = 30;
+/// A device that is not open by then, in looks, does not open; a test that has not begun by then has ended.
+const OPENS: u32 = 30;
 /// What a microphone that works hears in a quiet room, in dBFS.
 const HEARD_DB: i64 = -70;
 
@@ -32,16 +36,34 @@ pub async fn list(config_file: &Path, socket: &Path, mut printer: Printer) -> Re
     printer.answer(&answer, show::devices)
 }
 
+/// `telecon test speaker`: tells through what it is heard, once that is open, or why it is not.
+pub async fn test_speaker(socket: &Path, mut printer: Printer) -> Result<(), CliError> {
+    let mut client = Client::connect(socket).await?;
+    client.request(Method::AudioTestSpeaker {}, None).await?;
+    let mut audio = Value::Null;
+    for _ in 0..OPENS {
+        tokio::time::sleep(LOOK).await;
+        audio = sound(&mut client).await?;
+        if audio["playing"] == true {
+            let tested = json!({ "output": audio["output"], "problem": audio["problem"] });
+            return printer.answer(&tested, show::speaker_tested);
+        }
+    }
+    let why = audio["problem"].as_str().unwrap_or("the speaker does not open; `telecon devices` lists others");
+    Err(CliError::new(exit::MEDIA_FAILED, why))
+}
+
+async fn sound(client: &mut Client) -> Result<Value, CliError> {
+    Ok(client.request(Method::DaemonStatus {}, None).await?["audio"].take())
+}
+
 /// `telecon test mic`: shows the level until the test is over. Ctrl-C ends the test.
 pub async fn test_mic(socket: &Path, seconds: u32, mut printer: Printer) -> Result<(), CliError> {
     let mut client = Client::connect(socket).await?;
-    let begun = client.request(Method::AudioTestMic { seconds: Some(seconds) }, None).await?;
+    client.request(Method::AudioTestMic { seconds: Some(seconds) }, None).await?;
     let meter = !printer.is_json() && io::stdout().is_terminal();
-    if !printer.is_json() {
-        printer.print(&show::mic_test_begun(&begun))?;
-    }
     let mut interrupted = pin!(tokio::signal::ctrl_c());
-    let (mut looks, mut ran, mut loudest_db, mut problem) = (0, false, i64::MIN, Value::Null);
+    let (mut looks, mut ran, mut loudest_db, mut problem, mut input) = (0, false, i64::MIN, Value::Null, Value::Null);
     loop {
         tokio::select! {
             _ = &mut interrupted => {
@@ -51,18 +73,24 @@ pub async fn test_mic(socket: &Path, seconds: u32, mut printer: Printer) -> Resu
             () = tokio::time::sleep(LOOK) => {}
         }
         looks += 1;
-        let audio = client.request(Method::DaemonStatus {}, None).await?["audio"].take();
+        let audio = sound(&mut client).await?;
         let test = &audio["test"];
-        // What was wrong while it ran: once the devices are closed, nothing is.
         if !audio["problem"].is_null() {
             problem = audio["problem"].clone();
         }
-        if test.is_null() && (ran || looks > BEGINS) {
+        if test.is_null() && (ran || looks > OPENS) {
             break;
         }
         ran |= !test.is_null();
         loudest_db = loudest_db.max(test["level_db"].as_i64().unwrap_or(i64::MIN));
-        if meter {
+        // Which one it is, is known when it is open.
+        if input.is_null() && audio["capturing"] == true {
+            input = audio["input"].clone();
+            if !printer.is_json() {
+                printer.print(&show::mic_test_begun(&input, seconds))?;
+            }
+        }
+        if meter && !input.is_null() {
             let mut stdout = io::stdout().lock();
             write!(stdout, "\r{}", show::meter(test))?;
             stdout.flush()?;
@@ -70,10 +98,10 @@ pub async fn test_mic(socket: &Path, seconds: u32, mut printer: Printer) -> Resu
             printer.print(&text::json_line(test))?;
         }
     }
-    if meter {
+    if meter && !input.is_null() {
         printer.print("\n")?;
     }
-    let heard = loudest_db > HEARD_DB;
-    let end = json!({ "stage": "over", "heard": heard, "loudest_db": ran.then_some(loudest_db), "problem": problem });
+    let (heard, loudest_db) = (loudest_db > HEARD_DB, ran.then_some(loudest_db));
+    let end = json!({ "stage": "over", "input": input, "heard": heard, "loudest_db": loudest_db, "problem": problem });
     printer.answer(&end, show::mic_test_over)
 }

@@ -138,16 +138,27 @@ pub fn config_check(file: &Path, mut printer: Printer) -> Result<(), CliError> {
 }
 
 /// What is right, but perhaps not what was meant.
-fn notes(audio: &Audio) -> Vec<&'static str> {
-    if audio.backend != Backend::File {
-        return Vec::new();
-    }
+fn notes(audio: &Audio) -> Vec<String> {
+    let (input, output) = (Path::new(&audio.input_file), Path::new(&audio.output_file));
     let mut notes = Vec::new();
-    if audio.input_file.is_empty() {
-        notes.push("audio.backend is \"file\" and audio.input_file is not set: the others hear silence");
+    match audio.backend {
+        Backend::File if audio.input_file.is_empty() => {
+            notes.push("audio.backend is \"file\" and audio.input_file is not set: the others hear silence".into());
+        }
+        // Where others begin depends on where the daemon is started.
+        Backend::File if input.is_absolute() => notes.extend(audio::check_clip(input).err()),
+        Backend::Pipewire => notes.extend(audio::NO_PIPEWIRE.map(String::from)),
+        Backend::File | Backend::Auto | Backend::Pulseaudio | Backend::Alsa | Backend::Null => {}
     }
-    if audio.output_file.is_empty() {
-        notes.push("audio.backend is \"file\" and audio.output_file is not set: what you would hear is lost");
+    if audio.backend == Backend::File {
+        if audio.output_file.is_empty() {
+            let lost = "audio.backend is \"file\" and audio.output_file is not set: what you would hear is lost";
+            notes.push(lost.into());
+        }
+        let directory = output.parent().filter(|directory| output.is_absolute() && !directory.is_dir());
+        notes.extend(directory.map(|directory| {
+            format!("audio.output_file: there is no directory {}; make it, or name another file", directory.display())
+        }));
     }
     notes
 }

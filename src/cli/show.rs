@@ -4,6 +4,7 @@
 //! that is missing shows as `-`: an older daemon is no reason to show nothing.
 
 mod events;
+mod stats;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use super::text::{facts, safe, table};
 use crate::civil::date_of;
 
 pub use events::{event, over, step};
+pub use stats::stats;
 
 /// What contacts are called.
 #[derive(Debug, Default)]
@@ -313,8 +315,9 @@ pub fn status(answer: &Value) -> String {
     }
     all.push(("sound", sound));
     all.extend(answer["clock"].as_str().map(|hint| ("clock", hint.to_owned())));
+    let pushed = if answer["waits_for_talk"] == true { " until you push to talk" } else { "" };
     let quiet = if answer["do_not_disturb"] == true { ", do not disturb" } else { "" };
-    all.push(("switches", media_words(answer) + quiet));
+    all.push(("switches", media_words(answer).replacen(", ", &format!("{pushed}, "), 1) + quiet));
     facts(&all)
 }
 
@@ -324,112 +327,6 @@ fn duration(seconds: u64) -> String {
         s @ ..3600 => format!("{} min", s / 60),
         s @ ..86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
         s => format!("{} days {} h", s / 86_400, s % 86_400 / 3600),
-    }
-}
-
-/// `telecon stats`
-pub fn stats(answer: &Value) -> String {
-    let legs = list(answer, "legs");
-    let heading = [
-        "WHO",
-        "STATE",
-        "RTT ms",
-        "JITTER ms",
-        "LOSS %",
-        "CONCEALED %",
-        "BUFFER ms",
-        "DELAY ms",
-        "SENT kbit/s",
-        "RECV kbit/s",
-        "LEVEL dB",
-        "CONNECTED ms",
-    ];
-    let figures = [
-        "rtt_ms",
-        "jitter_ms",
-        "loss_pct",
-        "concealed_pct",
-        "jitter_buffer_ms",
-        "playout_delay_ms",
-        "sent_kbps",
-        "recv_kbps",
-        "level_db",
-        "connected_ms",
-    ];
-    let row = |leg: &Value| {
-        let start = [person(leg), spoken(&leg["state"])];
-        start.into_iter().chain(figures.iter().map(|key| figure(&leg[*key]))).collect()
-    };
-    let mut text = match legs.is_empty() {
-        true => line("nobody is connected"),
-        false => table(&heading, &legs.iter().map(row).collect::<Vec<_>>()),
-    };
-    text.push_str(&shares(legs));
-    legs.iter().for_each(|leg| text.push_str(&sending(leg)));
-    let dropped = answer["rejected"].as_object().into_iter().flatten();
-    let dropped: Vec<String> = dropped.map(|(reason, count)| format!("{count} {}", reason.replace('_', " "))).collect();
-    if !dropped.is_empty() {
-        text.push_str(&line(&format!("dropped signals: {}", dropped.join(", "))));
-    }
-    text
-}
-
-/// Where the delay of each leg that is heard arises, and what became of its frames that were lost or late.
-fn shares(legs: &[Value]) -> String {
-    let heading = [
-        "DELAY ms",
-        "CAPTURE",
-        "PROCESSING",
-        "FRAME",
-        "NETWORK",
-        "BUFFER",
-        "DECODED",
-        "RING",
-        "DEVICE",
-        "BY COPY",
-        "BY FEC",
-        "BY DRED",
-        "LATE",
-        "STRETCHES",
-    ];
-    let stages = ["capture", "processing", "frame", "network", "jitter_buffer", "decoded", "ring", "device"];
-    let frames = ["recovered_by_copy", "recovered_by_fec", "recovered_by_dred", "late", "stretches"];
-    let row = |leg: &Value| {
-        let stages = stages.iter().map(|stage| figure(&leg["delay_ms"][*stage]));
-        let frames = frames.iter().map(|key| figure(&leg[*key]));
-        std::iter::once(person(leg)).chain(stages).chain(frames).collect()
-    };
-    let rows: Vec<Vec<String>> = legs.iter().filter(|leg| leg["delay_ms"].is_object()).map(row).collect();
-    if rows.is_empty() { String::new() } else { table(&heading, &rows) }
-}
-
-/// How the own voice goes to one participant; nothing before it does.
-fn sending(leg: &Value) -> String {
-    let figure = |key: &str| leg[key].as_f64().filter(|figure| *figure > 0.0);
-    let (Some(bitrate), Some(frame), Some(wire)) = (figure("bitrate_kbps"), figure("frame_ms"), figure("wire_kbps"))
-    else {
-        return String::new();
-    };
-    let mut text =
-        format!("to {}: {bitrate:.0} kbit/s in frames of {frame} ms, {wire:.0} kbit/s on the wire", person(leg));
-    let copies: Vec<String> = leg["redundancy_ms"].as_array().into_iter().flatten().map(Value::to_string).collect();
-    if !copies.is_empty() {
-        text += &format!("; sent again after {} ms", copies.join(", "));
-    }
-    if let Some(loss) = figure("remote_loss_pct") {
-        text += &format!("; {loss:.1} % lost on the way");
-    }
-    if let Some(outage) = figure("remote_outage_ms") {
-        text += &format!(", up to {outage:.0} ms at once");
-    }
-    line(&text)
-}
-
-fn figure(value: &Value) -> String {
-    match value.as_f64() {
-        Some(number) if number.fract() == 0.0 => format!("{number:.0}"),
-        Some(number) => format!("{number:.1}"),
-        None => word(value),
     }
 }
 
@@ -459,13 +356,13 @@ pub fn selected(answer: &Value) -> String {
 
 /// `telecon test speaker`
 pub fn speaker_tested(answer: &Value) -> String {
-    line(&format!("four tones are played through {}", word(&answer["output"])))
+    let problem = answer["problem"].as_str().map_or(String::new(), line);
+    problem + &line(&format!("four tones are played through {}", word(&answer["output"])))
 }
 
-/// `telecon test mic`, at its beginning.
-pub fn mic_test_begun(answer: &Value) -> String {
-    let (seconds, input) = (word(&answer["seconds"]), word(&answer["input"]));
-    line(&format!("say something: {input} listens for {seconds} s, then you hear it"))
+/// `telecon test mic`, when the microphone is open.
+pub fn mic_test_begun(input: &Value, seconds: u32) -> String {
+    line(&format!("say something: {} listens for {seconds} s, then you hear it", word(input)))
 }
 
 /// The level, as a line that the next one overwrites.

@@ -1,5 +1,7 @@
 //! Sound devices for clients: listed, chosen and kept, tested; and which sound belongs to which event.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use tokio::task;
 
@@ -17,9 +19,33 @@ const TEST_SECONDS: u32 = 5;
 
 /// A device that was looked for so that it can be chosen: its name, or why not.
 pub(super) struct Found {
-    role: Role,
-    device: Result<Option<String>, Failure>,
-    reply: ReplyTo<Value>,
+    pub(super) role: Role,
+    /// Of [`Choices`].
+    pub(super) number: u64,
+    pub(super) device: Result<Option<String>, Failure>,
+    pub(super) reply: ReplyTo<Value>,
+}
+
+/// In which order devices were chosen: one that was asked for earlier may be found later.
+#[derive(Debug, Default)]
+pub(super) struct Choices {
+    asked: u64,
+    held: BTreeMap<Role, u64>,
+}
+
+impl Choices {
+    /// The number of the next one.
+    pub(super) fn next(&mut self) -> u64 {
+        self.asked += 1;
+        self.asked
+    }
+
+    /// Whether nothing later was chosen for that role.
+    fn holds(&mut self, role: Role, number: u64) -> bool {
+        let held = self.held.entry(role).or_default();
+        *held = number.max(*held);
+        *held == number
+    }
 }
 
 /// The configuration with what the user chose since.
@@ -64,28 +90,30 @@ impl Daemon {
     }
 
     /// Looks for the device, since only one that is there can be chosen; [`Self::device_found`] goes on.
-    pub(super) fn select_device(&self, role: Role, name: String, reply: ReplyTo<Value>) {
+    pub(super) fn select_device(&mut self, role: Role, name: String, reply: ReplyTo<Value>) {
         let permit = match self.permit() {
             Ok(permit) => permit,
             Err(failure) => return drop(reply.send(Err(failure))),
         };
-        let (config, found) = (self.config.audio.clone(), self.found.clone());
+        let (config, found, number) = (self.config.audio.clone(), self.found.clone(), self.choices.next());
         task::spawn_blocking(move || {
             let device = find(&config, role, &name);
             // The loop is gone: the client sees that its connection is.
-            let _stopped = found.blocking_send(Found { role, device, reply }).is_err();
+            let _stopped = found.blocking_send(Found { role, number, device, reply }).is_err();
             drop(permit);
         });
     }
 
     /// What was looked for is there, or is not.
     pub(super) fn device_found(&mut self, found: Found) {
-        let Found { role, device, reply } = found;
+        let Found { role, number, device, reply } = found;
         let answer = device.map(|device| {
-            // Of a disk that fails the store tells; until the daemon ends the choice holds without it.
-            let _told = self.store.set_device(role, device.as_deref());
-            let name = device.unwrap_or_else(|| configured(&mut self.config.audio.clone(), role).clone());
-            self.audio.select(role, &name);
+            let name = device.clone().unwrap_or_else(|| configured(&mut self.config.audio.clone(), role).clone());
+            if self.choices.holds(role, number) {
+                // Of a disk that fails the store tells; until the daemon ends the choice holds without it.
+                let _told = self.store.set_device(role, device.as_deref());
+                self.audio.select(role, &name);
+            }
             json!({ "direction": role, "name": name })
         });
         let _client_gone = reply.send(answer);
@@ -100,7 +128,10 @@ impl Daemon {
         if seconds > 0 {
             self.is_quiet()?;
         }
-        self.audio.test_microphone(seconds);
+        if !self.audio.test_microphone(seconds) {
+            let text = "another microphone test is under way; try again when it is over";
+            return Err(Failure::new("try_again", text));
+        }
         Ok(json!({ "seconds": seconds, "input": self.audio.status().input }))
     }
 

@@ -182,6 +182,7 @@ impl Daemon {
             muted: self.node.muted(),
             deafened: self.node.deafened(),
             push_to_talk: self.config.audio.push_to_talk,
+            waits_for_talk: self.node.waits_for_talk(),
             do_not_disturb: self.node.do_not_disturb(),
             stopping: self.stopping.is_some(),
             clock: self.clock_hint(),

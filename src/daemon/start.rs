@@ -94,6 +94,7 @@ pub(super) async fn start(
         ice: Arc::new(ice_config(&config.network)),
         tasks: Arc::new(Semaphore::new(MAX_TASKS)),
         found: found_in,
+        choices: devices::Choices::default(),
         audio_told,
         started: Instant::now(),
         timer_rests_until: Instant::now(),

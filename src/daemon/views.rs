@@ -30,6 +30,7 @@ pub(super) struct Status<'a> {
     pub muted: bool,
     pub deafened: bool,
     pub push_to_talk: bool,
+    pub waits_for_talk: bool,
     pub do_not_disturb: bool,
     pub stopping: bool,
     pub clock: Option<&'static str>,
@@ -65,6 +66,7 @@ pub(super) fn status(from: &Status<'_>) -> Value {
         "muted": from.muted,
         "deafened": from.deafened,
         "push_to_talk": from.push_to_talk,
+        "waits_for_talk": from.waits_for_talk,
         "speaking": from.people.user_speaks(),
         "do_not_disturb": from.do_not_disturb,
         "stopping": from.stopping,
@@ -371,6 +373,7 @@ mod tests {
             muted: true,
             deafened: false,
             push_to_talk: true,
+            waits_for_talk: false,
             do_not_disturb: true,
             stopping: false,
             clock: None,
@@ -382,7 +385,7 @@ mod tests {
             missed: 2,
         };
         let shown = status(&from);
-        let promised = "did peer_id version uptime_s listen peers active_call held pending muted deafened push_to_talk speaking do_not_disturb \
+        let promised = "did peer_id version uptime_s listen peers active_call held pending muted deafened push_to_talk waits_for_talk speaking do_not_disturb \
                         audio seq marked missed";
         for field in promised.split_whitespace() {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");

@@ -200,8 +200,6 @@ impl Engine {
         };
         engine.effects.push_back(Effect::SetContacts(acquainted));
         engine.output(Output::Subscribe(inbox));
-        // With push-to-talk the microphone is muted from the first moment on.
-        engine.change_plan();
         engine
     }
 
@@ -251,6 +249,11 @@ impl Engine {
     /// The own microphone is off: by the user's will, or since nothing is pushed.
     pub fn muted(&self) -> bool {
         self.muted || (self.config.push_to_talk && self.talks_until.is_none() && !mutant!(TalkIgnored))
+    }
+
+    /// The own microphone is off only since nothing is pushed.
+    pub fn waits_for_talk(&self) -> bool {
+        self.muted() && !self.muted
     }
 
     /// The own ears are off.

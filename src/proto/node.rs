@@ -114,6 +114,11 @@ impl<S: Seal> Node<S> {
         self.engine.muted()
     }
 
+    /// The own microphone is off only since nothing is pushed.
+    pub fn waits_for_talk(&self) -> bool {
+        self.engine.waits_for_talk()
+    }
+
     /// The own ears are off.
     pub fn deafened(&self) -> bool {
         self.engine.deafened()

@@ -14,7 +14,7 @@ use telecon::{
     demo::{self, Options, cast::Cast, report},
 };
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_telecon");
+use crate::support::daemon::{NO_SYSTEM_BUS, PROGRAM, program};
 
 /// Command lines of the processes that have `marker` in theirs: each daemon of a demo names its home.
 fn processes_of(marker: &Path) -> Vec<String> {
@@ -31,7 +31,7 @@ fn is_empty(directory: &Path) -> bool {
 #[test]
 fn three_daemons_really_hear_each_other_and_leave_only_their_recordings() {
     let (work, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let output = Command::new(PROGRAM)
+    let output = program()
         .args(["demo", "--participants", "3", "--seconds", "6", "--json"])
         .current_dir(work.path())
         .env("TMPDIR", temporary.path())
@@ -64,7 +64,13 @@ fn three_daemons_really_hear_each_other_and_leave_only_their_recordings() {
 async fn a_demo_in_which_one_participant_is_muted_is_not_ok() {
     let work = tempfile::tempdir().unwrap();
     let mut options = Options::new(3, 6).unwrap();
-    options.program = PROGRAM.into();
+    // The daemons take this process's environment; what starts them takes the system bus out of it.
+    let (start, (name, nowhere)) = (work.path().join("start"), NO_SYSTEM_BUS);
+    let script = format!("#!/bin/sh\n{name}={nowhere} exec {PROGRAM} \"$@\"\n");
+    let mut shell = Command::new("sh");
+    let written = shell.args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""]).arg(&start).arg(script);
+    assert!(written.status().unwrap().success());
+    options.program = start;
     let voices = options.voices();
     let mut cast = Cast::new().unwrap();
     cast.start(&options.program, &voices).await.unwrap();
@@ -88,7 +94,7 @@ async fn a_demo_in_which_one_participant_is_muted_is_not_ok() {
 #[test]
 fn an_interrupted_demo_leaves_no_process_and_no_file() {
     let (work, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut child = Command::new(PROGRAM)
+    let mut child = program()
         .args(["demo", "--seconds", "60"])
         .current_dir(work.path())
         .env("TMPDIR", temporary.path())
@@ -118,7 +124,7 @@ fn an_interrupted_demo_leaves_no_process_and_no_file() {
 fn a_demo_that_cannot_write_its_recordings_says_so_before_it_starts_anything() {
     let work = tempfile::tempdir().unwrap();
     fs::write(work.path().join("telecon-demo"), "in the way").unwrap();
-    let output = Command::new(PROGRAM).arg("demo").current_dir(work.path()).output().unwrap();
+    let output = program().arg("demo").current_dir(work.path()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(70), "{said}");
     assert!(said.starts_with("telecon: the recordings cannot be put into /"), "{said}");
@@ -126,7 +132,7 @@ fn a_demo_that_cannot_write_its_recordings_says_so_before_it_starts_anything() {
 
 #[test]
 fn a_demo_with_too_many_participants_says_how_many_voices_there_are() {
-    let output = Command::new(PROGRAM).args(["demo", "--participants", "9"]).output().unwrap();
+    let output = program().args(["demo", "--participants", "9"]).output().unwrap();
     assert_eq!(output.status.code(), Some(64));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("2 to 8 participants"), "{said}");

@@ -4,10 +4,12 @@ use std::{fs, path::Path, process::Output};
 
 use serde_json::Value;
 
-use crate::support::{daemon::Daemon, disk::Disk};
+use crate::support::{
+    daemon::{Daemon, NO_SYSTEM_BUS, PROGRAM},
+    disk::Disk,
+};
 
 const SILENT: &str = "[audio]\nbackend = \"null\"\n[call]\nauto_accept = \"all\"\n";
-const PROGRAM: &str = env!("CARGO_BIN_EXE_telecon");
 
 /// The first lets the second's call in; both have joined.
 fn talk(caller: &mut Daemon, callee: &mut Daemon) {
@@ -94,7 +96,13 @@ impl Idle {
     /// Starts a daemon that must end by itself.
     fn start(&self) -> Output {
         let mut timeout = self.disk.command("timeout");
-        timeout.args(["60", PROGRAM, "--home"]).arg(self.home.path()).arg("daemon").output().unwrap()
+        timeout
+            .args(["60", PROGRAM, "--home"])
+            .arg(self.home.path())
+            .arg("daemon")
+            .envs([NO_SYSTEM_BUS])
+            .output()
+            .unwrap()
     }
 
     /// Starts one that runs, asks it who it is, and ends it.

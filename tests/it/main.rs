@@ -4,6 +4,7 @@ mod backup;
 mod calls;
 mod control;
 mod demo;
+mod devices;
 mod disk;
 mod install;
 mod pulse;

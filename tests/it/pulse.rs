@@ -16,6 +16,7 @@ use telecon::{
 };
 
 use crate::support::{
+    daemon::NO_SYSTEM_BUS,
     pulse::{PulseServer, Recording},
     speech::{best_correlation, speech},
 };
@@ -85,7 +86,7 @@ fn obey(order: &str, audio: &Audio) {
         ["input", name] => audio.select(Role::Input, name),
         ["output", name] => audio.select(Role::Output, name),
         ["ring", name] => audio.select(Role::Ring, name),
-        ["test-mic"] => audio.test_microphone(2),
+        ["test-mic"] => assert!(audio.test_microphone(2)),
         ["test-speaker"] => audio.play(Sound::Test),
         _ => panic!("{order}"),
     }
@@ -109,6 +110,7 @@ impl Echo {
             .env("HOME", server.home())
             .env("XDG_RUNTIME_DIR", server.runtime())
             .env(BACKEND, backend)
+            .envs([NO_SYSTEM_BUS])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -9,6 +9,31 @@ const NEWEST_WEIGHT: f64 = 1.0 / 500.0;
 /// Frames that are remembered: a copy of 10 ms frames comes at most 34 frames late (RFC 2198 reaches 341 ms back).
 const FRAMES: usize = 160;
 
+/// Figures of one leg. Counts are of frames since the leg began.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct JitterStats {
+    /// Interarrival jitter (RFC 3550, §6.4.1).
+    pub jitter_ms: f64,
+    /// Packets of about the last ten seconds that never came.
+    pub loss_pct: f64,
+    /// Sound of about the last ten seconds that was made up.
+    pub concealed_pct: f64,
+    /// How long packets wait here, smoothed.
+    pub wait_ms: f64,
+    /// How long the quickest packet should wait here.
+    pub target_ms: f64,
+    /// Frames that were lost and played from a copy.
+    pub by_copy: u64,
+    /// Frames that were lost and played from the next one's in-band FEC.
+    pub by_fec: u64,
+    /// Pieces of lost frames that were restored from a later one's deep redundancy.
+    pub by_dred: u64,
+    /// Frames that came after their place was played.
+    pub late: u64,
+    /// Changes of the delay by stretching time.
+    pub stretches: u64,
+}
+
 /// Pull time minus timestamp of the last pulls, in samples: how late sound is decoded. The lowest counts, because a
 /// pull that comes early is the one that finds its packet missing.
 #[derive(Default)]

@@ -90,6 +90,16 @@ switches   microphone off, speaker on
 }
 
 #[test]
+fn a_microphone_that_waits_for_a_push_is_told_from_one_that_is_muted() {
+    let switches = |waits: bool| {
+        let shown = status(&json!({ "muted": true, "deafened": false, "push_to_talk": true, "waits_for_talk": waits }));
+        shown.lines().last().unwrap_or_default().to_owned()
+    };
+    assert_eq!(switches(true), "switches   microphone off until you push to talk, speaker on");
+    assert_eq!(switches(false), "switches   microphone off, speaker on");
+}
+
+#[test]
 fn devices_show_what_to_write_into_the_configuration() {
     let shown = devices(&json!({ "devices": [
         { "direction": "input", "name": "alsa_input.usb", "description": "USB microphone", "default": true },
@@ -100,31 +110,6 @@ fn devices_show_what_to_write_into_the_configuration() {
         "DIRECTION  NAME            DESCRIPTION\n\
          input      alsa_input.usb  USB microphone  default\n\
          output     speaker\n"
-    );
-}
-
-#[test]
-fn stats_have_a_row_a_leg_and_what_was_dropped() {
-    let shown = stats(&json!({
-        "legs": [{ "did": "did:key:zBob", "name": "bob", "state": "joined", "rtt_ms": 12.34, "loss_pct": 0.0, "level_db": null }],
-        "rejected": { "bad_signature": 2 },
-    }));
-    let lines: Vec<&str> = shown.lines().collect();
-    assert!(lines[0].starts_with("WHO  STATE   RTT ms  JITTER ms"), "{shown}");
-    assert!(lines[1].starts_with("bob  joined  12.3    -          0"), "{shown}");
-    assert_eq!(lines[2], "dropped signals: 2 bad signature");
-    assert_eq!(stats(&json!({ "legs": [] })), "nobody is connected\n");
-    let delay = json!({
-        "capture": 5, "processing": 0, "frame": 20, "network": null, "jitter_buffer": 8.25, "decoded": 0, "ring": 10, "device": 12.5,
-    });
-    let heard =
-        stats(&json!({ "legs": [{ "name": "bob", "state": "joined", "delay_ms": delay, "recovered_by_copy": 3 }] }));
-    assert!(
-        heard.ends_with(
-            "DELAY ms  CAPTURE  PROCESSING  FRAME  NETWORK  BUFFER  DECODED  RING  DEVICE  BY COPY  BY FEC  BY DRED  LATE  STRETCHES\n\
-             bob       5        0           20     -        8.2     0        10    12.5    3        -       -        -     -\n"
-        ),
-        "{heard}"
     );
 }
 

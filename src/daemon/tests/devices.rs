@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     audio::{Role, Sound},
-    daemon::devices::{sound_of, with_choices},
+    daemon::devices::{Found, sound_of, with_choices},
     proto::{
         id::CallId,
         io::{EndReason, ParticipantState},
@@ -35,6 +35,18 @@ async fn only_a_device_that_is_there_can_be_chosen_and_default_goes_back_to_the_
 }
 
 #[tokio::test]
+async fn of_two_choices_the_later_one_holds_whichever_is_found_first() {
+    let mut home = home().await;
+    let [first, second, third] = [(); 3].map(|()| home.daemon.choices.next());
+    let missing = Err(Failure::new("no_such_device", ""));
+    for (number, device) in [(third, missing), (second, Ok(Some("second".into()))), (first, Ok(Some("first".into())))] {
+        let (reply, _answer) = oneshot::channel();
+        home.daemon.device_found(Found { role: Role::Output, number, device, reply });
+    }
+    assert_eq!(with_choices(quiet().audio, &home.daemon.store).unwrap().output, "second");
+}
+
+#[tokio::test]
 async fn microphone_and_speaker_are_tested_without_a_call_only() {
     let mut home = home().await;
     assert_eq!(home.refusal("audio.test_mic", json!({ "seconds": 31 })).await, "bad_seconds");
@@ -46,6 +58,7 @@ async fn microphone_and_speaker_are_tested_without_a_call_only() {
     home.done("call.hangup", json!({ "call": offered["call"] })).await;
     home.done("audio.test_speaker", json!({})).await;
     assert_eq!(home.done("audio.test_mic", json!({ "seconds": 2 })).await["seconds"], 2);
+    assert_eq!(home.refusal("audio.test_mic", json!({ "seconds": 2 })).await, "try_again");
     while home.done("daemon.status", json!({})).await["audio"]["test"].is_null() {
         tokio::task::yield_now().await;
     }
@@ -53,6 +66,7 @@ async fn microphone_and_speaker_are_tested_without_a_call_only() {
     while !home.done("daemon.status", json!({})).await["audio"]["test"].is_null() {
         tokio::task::yield_now().await;
     }
+    home.done("audio.test_mic", json!({ "seconds": 1 })).await;
 }
 
 #[test]

@@ -80,7 +80,8 @@ fn call(seconds: u64, mut loses: impl FnMut(u64) -> bool) -> Course {
         let behind = plan.near.iter().map(|back| u64::from(*back)).chain(far);
         let copies: Vec<u64> = behind.filter_map(|back| n.checked_sub(back)).collect();
         let frame_bytes = plan.wish.bitrate_bps as usize / 8 * FRAME_MS as usize / 1000;
-        course.bytes.push(frame_bytes * (1 + copies.len()) + overhead(copies.len()) as usize);
+        let copy_bytes = plan.wish.copy_bps() as usize / 8 * FRAME_MS as usize / 1000;
+        course.bytes.push(frame_bytes + copy_bytes * copies.len() + overhead(copies.len()) as usize);
         course.missing.push(lost);
         course.lost.push(lost);
         if !lost {

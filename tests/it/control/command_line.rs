@@ -178,6 +178,24 @@ async fn config_check_notes_a_file_backend_without_files() {
 }
 
 #[tokio::test]
+async fn config_check_notes_files_and_a_backend_that_cannot_be_had() {
+    let home = tempfile::tempdir().expect("a directory");
+    let (file, clip) = (home.path().join("telecon.toml"), home.path().join("clip.wav"));
+    std::fs::write(&clip, "no WAV").expect("own directory");
+    let output = home.path().join("nowhere/heard.wav");
+    let config = format!("[audio]\nbackend = \"file\"\ninput_file = {clip:?}\noutput_file = {output:?}\n");
+    std::fs::write(&file, config).expect("own directory");
+    let notes = stdout(&run(home.path(), "config check").await);
+    assert!(notes.contains("clip.wav of [audio] input_file cannot be spoken"), "{notes}");
+    assert!(notes.contains("there is no directory") && notes.contains("/nowhere; make it"), "{notes}");
+    if cfg!(not(feature = "pipewire")) {
+        std::fs::write(&file, "[audio]\nbackend = \"pipewire\"\n").expect("own directory");
+        let notes = stdout(&run(home.path(), "config check").await);
+        assert!(notes.contains("this build has no native PipeWire backend"), "{notes}");
+    }
+}
+
+#[tokio::test]
 async fn config_show_hides_passwords_and_config_default_is_a_right_configuration() {
     let home = tempfile::tempdir().expect("a directory");
     let file = home.path().join("telecon.toml");
@@ -249,7 +267,6 @@ async fn every_verb_asks_for_what_it_says() {
         ("devices", Method::AudioDevices {}),
         ("device ring hdmi", Method::AudioSelect { direction: Role::Ring, name: "hdmi".into() }),
         ("device input default", Method::AudioSelect { direction: Role::Input, name: "default".into() }),
-        ("test speaker", Method::AudioTestSpeaker {}),
         ("contacts list", Method::ContactList {}),
         ("contacts add did:key:z bob", contact(None)),
         ("contacts add did:key:z bob --address /ip4/x", contact(Some("/ip4/x".into()))),
@@ -264,6 +281,48 @@ async fn every_verb_asks_for_what_it_says() {
         assert_eq!((code(&output), stderr(&output).as_str()), (0, ""), "{verb}");
     }
     assert_eq!(fake.asked(), verbs.map(|(_, method)| method));
+}
+
+/// A daemon whose sound is as in these, one after the other; the last one stays.
+fn with_sound(states: Vec<Value>) -> Fake {
+    let mut states = states.into_iter();
+    let mut last = Value::Null;
+    Fake::answering(move |method, _| match method {
+        Method::DaemonStatus {} => {
+            last = states.next().unwrap_or_else(|| last.take());
+            Some(Ok(json!({ "audio": last })))
+        }
+        _ => Some(Ok(json!({ "output": "default", "input": "default" }))),
+    })
+}
+
+#[tokio::test]
+async fn a_test_names_the_device_that_was_opened() {
+    let closed = json!({ "input": "default", "output": "default", "capturing": false, "playing": false, "test": null });
+    let open = |stage: &str, level_db: i32| {
+        let capturing = stage == "listening";
+        let test = json!({ "stage": stage, "level_db": level_db, "left_ms": 100 });
+        json!({ "input": "headset.mic", "output": "headset", "capturing": capturing, "playing": true, "test": test })
+    };
+    let all = [closed.clone(), open("listening", -30), open("listening", -20), open("playing", -90), closed];
+    let speaker = run(with_sound(all.to_vec()).dir.path(), "test speaker").await;
+    assert_eq!((code(&speaker), stdout(&speaker).as_str()), (0, "four tones are played through headset\n"));
+    let mic = run(with_sound(all.to_vec()).dir.path(), "test mic").await;
+    let said = "say something: headset.mic listens for 5 s, then you hear it\nthe loudest was -20 dB\n";
+    assert_eq!((code(&mic), stdout(&mic).as_str()), (0, said));
+    let json = stdout(&run(with_sound(all.to_vec()).dir.path(), "test mic --json").await);
+    let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[..3], [1, 2, 3].map(|at| all[at]["test"].clone()));
+    let over = json!({ "stage": "over", "input": "headset.mic", "heard": true, "loudest_db": -20, "problem": null });
+    assert_eq!(lines[3..], [over]);
+}
+
+#[tokio::test]
+async fn a_speaker_that_does_not_open_is_an_error_that_says_why() {
+    let state = json!({ "output": "default", "playing": false, "problem": "no server answers; start one" });
+    let output = run(with_sound(vec![state]).dir.path(), "test speaker").await;
+    let said = (code(&output), stdout(&output), stderr(&output));
+    assert_eq!(said, (14, String::new(), "telecon: no server answers; start one\n".into()));
 }
 
 #[tokio::test]

@@ -15,7 +15,8 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_telecon");
+use crate::support::daemon::{NO_SYSTEM_BUS, PROGRAM, program};
+
 /// What has not happened by then does not happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -66,7 +67,7 @@ fn handed_over(home: &Path, socket: &UnixListener, said: File) -> Daemon {
     let socket = socket.try_clone().expect("a descriptor");
     let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" --home \"$1\" daemon";
     let mut command = Command::new("sh");
-    command.args(["-c", script, PROGRAM]).arg(home).stderr(said);
+    command.args(["-c", script, PROGRAM]).arg(home).envs([NO_SYSTEM_BUS]).stderr(said);
     Daemon(command.stdin(std::os::fd::OwnedFd::from(socket)).spawn().expect("the program starts"))
 }
 
@@ -85,7 +86,7 @@ fn the_daemon_says_that_it_is_ready_then_again_and_again_that_it_is_alive_and_at
     let path = home.path().join("notify");
     let notified = UnixDatagram::bind(&path).expect("free");
     notified.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let mut command = Command::new(PROGRAM);
+    let mut command = program();
     command.arg("--home").arg(home.path()).arg("daemon").stderr(Stdio::null());
     let daemon = Daemon::spawn(command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000"));
     let said = || {
@@ -110,7 +111,7 @@ fn without_a_watchdog_nobody_is_told_of_being_alive() {
     let path = home.path().join("notify");
     let notified = UnixDatagram::bind(&path).expect("free");
     notified.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    let mut command = Command::new(PROGRAM);
+    let mut command = program();
     command.arg("--home").arg(home.path()).arg("daemon").stderr(Stdio::null()).env("NOTIFY_SOCKET", &path);
     // Meant for another process, such as a parent.
     let daemon = Daemon::spawn(command.env("WATCHDOG_USEC", "1000").env("WATCHDOG_PID", "1"));
@@ -140,9 +141,9 @@ fn a_daemon_serves_the_socket_that_it_is_handed_and_leaves_it_there_for_the_next
         assert!(line.contains("\"telecon\""), "{line}");
         dids.push(greeting(&path)["did"].clone());
         // Its clients find it as ever, and a second daemon does not come up beside it.
-        let status = Command::new(PROGRAM).arg("--home").arg(home.path()).arg("status").output().expect("it starts");
+        let status = program().arg("--home").arg(home.path()).arg("status").output().expect("it starts");
         assert!(status.status.success(), "{status:?}");
-        let second = Command::new(PROGRAM).arg("--home").arg(home.path()).arg("daemon").output().expect("it starts");
+        let second = program().arg("--home").arg(home.path()).arg("daemon").output().expect("it starts");
         assert_eq!(second.status.code(), Some(75), "{second:?}");
         assert!(daemon.terminate().success(), "{}", fs::read_to_string(home.path().join("log")).expect("a log"));
         assert_eq!(fs::symlink_metadata(&path).expect("still there").ino(), made);
@@ -168,7 +169,7 @@ fn a_socket_that_is_not_the_control_socket_is_refused_with_cause_and_remedy() {
 #[test]
 fn what_was_handed_to_somebody_else_is_not_taken() {
     let home = home();
-    let mut command = Command::new(PROGRAM);
+    let mut command = program();
     command.arg("--home").arg(home.path()).arg("daemon").stderr(Stdio::null());
     let daemon = Daemon::spawn(command.env("LISTEN_PID", "1").env("LISTEN_FDS", "1"));
     let path = home.path().join("control.sock");

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 
 use super::disk::Disk;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_telecon");
+/// The binary under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_telecon");
 /// Everything that is waited for happens in well under a second; a busy machine takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,7 +26,14 @@ ice_interfaces = ["lo"]
 "#;
 
 /// Nobody is there: the machine's own RealtimeKit is not asked.
-const NO_SYSTEM_BUS: (&str, &str) = ("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent");
+pub const NO_SYSTEM_BUS: (&str, &str) = ("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent");
+
+/// The program, out of reach of the machine's message bus.
+pub fn program() -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.envs([NO_SYSTEM_BUS]);
+    command
+}
 
 /// A daemon that ends with this value.
 pub struct Daemon {
@@ -170,6 +178,16 @@ impl Daemon {
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// How often its thread of that name went to sleep so far; `None` when there is no such thread.
+    pub fn sleeps(&self, thread: &str) -> Option<u64> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let named = |task: &Path| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == thread);
+        let task = tasks.map(|task| task.unwrap().path()).find(|task| named(task))?;
+        let status = fs::read_to_string(task.join("status")).ok()?;
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        count.trim().parse().ok()
     }
 
     /// Sends it a signal.

@@ -19,7 +19,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::wav;
+use super::{daemon::NO_SYSTEM_BUS, wav};
 
 /// 48 kHz mono throughout.
 const RATE_HZ: f64 = 48_000.0;
@@ -358,13 +358,14 @@ fn spawn(command: &mut Command, directory: &Path) -> Child {
     })
 }
 
-/// Nothing of the user's own sound configuration is read or touched.
+/// Nothing of the user's own sound configuration is read or touched, and the machine's message bus is not asked for anything.
 fn own_world<'a>(command: &'a mut Command, directory: &Path) -> &'a mut Command {
     command
         .env("HOME", directory)
         .env("XDG_RUNTIME_DIR", directory)
         .env("XDG_CONFIG_HOME", directory)
         .env("PULSE_RUNTIME_PATH", directory.join("runtime"))
+        .envs([NO_SYSTEM_BUS])
         .env_remove("PULSE_SERVER")
         .env_remove("DBUS_SESSION_BUS_ADDRESS")
         .stdin(Stdio::null())
