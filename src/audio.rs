@@ -88,8 +88,7 @@ const BLOCK_SAMPLES: usize = 480;
 type Block = [f32; BLOCK_SAMPLES];
 /// Encoded frames that a slow leg may lag behind (320 ms); then it loses the oldest.
 const MICROPHONE_FRAMES: usize = 16;
-/// Packets between a leg's task and the audio thread (1.3 s, each with three copies of earlier ones); when full, new ones
-/// are dropped.
+/// Packets between a leg's task and the audio thread (1.3 s, each with three copies); when full, new ones are dropped.
 const SLOTS: usize = 256;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;

@@ -36,8 +36,8 @@ const HEAVY_NO_MORE: f64 = 0.11;
 const HOPELESS: (usize, f64) = (250, 0.38);
 /// …until less than this is.
 const HOPELESS_NO_MORE: f64 = 0.32;
-/// What the voice is encoded with then: 27 kbit/s are left for it, which keep its upper band, and 5 packets' worth of 40 ms
-/// each are described (at 40 it is one less).
+/// How the voice is encoded then: 27 kbit/s are left for the voice, which keep its upper band, and 14 describe 200 ms (at 40 kbit/s
+/// in all it would be 160).
 const HOPELESS_BITRATE_BPS: u32 = 40_500;
 /// IP bytes of that, which an open path has room for: what is described takes the same in each packet, so the busiest second
 /// is as busy as with [`MOST_KBPS`] of voice that varies.
