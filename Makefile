@@ -42,9 +42,11 @@ test: ## formatting, lints and all tests
 	@scripts/setup test
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) test --locked -- --skip sound:: --skip pulse:: --skip recording::all_files
+	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --locked --doc
+	$(CARGO) test --locked --test it -- --skip sound:: --skip pulse:: --skip recording::
 	# What is timed by ear has the machine to itself.
-	$(CARGO) test --locked --test it -- sound:: pulse:: recording::all_files --test-threads=1
+	$(CARGO) test --locked --test it -- sound:: pulse:: recording:: --test-threads=1
 	# What PipeWire's own protocol changes, and nothing else.
 	$(CARGO) clippy --locked --lib --features pipewire -- -D warnings
 	$(CARGO) test --locked --features pipewire --test it -- pulse::native:: --test-threads=1

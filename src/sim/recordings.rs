@@ -5,11 +5,11 @@ use std::time::Duration;
 use crate::proto::{
     id::CallId,
     io::{Former, ParticipantState, Reply, Request, RequestError},
-    signal::Body,
+    signal::{Body, Topic},
 };
 
 use super::{
-    seal::Sealed,
+    seal::{Ledger, Sealed},
     stage::Stage,
     world::{Fate, NodeIx},
 };
@@ -130,6 +130,30 @@ fn who_comes_back_is_told_before_it_is_recorded_again() {
     stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
     assert!(!has(&stage, 0, 1));
     stage.until(5, "it is in it again", |stage| has(stage, 0, 1));
+}
+
+#[test]
+fn that_it_is_recorded_is_shown_on_when_an_older_word_of_the_recorder_comes_after_a_long_silence() {
+    let mut stage = Stage::of(2);
+    stage.lose(|body| matches!(body, Body::Join(_)));
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.world.censor = None;
+    stage.accept(1, call);
+    stage.until(5, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    stage.until(1, "it is in it", |stage| has(stage, 0, 1));
+    stage.world.part(1);
+    stage.until(60, "they lose each other", |stage| stage.shown(1, call, 0) == Some(ParticipantState::Left));
+    stage.censor(|_, _| Fate::Drop);
+    stage.world.heal();
+    // The first Join, which was lost, and says nothing of a recording.
+    let (from, to) = (&stage.world.dids[0], stage.world.dids[1].clone());
+    let is_join = |sealed: &Sealed| matches!(sealed.outgoing.signal.body, Body::Join(_));
+    let late = stage.world.ledger.borrow().sealed.iter().position(|sealed| sealed.from == *from && is_join(sealed));
+    stage.world.publish(0, Topic::Member(call, to), Ledger::bytes(late.unwrap()));
+    stage.until(2, "it is heard of", |stage| stage.shown(1, call, 0) != Some(ParticipantState::Left));
+    assert!(sees(&stage, 1, call, 0));
 }
 
 #[test]

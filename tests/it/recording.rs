@@ -103,9 +103,9 @@ fn spoken(file: &[f32]) -> impl Iterator<Item = (usize, &[f32])> {
     file.chunks_exact(SECOND).enumerate().filter(move |(_, piece)| power(piece) > 1e-4)
 }
 
-/// How many samples later pieces of a second of one's file are in what was heard; they are looked for anywhere, or around
-/// what is expected.
-fn shifts(file: &[f32], heard: &mut Haystack, expected: Option<i64>) -> Vec<i64> {
+/// How many samples later each second of one's file is in what was heard; it is looked for anywhere, or around what is
+/// expected.
+fn shifts(file: &[f32], heard: &mut Haystack, expected: Option<i64>) -> BTreeMap<usize, i64> {
     let found = spoken(file).filter_map(|(number, piece)| {
         let from = (number * SECOND) as i64;
         let lags = match expected {
@@ -116,7 +116,7 @@ fn shifts(file: &[f32], heard: &mut Haystack, expected: Option<i64>) -> Vec<i64>
             None => 0..heard.lags(SECOND),
         };
         let (at, fits) = heard.best(piece, lags)?;
-        (fits > 0.6).then(|| at as i64 - from)
+        (fits > 0.6).then(|| (number, at as i64 - from))
     });
     found.collect()
 }
@@ -176,13 +176,17 @@ fn all_files_are_in_step_with_what_was_heard_over_loss_mute_and_coming_back() {
     assert!(lengths.iter().all(|length| *length == lengths[0]), "{lengths:?}");
     let mut heard = Haystack::new(wav::read(&files.path().join("cyn-hears.wav")));
     let mut mixed = Haystack::new(played["mixed"].clone());
-    let mut bens = shifts(&played["ben"], &mut heard, None);
-    bens.sort_unstable();
-    // Ada said the same once more when she came back.
-    let expected = bens[bens.len() / 2];
-    let adas = shifts(&played["ada"], &mut heard, Some(expected));
+    // On a slow machine the call is longer than the clip, and some of it said again.
+    let mut anywhere: Vec<i64> = shifts(&played["ben"], &mut heard, None).into_values().collect();
+    anywhere.sort_unstable();
+    let [adas, bens] = ["ada", "ben"].map(|name| shifts(&played[name], &mut heard, Some(anywhere[anywhere.len() / 2])));
     println!("later in the speaker than in the file, in samples: {adas:?} and {bens:?}");
     assert!(adas.len() >= 6 && bens.len() >= 6, "not everything was recorded");
+    // Where the machine stands still, what is heard of all of them comes later.
+    for (second, shift) in &adas {
+        let apart = bens.get(second).map_or(0, |other| (shift - other).abs());
+        assert!(apart <= 20 * PER_MS as i64, "second {second}: {:.1} ms apart", apart as f64 / PER_MS as f64);
+    }
     let all_files = [&played["ada"], &played["ben"], &played["own"]];
     let sum: Vec<f32> = (0..lengths[0]).map(|at| all_files.iter().map(|file| file[at]).sum()).collect();
     for (number, piece) in spoken(&sum) {
@@ -190,9 +194,6 @@ fn all_files_are_in_step_with_what_was_heard_over_loss_mute_and_coming_back() {
         let (_, fits) = mixed.best(piece, from.saturating_sub(PER_MS)..from + PER_MS).expect("the mix is as long");
         assert!(fits > 0.9, "second {number} of the mix is not the sum of the others': {fits}");
     }
-    let all = [adas, bens].concat();
-    let (earliest, latest) = (all.iter().min().unwrap(), all.iter().max().unwrap());
-    assert!(latest - earliest <= 20 * PER_MS as i64, "{:.1} ms apart", (latest - earliest) as f64 / PER_MS as f64);
 }
 
 #[test]
@@ -218,8 +219,9 @@ fn what_was_said_before_a_kill_can_be_played_and_nobody_goes_on_recording_in_sec
         assert!(played.len() >= before[name].len(), "{name}");
     }
     let mut own = Haystack::new(after["own"].clone());
-    let fits = own.best(&clip[SECOND..2 * SECOND], 0..own.lags(SECOND)).map(|(_, fits)| fits);
-    assert!(fits > Some(0.9), "{fits:?}");
+    // The machine may stand still while one of them is said.
+    let fits: Vec<_> = spoken(&clip).filter_map(|(_, second)| Some(own.best(second, 0..own.lags(SECOND))?.1)).collect();
+    assert!(fits.iter().any(|fits| *fits > 0.9), "{fits:?}");
 
     ada.restart();
     ada.until_shown(&ben.did, "joined");

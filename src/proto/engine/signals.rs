@@ -126,6 +126,13 @@ impl Engine {
             }
             return false;
         }
+        // What it said last in this stay holds, however late this comes.
+        let last = match &member.presence {
+            Presence::Out { instance, lost } if *instance == presence.instance => *lost,
+            Presence::Out { .. } | Presence::Invited { .. } | Presence::Declined(_) => None,
+            Presence::Unreachable | Presence::Expired | Presence::In(_) => None,
+        };
+        let state = last.filter(|last| last.version > presence.state.version).unwrap_or(presence.state);
         let came_back = member.peer().is_some();
         let continues = member.peer().is_some_and(|peer| peer.leg.as_ref().map_or(peer.continues, Leg::was_up));
         self.stop_leg(call, from, now.mono);
@@ -135,7 +142,7 @@ impl Engine {
         member.presence = Presence::In(Box::new(Peer {
             continues,
             instance: presence.instance,
-            state: presence.state,
+            state,
             knows_recording: false,
             met_at: None,
             leg: None,
