@@ -23,7 +23,6 @@ mod opener;
 mod port;
 mod processing;
 mod pulse;
-mod pulse_stream;
 mod realtime;
 mod recording;
 mod remote;
