@@ -3,7 +3,11 @@
 //! The structs below are what the rest of the program reads. `keys` says what each key may hold and whether it has an
 //! effect yet, `check` holds a file against that, `paths` says where the files are. It is read once, at start.
 
-use std::path::Path;
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +21,9 @@ pub use paths::{Paths, PathsError};
 
 /// The commented default configuration, as shipped.
 pub const DEFAULT_TOML: &str = include_str!("../config/telecon.toml");
+
+/// The longest file that is read, far more than anybody writes: 1 MiB.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 impl Config {
     /// Reads the file; one that does not exist means the defaults.
@@ -32,9 +39,9 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn check(file: &Path) -> Result<Checked, ConfigError> {
-        match std::fs::read_to_string(file) {
+        match read(file) {
             Ok(text) => check::check(&text, file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Checked::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Checked::default()),
             Err(source) => Err(ConfigError::Unreadable { file: file.into(), source }),
         }
     }
@@ -46,6 +53,19 @@ impl Config {
         }
         self
     }
+}
+
+/// The whole text. What a FIFO or a device gives may never begin, or never end.
+fn read(file: &Path) -> io::Result<String> {
+    let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if !fs::metadata(file)?.is_file() {
+        return refused("it is not a regular file");
+    }
+    let mut text = String::new();
+    if File::open(file)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)? as u64 > MAX_FILE_BYTES {
+        return refused("it is longer than 1 MiB");
+    }
+    Ok(text)
 }
 
 /// `telecon.toml`. Every key may be left out.
@@ -270,5 +290,21 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let error = Config::load(dir.path()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{} cannot be read: ", dir.path().display())), "{error}");
+    }
+
+    #[test]
+    fn what_may_never_begin_or_end_is_refused_and_not_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (pipe, long) = (dir.path().join("pipe"), dir.path().join("long"));
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a FIFO");
+        File::create(&long).and_then(|file| file.set_len(MAX_FILE_BYTES + 1)).expect("a long file");
+        for (file, why) in [
+            (pipe.as_path(), "it is not a regular file"),
+            (Path::new("/dev/zero"), "it is not a regular file"),
+            (&long, "it is longer than 1 MiB"),
+        ] {
+            let error = Config::load(file).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
     }
 }
