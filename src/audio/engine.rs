@@ -289,10 +289,12 @@ impl Engine {
             return;
         };
         let mut block = [0.0; BLOCK_SAMPLES];
+        let mut flowed = false;
         for _ in 0..BLOCKS_A_TURN {
             if !microphone.read(&mut block, now) {
                 break;
             }
+            flowed = true;
             // Also while muted: it stays in tune with the room, and does not take the others' voices for the user's.
             if let Some(processing) = &mut self.processing {
                 processing.captured(&mut block, to_ear_ms + BLOCK_MS + microphone.delay_ms());
@@ -312,6 +314,9 @@ impl Engine {
             }
             self.uplink.add(&block, muted);
         }
+        if flowed {
+            self.input.flowed();
+        }
     }
 
     fn playback(&mut self, now: Instant) {
@@ -326,6 +331,7 @@ impl Engine {
             if !self.output.active().is_some_and(|speaker| speaker.wants(now)) {
                 break;
             }
+            self.output.flowed();
             let block = self.mix(now);
             if let Some(processing) = &mut self.processing {
                 processing.played(&block);
@@ -335,6 +341,7 @@ impl Engine {
             }
         }
         while self.ring.active().is_some_and(|speaker| speaker.wants(now)) {
+            self.ring.flowed();
             let mut block = [0.0; BLOCK_SAMPLES];
             self.sounds.add_ring_to(&mut block);
             if let Some(speaker) = self.ring.active() {

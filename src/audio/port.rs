@@ -24,6 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a speaker that gives way has still to play, so long it stays open; a sound server holds some tens of ms.
 const DRAIN: Duration = Duration::from_millis(150);
 
+/// After so long without sound from a sound server whose sound has flowed, `status` says so.
+const STILL: Duration = Duration::from_secs(3);
+
+/// Who did not look for longer than this, because the machine or the daemon stood still, has seen nothing of the rest.
+const LONGEST_TURN: Duration = Duration::from_millis(200);
+
 /// What an opened port is called in `status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
@@ -61,12 +67,41 @@ enum State<T: ?Sized> {
 struct Open<T: ?Sized> {
     device: Box<T>,
     name: Opened,
+    flow: Flow,
     /// What was seen of the sound system before does not count.
     since: Instant,
     /// What takes its place as soon as it runs.
     next: Option<Next<T>>,
     /// Not before then another device is tried again by itself.
     patient_until: Instant,
+}
+
+impl<T: ?Sized> Open<T> {
+    fn new(device: Box<T>, name: Opened, now: Instant) -> Self {
+        let flow = Flow { began: false, looked: now, still: Duration::ZERO };
+        Self { device, name, flow, since: now, next: None, patient_until: now }
+    }
+}
+
+/// Whether sound still flows: a sound server that hangs says nothing.
+struct Flow {
+    began: bool,
+    looked: Instant,
+    /// How long it has been seen not to flow.
+    still: Duration,
+}
+
+impl Flow {
+    fn flowed(&mut self) {
+        (self.began, self.still) = (true, Duration::ZERO);
+    }
+
+    fn look(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));
+        if self.began {
+            self.still = self.still.saturating_add(passed.min(LONGEST_TURN));
+        }
+    }
 }
 
 /// The device that takes over.
@@ -82,6 +117,8 @@ pub trait Stops {
     fn runs(&self) -> bool;
     /// Why it does not work any more.
     fn stopped(&mut self) -> Option<String>;
+    /// What is said of one whose sound has ceased to flow.
+    fn hangs(&self, device: &str) -> String;
 }
 impl Stops for dyn Capture {
     fn runs(&self) -> bool {
@@ -91,6 +128,10 @@ impl Stops for dyn Capture {
     fn stopped(&mut self) -> Option<String> {
         self.broken()
     }
+
+    fn hangs(&self, device: &str) -> String {
+        format!("the microphone {device} has given no sound for a while; the sound server may hang: restart it")
+    }
 }
 impl Stops for dyn Playback {
     fn runs(&self) -> bool {
@@ -99,6 +140,10 @@ impl Stops for dyn Playback {
 
     fn stopped(&mut self) -> Option<String> {
         self.broken()
+    }
+
+    fn hangs(&self, device: &str) -> String {
+        format!("the speaker {device} has taken no sound for a while; the sound server may hang: restart it")
     }
 }
 
@@ -145,9 +190,19 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         }
     }
 
+    /// A block was read, or wanted.
+    pub fn flowed(&mut self) {
+        if let State::Open(open) = &mut self.state {
+            open.flow.flowed();
+        }
+    }
+
     /// What does not work, and what to do about it.
     pub fn problem(&self) -> Option<String> {
         match &self.state {
+            State::Open(open) if open.flow.still >= STILL && !keeps_its_own_clock(&open.name) => {
+                Some(open.device.hangs(&open.name.device))
+            }
             State::Open(open) => self.problem.clone().or_else(|| open.name.instead.clone()),
             State::Closed | State::Opening { .. } | State::Broken { .. } => self.problem.clone(),
         }
@@ -169,10 +224,13 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
                 State::Closed
             }
             State::Opening { stand_in, attempt } => self.settle(stand_in, attempt, now),
-            State::Open(mut open) => match open.device.stopped() {
-                None => State::Open(self.go_over(open, now)),
-                Some(why) => self.replace(open, why, begin, now),
-            },
+            State::Open(mut open) => {
+                open.flow.look(now);
+                match open.device.stopped() {
+                    None => State::Open(self.go_over(open, now)),
+                    Some(why) => self.replace(open, why, begin, now),
+                }
+            }
             State::Broken { stand_in, retry_at } if now >= retry_at => self.settle(stand_in, begin(), now),
             State::Broken { stand_in, retry_at } => State::Broken { stand_in, retry_at },
         };
@@ -245,7 +303,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
             Ok((device, name)) if late || device.runs() => {
                 self.problem = None;
                 close(State::Open(present), DRAIN);
-                Open { device, name, since: now, next: None, patient_until: now }
+                Open::new(device, name, now)
             }
             Ok(opened) => {
                 next.opened = Some(opened);
@@ -276,7 +334,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         match next {
             Some(Next { opened: Some((device, name)), .. }) => {
                 self.problem = None;
-                State::Open(Open { device, name, since: now, next: None, patient_until: now })
+                State::Open(Open::new(device, name, now))
             }
             Some(Next { attempt, opened: None }) => State::Opening { stand_in, attempt },
             None if worked => State::Opening { stand_in, attempt: begin() },
@@ -299,7 +357,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         match answer {
             Ok((device, name)) => {
                 self.problem = None;
-                State::Open(Open { device, name, since: now, next: None, patient_until: now })
+                State::Open(Open::new(device, name, now))
             }
             Err(why) => {
                 if self.problem.as_deref() != Some(&why) {
@@ -310,6 +368,11 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
             }
         }
     }
+}
+
+/// No sound server is asked for its sound.
+fn keeps_its_own_clock(name: &Opened) -> bool {
+    matches!(name.backend.as_str(), "alsa" | "file" | "null")
 }
 
 /// Closing a device may wait for its server: not on the audio thread.
@@ -439,6 +502,48 @@ mod tests {
         assert!(port.drive(true, now, || answered(opened(&Fake::default(), "headset"))));
         port.drive(false, now, unasked);
         assert_eq!(port.problem(), None);
+    }
+
+    #[test]
+    fn a_sound_server_that_hangs_is_told_of_until_sound_flows_again() {
+        let mut now = Instant::now();
+        let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
+        let attempt = || answered(Ok((Box::new(Fake::default()), named("pulseaudio", "first"))));
+        assert!(port.drive(true, now, attempt));
+        let mut pass = |port: &mut Port<dyn Playback>, turns: u32| {
+            (0..turns).any(|_| {
+                now += LONGEST_TURN;
+                port.drive(true, now, unasked)
+            })
+        };
+        let turns = STILL.div_duration_f64(LONGEST_TURN) as u32;
+        assert!(!pass(&mut port, 2 * turns), "some take their time to begin");
+        port.flowed();
+        assert!(!pass(&mut port, turns - 1));
+        port.flowed();
+        assert!(!pass(&mut port, turns - 1), "it has flowed in between");
+        assert!(pass(&mut port, 1));
+        let problem = port.problem().unwrap();
+        assert!(
+            problem.starts_with("the speaker first has taken no sound") && problem.ends_with("restart it"),
+            "{problem}"
+        );
+        port.flowed();
+        assert_eq!(port.problem(), None);
+    }
+
+    #[test]
+    fn a_daemon_that_stood_still_and_a_device_with_a_clock_of_its_own_give_no_alarm() {
+        for (backend, turn) in [("pulseaudio", 20 * STILL), ("alsa", LONGEST_TURN)] {
+            let mut now = Instant::now();
+            let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
+            port.drive(true, now, || answered(Ok((Box::new(Fake::default()), named(backend, "first")))));
+            port.flowed();
+            for _ in 0..if backend == "alsa" { 100 } else { 1 } {
+                now += turn;
+                assert!(!port.drive(true, now, unasked), "{backend}: {:?}", port.problem());
+            }
+        }
     }
 
     #[test]
