@@ -18,6 +18,7 @@ mod device;
 mod engine;
 mod file;
 mod jitter;
+mod listing;
 mod mixer;
 mod opener;
 mod port;
@@ -71,8 +72,9 @@ use crate::{
 };
 
 pub use codec::{PAUSE, is_pause};
-pub use device::{NO_PIPEWIRE, devices};
+pub use device::NO_PIPEWIRE;
 pub use file::check_clip;
+pub use listing::{Device, Hangs, devices};
 pub use recording::{NewRecording, Recording, RecordingError, RecordingStatus};
 pub use trial::{MAX_SECONDS as MAX_TEST_SECONDS, MicTest};
 pub use uplink::Wish;
@@ -277,21 +279,6 @@ pub struct DelayShares {
     pub device_ms: f64,
 }
 
-/// A sound device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// What to write into `[audio] input` or `output`.
-    pub name: String,
-    /// What people call it.
-    pub description: String,
-    /// `input` or `output`.
-    pub direction: String,
-    /// The sound system's default.
-    pub default: bool,
-    /// An input that hears what a speaker plays, and no microphone.
-    pub monitor: bool,
-}
-
 /// The handle to the audio thread. Dropping it closes all streams and files, and ends the thread; what hangs is left behind.
 pub struct Audio {
     shared: Arc<Shared>,
@@ -353,6 +340,12 @@ impl Audio {
     /// output. What is open goes over as soon as the other one is open. Never blocks.
     pub fn select(&self, role: Role, name: &str) {
         self.shared.inbox().selected.insert(role, name.to_owned());
+        self.wake();
+    }
+
+    /// While nothing is open, looks again for the devices, since what was wrong may not be any more. Never blocks.
+    pub fn look_again(&self) {
+        self.shared.inbox().look_again = true;
         self.wake();
     }
 
@@ -554,6 +547,7 @@ struct Inbox {
     gains: BTreeMap<LegId, Gain>,
     removed: Vec<LegId>,
     selected: BTreeMap<Role, String>,
+    look_again: bool,
     sounds: Vec<Sound>,
     /// A microphone test of so many seconds.
     test: Option<u32>,

@@ -12,7 +12,7 @@
 //! only place that tells the core the time. The `select!` is biased in the order of the picture, so that strangers, who can only
 //! reach the last branch, never make the user wait.
 //!
-//! Nothing here awaits slow work: dialling and listing devices run in tasks with replies of their own, at most `MAX_TASKS` at once,
+//! Nothing here awaits slow work: dialling and listing devices run in tasks with replies of their own, at most `MAX_TASKS` of each at once,
 //! and a recording's own thread makes its files.
 
 use std::{
@@ -175,6 +175,8 @@ struct Daemon {
     leg_events: mpsc::Sender<(LegId, LegEvent)>,
     ice: Arc<IceConfig>,
     tasks: Arc<Semaphore>,
+    /// Apart from the others, since a sound server may hang.
+    looks: Arc<Semaphore>,
     found: mpsc::Sender<devices::Found>,
     choices: devices::Choices,
     /// What clients know of sound.

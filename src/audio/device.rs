@@ -27,7 +27,7 @@ use super::{
     resample::{Inward, Outward},
     watch::{Seen, Sight},
 };
-use crate::config::{self, Backend};
+use crate::config::Backend;
 
 /// What `status` says of `backend = "pipewire"` where it was not built in.
 pub const NO_PIPEWIRE: Option<&str> = if cfg!(feature = "pipewire") {
@@ -91,33 +91,21 @@ pub fn probe(backend: Backend, input: &str, output: &str, ring: Option<&str>) ->
     Probe { backend: backend_name(&host).into(), input, output, problem }
 }
 
-/// The devices of the configured sound system; none when it does not answer. May take seconds.
-pub fn devices(config: &config::Audio) -> Vec<Device> {
-    let found = |direction: &str, name: &str, description: &str, default| Device {
-        name: name.to_owned(),
-        description: description.to_owned(),
-        direction: direction.to_owned(),
-        default,
-        monitor: direction == "input" && name.ends_with(MONITOR),
-    };
-    match config.backend {
-        Backend::File => {
-            return vec![
-                found("input", &config.input_file, "a WAV file that is spoken", true),
-                found("output", &config.output_file, "a WAV file of what is heard", true),
-            ];
-        }
-        Backend::Null => return vec![found("input", "silence", "", true), found("output", "nowhere", "", true)],
-        Backend::Auto | Backend::Pipewire | Backend::Pulseaudio | Backend::Alsa => {}
-    }
-    let Ok(host) = host(config.backend) else { return Vec::new() };
+/// The devices of a sound system; none when there is no such system. May take for ever.
+pub fn devices(backend: Backend) -> Vec<Device> {
+    let Ok(host) = host(backend) else { return Vec::new() };
     let mut all = Vec::new();
     for direction in [Direction::Input, Direction::Output] {
         let default = direction.default_of(&host).map(|device| name(&device));
         for device in direction.devices_of(&host) {
             let name = name(&device);
-            let default = default.as_ref() == Some(&name);
-            all.push(found(direction.word(), &name, &description(&device), default));
+            all.push(Device {
+                description: description(&device),
+                direction: direction.word().into(),
+                default: default.as_ref() == Some(&name),
+                monitor: direction == Direction::Input && name.ends_with(MONITOR),
+                name,
+            });
         }
     }
     // Microphones before what only listens to speakers.

@@ -166,12 +166,16 @@ impl Engine {
             self.voices.remove(&id);
         }
         let selected = std::mem::take(&mut inbox.selected);
+        let look_again = std::mem::take(&mut inbox.look_again);
         let (sounds, test) = (std::mem::take(&mut inbox.sounds), inbox.test.take());
         let new_tap = inbox.tap.take();
         drop(inbox);
         let is_new = new_tap.is_some();
         self.recording = new_tap.unwrap_or(self.recording.take());
         selected.into_iter().for_each(|(role, name)| self.select(role, &name));
+        if look_again && !self.is_in_use() {
+            self.opener.look_again();
+        }
         match test {
             Some(seconds) if seconds > 0 && !self.plan.is_heard() => self.trial = Some(Trial::new(seconds)),
             Some(_) => self.end_trial(),
@@ -234,7 +238,13 @@ impl Engine {
         let rings = self.sounds.rings() && (self.plan.ring || self.output.is_open() || self.ring.is_open());
         let rings_apart = rings && self.opener.rings_apart();
         let sounds = self.sounds.sounds() || self.trial.is_some() || (rings && !rings_apart);
-        let mut changed = self.opener.take_probe(&self.shared) | trial_ended;
+        let mut changed = trial_ended;
+        if self.opener.take_probe(&self.shared) {
+            self.input.forget();
+            self.output.forget();
+            self.ring.forget();
+            changed = true;
+        }
         let mut answered = self.input.drive(self.plan.microphone || listens, now, || self.opener.input());
         answered |= self.output.drive(self.plan.playback || sounds, now, || self.opener.output());
         answered |= self.ring.drive(rings_apart, now, || self.opener.ring());
@@ -242,9 +252,8 @@ impl Engine {
             self.opener.ports_answered();
         }
         changed |= answered;
-        let in_use = self.input.is_wanted() || self.output.is_wanted() || self.ring.is_wanted();
         // From time to time also without news: what could not be had before may be tried again by now.
-        if self.opener.watch(in_use) || changed || now >= self.report_at {
+        if self.opener.watch(self.is_in_use()) || changed || now >= self.report_at {
             changed |= self.opener.lead(&mut self.input, &mut self.output, &mut self.ring, now);
         }
         if self.plan.microphone && !self.speaks {
@@ -259,6 +268,10 @@ impl Engine {
             self.publish_status();
             self.emit(AudioEvent::Changed);
         }
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.input.is_wanted() || self.output.is_wanted() || self.ring.is_wanted()
     }
 
     /// Another device is another room: nothing that was learned of the last one is true there.
@@ -479,8 +492,7 @@ impl Engine {
         let ring = self.ring.due(|speaker| speaker.due());
         let untold = !self.unsent.is_empty() || !self.speaking.is_empty();
         let retry = untold.then_some(now + LONGEST_SLEEP);
-        let in_use = self.input.is_wanted() || self.output.is_wanted() || self.ring.is_wanted();
-        let alive = in_use.then_some(now + LONGEST_SLEEP);
+        let alive = self.is_in_use().then_some(now + LONGEST_SLEEP);
         [input, output, ring, retry, alive].into_iter().flatten().min()
     }
 }

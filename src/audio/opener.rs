@@ -87,6 +87,13 @@ impl Opener {
         self.has_devices()
     }
 
+    /// Finds again what is configured and chosen, unless that is under way.
+    pub fn look_again(&mut self) {
+        if self.has_devices() && self.probe.is_none() {
+            self.begin_probe();
+        }
+    }
+
     /// The ring tone has a device of its own.
     pub fn rings_apart(&self) -> bool {
         self.has_devices() && !self.ring.name().is_empty() && self.ring != self.output

@@ -241,13 +241,20 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     /// wrong with the one before.
     pub fn switch(&mut self, now: Instant, open: impl FnOnce() -> Receiver<Attempt<T>>) {
         match &mut self.state {
-            State::Closed => self.problem = None,
+            State::Closed => self.forget(),
             State::Opening { attempt, .. } => *attempt = Pending { answer: open(), since: now },
             State::Open(present) => {
                 present.next = Some(Next { attempt: Pending { answer: open(), since: now }, opened: None });
                 present.patient_until = now + RETRY;
             }
             State::Broken { retry_at, .. } => *retry_at = now,
+        }
+    }
+
+    /// What did not work the last time says nothing any more. A port that is not closed speaks for itself.
+    pub fn forget(&mut self) {
+        if matches!(self.state, State::Closed) {
+            self.problem = None;
         }
     }
 

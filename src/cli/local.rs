@@ -112,7 +112,8 @@ fn start_log(otherwise: &str) -> Result<(), CliError> {
 /// `audio.devices` as the daemon would answer.
 pub fn devices(config_file: &Path) -> Result<Value, CliError> {
     let config = Config::load(config_file)?;
-    Ok(json!({ "devices": audio::devices(&config.audio) }))
+    let devices = audio::devices(&config.audio).map_err(|error| CliError::new(exit::TRY_AGAIN, error.to_string()))?;
+    Ok(json!({ "devices": devices }))
 }
 
 /// `telecon config check`

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tokio::task;
 
-use super::{Daemon, requests::ReplyTo};
+use super::{
+    Daemon,
+    requests::{ReplyTo, permit},
+};
 use crate::{
     audio::{self, AudioStatus, Device, MAX_TEST_SECONDS, Role, Sound},
     config::{self, Backend},
@@ -68,30 +71,33 @@ fn configured(config: &mut config::Audio, role: Role) -> &mut String {
 
 impl Daemon {
     pub(super) fn devices(&self, reply: ReplyTo<Value>) {
-        let permit = match self.permit() {
+        let permit = match permit(&self.looks) {
             Ok(permit) => permit,
             Err(failure) => return drop(reply.send(Err(failure))),
         };
+        // Who asks may just have mended what `status` complains about.
+        self.audio.look_again();
         let (config, status) = (self.config.audio.clone(), self.audio.status());
         task::spawn_blocking(move || {
             let in_use = |device: &Device| match device.direction.as_str() {
                 "input" => status.capturing && status.input == device.name,
                 _ => status.playing && status.output == device.name,
             };
-            let all = audio::devices(&config).into_iter().map(|device| {
+            let shown = |device| {
                 let in_use = in_use(&device);
                 let mut shown = json!(device);
                 shown["in_use"] = json!(in_use);
                 shown
-            });
-            let _client_gone = reply.send(Ok(json!({ "devices": all.collect::<Vec<_>>() })));
+            };
+            let all = audio::devices(&config).map(|all| all.into_iter().map(shown).collect::<Vec<_>>());
+            let _client_gone = reply.send(all.map(|all| json!({ "devices": all })).map_err(hangs));
             drop(permit);
         });
     }
 
     /// Looks for the device, since only one that is there can be chosen; [`Self::device_found`] goes on.
     pub(super) fn select_device(&mut self, role: Role, name: String, reply: ReplyTo<Value>) {
-        let permit = match self.permit() {
+        let permit = match permit(&self.looks) {
             Ok(permit) => permit,
             Err(failure) => return drop(reply.send(Err(failure))),
         };
@@ -107,6 +113,10 @@ impl Daemon {
     /// What was looked for is there, or is not.
     pub(super) fn device_found(&mut self, found: Found) {
         let Found { role, number, device, reply } = found;
+        if reply.is_closed() {
+            // Whoever wanted it has given up; that it happens after all is not expected any more.
+            return;
+        }
         let answer = device.map(|device| {
             let name = device.clone().unwrap_or_else(|| configured(&mut self.config.audio.clone(), role).clone());
             if self.choices.holds(role, number) {
@@ -190,11 +200,15 @@ fn find(config: &config::Audio, role: Role, wanted: &str) -> Result<Option<Strin
         return Err(Failure::new("no_such_device", text));
     }
     let direction = if role == Role::Input { "input" } else { "output" };
-    let devices = audio::devices(config);
+    let devices = audio::devices(config).map_err(hangs)?;
     let mut of_it = devices.iter().filter(|device| device.direction == direction);
     let found = of_it.find(|device| device.name == wanted || device.description == wanted);
     let missing = || format!("there is no {direction} device called {wanted:?}; `telecon devices` lists what there is");
     found.map(|device| Some(device.name.clone())).ok_or_else(|| Failure::new("no_such_device", missing()))
+}
+
+fn hangs(error: audio::Hangs) -> Failure {
+    Failure::new("try_again", error.to_string())
 }
 
 /// The sound of an event, and the call that has to be heard for it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tokio::{
-    sync::{OwnedSemaphorePermit, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     task,
 };
 use tracing::error;
@@ -214,7 +214,7 @@ impl Daemon {
 
     fn connect(&self, address: &str, reply: ReplyTo<Value>) {
         let parsed = net::parse_address(address).map_err(ContactError::from).map_err(contacts::refused);
-        let (address, permit) = match parsed.and_then(|address| Ok((address, self.permit()?))) {
+        let (address, permit) = match parsed.and_then(|address| Ok((address, permit(&self.tasks)?))) {
             Ok(both) => both,
             Err(failure) => return drop(reply.send(Err(failure))),
         };
@@ -233,7 +233,7 @@ impl Daemon {
     fn watch(&self, since: Option<u64>, reply: ReplyTo<Subscription>) {
         let (snapshot, live) = (self.status(), self.journal.watch());
         let replay = since.map(|since| self.journal.replay(since, self.store.path())).unwrap_or_default();
-        let permit = match replay.is_slow().then(|| self.permit()).transpose() {
+        let permit = match replay.is_slow().then(|| permit(&self.tasks)).transpose() {
             Ok(permit) => permit,
             Err(failure) => return drop(reply.send(Err(failure))),
         };
@@ -246,11 +246,12 @@ impl Daemon {
             None => drop(send()),
         }
     }
+}
 
-    pub(super) fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        let permit = Arc::clone(&self.tasks).try_acquire_owned();
-        permit.map_err(|_| Failure::new("try_again", "too many slow requests are under way; try again in a moment"))
-    }
+/// Leave for one more slow request.
+pub(super) fn permit(tasks: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Failure> {
+    let permit = Arc::clone(tasks).try_acquire_owned();
+    permit.map_err(|_| Failure::new("try_again", "too many slow requests are under way; try again in a moment"))
 }
 
 /// The requests that honour `request_key`. To dial, to stop, to choose a device and to test one again does no harm, and is not

@@ -93,6 +93,7 @@ pub(super) async fn start(
         leg_events: leg_events_in,
         ice: Arc::new(ice_config(&config.network)),
         tasks: Arc::new(Semaphore::new(MAX_TASKS)),
+        looks: Arc::new(Semaphore::new(MAX_TASKS)),
         found: found_in,
         choices: devices::Choices::default(),
         audio_told,
