@@ -25,7 +25,7 @@ use super::{
     port::{Attempt, Opened},
     pulse,
     resample::{Inward, Outward},
-    watch::{Seen, Sight},
+    watch::{Listed, Seen, Sight},
 };
 use crate::config::{self, Backend};
 
@@ -129,7 +129,8 @@ pub fn devices(config: &config::Audio) -> Vec<Device> {
 pub fn sight(backend: Backend) -> Option<Sight> {
     let at = Instant::now();
     let host = host(backend).ok()?;
-    let all: Vec<_> = host.devices().ok()?.map(|device| (name(&device), description(&device))).collect();
+    let listed = |device| Listed { name: name(&device), description: description(&device), number: 0 };
+    let all: Vec<_> = host.devices().ok()?.map(listed).collect();
     let seen = |direction: Direction| {
         let default = direction.default_of(&host).map(|device| name(&device));
         Seen { at, devices: all.clone(), default, ours: Vec::new() }
@@ -310,7 +311,8 @@ pub struct Broken {
 }
 
 impl Broken {
-    fn new(waker: Waker, what: String) -> Arc<Self> {
+    /// Of a stream that works; `what` it is, in the user's words.
+    pub fn new(waker: Waker, what: String) -> Arc<Self> {
         Arc::new(Self { what, why: Mutex::default(), waker })
     }
 
