@@ -76,7 +76,11 @@ pub fn demo(participants: usize, seconds: u64, mut printer: Printer) -> Result<(
     }
     match report.ok {
         true => Ok(()),
-        false => Err(CliError::new(exit::MEDIA_FAILED, "not everybody heard everybody; the table says who")),
+        false => Err(CliError::new(
+            exit::MEDIA_FAILED,
+            "not everybody heard everybody; the table says who. Gaps without loss say that this machine had too much else to do: \
+             try again when it is quiet",
+        )),
     }
 }
 
