@@ -165,7 +165,7 @@ struct Daemon {
     /// Where recordings are kept, unless the user names another place.
     recordings: PathBuf,
     /// The call that is to be recorded, and who asked for it, while the files are being made.
-    to_record: Option<(CallId, requests::Asked)>,
+    to_record: Option<(CallId, requests::Pending)>,
     people: People,
     rung: Rung,
     journal: Journal,

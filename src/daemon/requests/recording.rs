@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tracing::debug;
 
-use super::{Answer, Asked, not_done};
+use super::{Answer, Pending, not_done};
 use crate::{
     audio::{NewRecording, RecordingError},
     control::wire::Failure,
@@ -18,7 +18,7 @@ use crate::{
 
 impl Daemon {
     /// Files first, which take as long as the disk does; [`Self::recording_made`] goes on.
-    pub(super) fn record(&mut self, asked: Asked, call: Option<&str>, directory: Option<PathBuf>, now: Now) {
+    pub(super) fn record(&mut self, asked: Pending, call: Option<&str>, directory: Option<PathBuf>, now: Now) {
         let answer = match self.find(call, Verb::Record) {
             Err(failure) => Err(failure),
             Ok(call) if self.recorded().is_some_and(|(recorded, _)| recorded == call) => {
