@@ -3,6 +3,9 @@
 use super::*;
 use crate::audio::AudioEvent;
 
+/// For what takes a moment; who waits longer waits for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 type Answer = oneshot::Receiver<Result<Value, Failure>>;
 
 impl Home {
@@ -16,17 +19,26 @@ impl Home {
 
     /// Lets the loop see that they are.
     async fn until_made(&mut self) {
-        loop {
-            let event = self.doors.audio.recv().await.unwrap();
-            self.daemon.audio_event(event, now());
-            if event == AudioEvent::RecordingMade {
-                return;
+        let made = async {
+            loop {
+                let event = self.doors.audio.recv().await.unwrap();
+                self.daemon.audio_event(event, now());
+                if event == AudioEvent::RecordingMade {
+                    return;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, made).await.expect("the files are made");
     }
 
-    fn recordings(&self) -> usize {
-        std::fs::read_dir(&self.daemon.recordings).unwrap().count()
+    /// Waits until no recording has left anything behind.
+    async fn until_nothing_is_left(&self) {
+        let gone = async {
+            while std::fs::read_dir(&self.daemon.recordings).unwrap().count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, gone).await.expect("the files go");
     }
 }
 
@@ -55,7 +67,5 @@ async fn a_call_that_is_over_when_its_files_are_there_is_not_recorded() {
     home.done("call.hangup", json!({})).await;
     home.until_made().await;
     assert_eq!(answer.await.unwrap().unwrap_err().code, "no_such_call");
-    while home.recordings() > 0 {
-        tokio::task::yield_now().await;
-    }
+    home.until_nothing_is_left().await;
 }
