@@ -13,6 +13,8 @@ use tokio::{
 };
 use tracing::error;
 
+pub(super) use recording::ToRecord;
+
 use super::{Daemon, idempotency::Answer, resolve::Verb, views};
 use crate::{
     control::wire::{Command, Failure, Method, Subscription},

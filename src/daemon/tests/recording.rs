@@ -69,3 +69,48 @@ async fn a_call_that_is_over_when_its_files_are_there_is_not_recorded() {
     assert_eq!(answer.await.unwrap().unwrap_err().code, "no_such_call");
     home.until_nothing_is_left().await;
 }
+
+#[tokio::test]
+async fn a_recording_that_is_stopped_while_its_files_are_made_never_begins() {
+    let mut home = home().await;
+    let call = home.ask(offer(&[did_of(2).as_str()])).await.unwrap()["call"].clone();
+    let mut first = home.record(None);
+    assert_eq!(home.done("media.stop_record", json!({})).await, json!({ "call": call, "directory": null }));
+    assert_eq!(first.try_recv().unwrap().unwrap_err().code, "not_recording");
+    assert_eq!(home.refusal("media.stop_record", json!({})).await, "not_recording");
+    assert_eq!(home.record(None).try_recv().unwrap().unwrap_err().code, "try_again", "these files come first");
+    home.until_made().await;
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"], Value::Null);
+    home.until_nothing_is_left().await;
+    let again = home.record(None);
+    home.until_made().await;
+    let again = again.await.unwrap().unwrap();
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"]["directory"], again["directory"]);
+}
+
+#[tokio::test]
+async fn nothing_is_recorded_for_a_client_that_is_gone() {
+    let mut home = home().await;
+    home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    drop(home.record(Some("click")));
+    home.until_made().await;
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"], Value::Null);
+    home.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_double_click_while_the_files_are_made_gets_one_answer() {
+    let mut home = home().await;
+    home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    drop(home.record(Some("click")));
+    let (mut second, mut third) = (home.record(Some("click")), home.record(Some("click")));
+    assert!(second.try_recv().is_err() && third.try_recv().is_err(), "both wait, though the first client is gone");
+    let mut other = home.record(Some("another click"));
+    assert_eq!(other.try_recv().unwrap().unwrap_err().code, "try_again");
+    home.until_made().await;
+    let made = second.await.unwrap().unwrap();
+    assert_eq!(third.await.unwrap().unwrap(), made);
+    assert_eq!(home.record(Some("click")).try_recv().unwrap().unwrap(), made, "the first answer under this key");
+    let other = home.record(Some("another click")).try_recv().unwrap();
+    assert_eq!(other.unwrap(), made, "`try_again` was no answer that a key keeps");
+}
