@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -28,17 +29,20 @@ const LOG: &str = "off,telecon=info";
 /// What the demo logs: its progress is shown in another way.
 const DEMO_LOG: &str = "off,telecon=warn";
 
+/// What still runs when the work is done may take so long.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
 /// Runs a request to its end.
 pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, CliError> {
     run(&mut Builder::new_current_thread(), work)
 }
 
-/// Runs `work` to its end, and waits for nothing that it left behind: a sound system that hangs keeps the thread that asks it.
+/// Runs `work` to its end. A sound system that hangs while somebody looks for devices would keep the process for ever.
 fn run<T>(builder: &mut Builder, work: impl Future<Output = T>) -> Result<T, CliError> {
     let failed = |error| CliError::new(exit::FAILED, format!("the program cannot start its event loop: {error}"));
     let runtime = builder.enable_all().build().map_err(failed)?;
     let done = runtime.block_on(work);
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(LAST_WAIT);
     Ok(done)
 }
 
@@ -202,7 +206,7 @@ fn print_config(config: &Config, toml: &str, mut printer: Printer) -> Result<(),
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, thread, time::Duration};
+    use std::{sync::mpsc, thread};
 
     use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
