@@ -37,8 +37,14 @@ fn packets(settings: Settings) -> Vec<Bytes> {
     speech().iter().map(|frame| encoder.encode(frame).expect("a packet")).collect()
 }
 
-const PLAIN: Settings =
-    Settings { bitrate_bps: 32_000, constant_bitrate: false, dtx: false, fec: false, expected_loss_percent: 0 };
+const PLAIN: Settings = Settings {
+    bitrate_bps: 32_000,
+    constant_bitrate: false,
+    dtx: false,
+    fec: false,
+    expected_loss_percent: 0,
+    dred: false,
+};
 const FEC: Settings = Settings { fec: true, expected_loss_percent: 10, ..PLAIN };
 const CLEAR: Settings = Settings { bitrate_bps: 64_000, ..PLAIN };
 const CONSTANT: Settings = Settings { constant_bitrate: true, ..PLAIN };
@@ -93,7 +99,7 @@ fn stream(
         let arrival = epoch + Duration::from_micros(u64::from(number) * u64::from(samples) * 1000 / 48);
         number += 1;
         let comes = lost.is_none_or(|every| !number.is_multiple_of(every));
-        comes.then_some(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival })
+        comes.then_some(ReceivedPacket { sequence, timestamp, payload, copy: false, dred: false, arrival })
     }
 }
 

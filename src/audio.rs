@@ -23,7 +23,6 @@ mod opener;
 mod port;
 mod processing;
 mod pulse;
-mod pulse_stream;
 mod realtime;
 mod recording;
 mod remote;
@@ -88,8 +87,7 @@ const BLOCK_SAMPLES: usize = 480;
 type Block = [f32; BLOCK_SAMPLES];
 /// Encoded frames that a slow leg may lag behind (320 ms); then it loses the oldest.
 const MICROPHONE_FRAMES: usize = 16;
-/// Packets between a leg's task and the audio thread (1.3 s, each with three copies of earlier ones); when full, new ones
-/// are dropped.
+/// Packets between a leg's task and the audio thread (1.3 s, each with three copies); when full, new ones are dropped.
 const SLOTS: usize = 256;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;
@@ -113,6 +111,8 @@ pub struct EncodedFrame {
     pub samples: u32,
     /// What the encoder aims at, for all who hear it.
     pub bitrate_bps: u32,
+    /// And without deep redundancy, of which no copies are sent.
+    pub copy_bps: u32,
     /// The legs it was spoken to; no other may send it.
     pub to: Arc<BTreeSet<LegId>>,
 }
@@ -143,6 +143,8 @@ pub struct ReceivedPacket {
     pub payload: Bytes,
     /// It came a second time behind a later frame (RFC 2198): `sequence` is that frame's, and it stands for no packet.
     pub copy: bool,
+    /// Its sender has the same libopus, so that deep redundancy may be looked for in it.
+    pub dred: bool,
     /// When it was read from the socket.
     pub arrival: Instant,
 }
@@ -243,6 +245,8 @@ pub struct LegAudioStats {
     pub recovered_by_copy: u64,
     /// Frames that were lost and played from the next one's in-band FEC.
     pub recovered_by_fec: u64,
+    /// Pieces of lost frames, 20 ms at most, that were restored from a later one's deep redundancy (DRED).
+    pub recovered_by_dred: u64,
     /// Frames that came after their place was played.
     pub late: u64,
     /// Times that the delay was changed by stretching sound.

@@ -23,7 +23,7 @@ use super::{
     callback::{Gauge, InputEnd, OutputEnd},
     choice::is_default,
     port::{Attempt, Opened},
-    pulse_stream,
+    pulse,
     resample::{Inward, Outward},
     watch::{Seen, Sight},
 };
@@ -150,8 +150,7 @@ pub fn open_input(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn C
     let end =
         InputEnd { ring: producer, channels: chosen.config.channels.into(), waker, wake_at: (rate_hz / 100) as usize };
     let stream: Box<dyn Send> = if host.id() == HostId::PulseAudio && chosen.is_as_inside() {
-        let told = broken.clone();
-        Box::new(pulse_stream::record(&name, end, move |why| told.stop(&why)).map_err(fail)?)
+        Box::new(pulse::record(&name, end, broken.clone()).map_err(|error| fail(error.to_string()))?)
     } else {
         let stream = match chosen.format {
             SampleFormat::I16 => input_stream::<i16>(&device, chosen.config, end, broken.clone()),
@@ -175,7 +174,8 @@ pub fn open_output(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn 
     let broken = Broken::new(waker.clone(), format!("the speaker {name}"));
     let opened = |name| Opened { backend: backend_name(&host).into(), device: name, instead };
     if host.id() == HostId::PulseAudio && chosen.is_as_inside() {
-        return Ok((Box::new(pulse_stream::play(&name, waker, broken).map_err(fail)?), opened(name)));
+        let speaker = pulse::play(&name, waker, broken).map_err(|error| fail(error.to_string()))?;
+        return Ok((Box::new(speaker), opened(name)));
     }
     let (producer, consumer) = rtrb::RingBuffer::new((rate_hz / RING_SHARE) as usize);
     let gauge = Arc::new(Gauge::default());

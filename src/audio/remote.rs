@@ -177,6 +177,7 @@ impl Remote {
             playout_delay_ms: jitter.wait_ms + decoded_ms + around.ring_ms + around.device_ms,
             recovered_by_copy: jitter.by_copy,
             recovered_by_fec: jitter.by_fec,
+            recovered_by_dred: jitter.by_dred,
             late: jitter.late,
             stretches: jitter.stretches,
             delay: DelayShares { jitter_buffer_ms: jitter.wait_ms, decoded_ms, ..around },
@@ -225,6 +226,10 @@ impl Remote {
         match pull {
             Pull::Idle | Pull::Pause => return false,
             Pull::Packet(payload) => {
+                if let Some(packet) = self.jitter.overlooked() {
+                    let reach = decoder.reach(packet);
+                    self.jitter.reaches(reach);
+                }
                 self.concealed = 0;
                 if self.absent > ANEW_BLOCKS {
                     decoder.reset();
@@ -238,7 +243,16 @@ impl Remote {
                 self.concealed = 0;
                 self.sound.extend_from_slice(decoder.recover(&following, samples));
             }
-            Pull::Conceal(samples) => {
+            Pull::Conceal(samples, later) => {
+                if let Some((packet, _)) = &later {
+                    self.jitter.reaches(decoder.reach(packet));
+                }
+                if let Some(restored) = later.and_then(|(packet, back)| decoder.dred(&packet, back, samples)) {
+                    self.concealed = 0;
+                    self.sound.extend_from_slice(restored);
+                    self.jitter.restored(samples);
+                    return true;
+                }
                 let made_up = decoder.conceal(samples);
                 fade(made_up, self.concealed);
                 self.concealed += made_up.len();

@@ -36,7 +36,7 @@ fn through_a_network(clip: &[f32], lost: impl Fn(usize) -> bool, delay_ms: impl 
         let arrival = epoch + Duration::from_secs_f64(((number + 1) as f64 * 20.0 + delay_ms(number)) / 1000.0);
         let (sequence, timestamp) = (number as u16, (number * FRAME_SAMPLES) as u32);
         if !lost(number) {
-            packets.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival });
+            packets.push(ReceivedPacket { sequence, timestamp, payload, copy: false, dred: false, arrival });
         }
     }
     packets.sort_by_key(|packet| packet.arrival);
@@ -207,7 +207,14 @@ impl Room {
             }
             began = true;
             sequence = sequence.wrapping_add(1);
-            input.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival: Instant::now() });
+            input.push(ReceivedPacket {
+                sequence,
+                timestamp,
+                payload,
+                copy: false,
+                dred: false,
+                arrival: Instant::now(),
+            });
         }
     }
 }
@@ -351,7 +358,14 @@ fn the_null_backend_sends_silence_and_hears_legs() {
     wait("the first packet to be decoded", || {
         if let Ok(EncodedFrame { payload, timestamp, .. }) = microphone.try_recv() {
             sequence += 1;
-            input.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival: Instant::now() });
+            input.push(ReceivedPacket {
+                sequence,
+                timestamp,
+                payload,
+                copy: false,
+                dred: false,
+                arrival: Instant::now(),
+            });
         }
         while let Ok(event) = events.try_recv() {
             heard |= event == AudioEvent::FirstAudio(LegId(1));

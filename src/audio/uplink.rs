@@ -17,7 +17,7 @@ use tokio::sync::broadcast;
 
 use super::{
     BLOCK_SAMPLES, Block, EncodedFrame, SAMPLE_RATE_HZ,
-    codec::{Encoder, PAUSE, Settings},
+    codec::{Encoder, PAUSE, Settings, without_dred_bps},
 };
 use crate::proto::id::LegId;
 
@@ -37,12 +37,15 @@ pub struct Wish {
     pub fec: bool,
     /// What the encoder is to expect.
     pub expected_loss_pct: u8,
+    /// Deep redundancy (DRED) instead of FEC, out of the bitrate. It is for a voice of which nothing else would be left, so
+    /// only all who hear it together get it.
+    pub dred: bool,
 }
 
 impl Default for Wish {
     /// Clear fullband speech that survives some loss: PESQ-WB 4.27. No few make the voice worse than this for all.
     fn default() -> Self {
-        Self { bitrate_bps: 32_000, frame_ms: 20, fec: true, expected_loss_pct: 10 }
+        Self { bitrate_bps: 32_000, frame_ms: 20, fec: true, expected_loss_pct: 10, dred: false }
     }
 }
 
@@ -73,19 +76,26 @@ impl Wish {
             frame_ms: self.frame_ms.max(other.frame_ms),
             fec: self.fec || other.fec,
             expected_loss_pct: self.expected_loss_pct.max(other.expected_loss_pct),
+            dred: self.dred && other.dred,
         }
     }
 
+    /// What is sent of it a second time: all but deep redundancy.
+    pub fn copy_bps(&self) -> u32 {
+        if self.dred { without_dred_bps(self.bitrate_bps) } else { self.bitrate_bps }
+    }
+
     fn to_bits(self) -> u64 {
-        let [frame_ms, fec, loss] = [self.frame_ms, u8::from(self.fec), self.expected_loss_pct].map(u64::from);
-        u64::from(self.bitrate_bps) << 32 | frame_ms << 16 | fec << 8 | loss
+        let flags = u8::from(self.fec) | u8::from(self.dred) << 1;
+        let [frame_ms, flags, loss] = [self.frame_ms, flags, self.expected_loss_pct].map(u64::from);
+        u64::from(self.bitrate_bps) << 32 | frame_ms << 16 | flags << 8 | loss
     }
 
     /// `None` for [`NO_WISH`].
     fn from_bits(bits: u64) -> Option<Self> {
-        let [.., frame_ms, fec, expected_loss_pct] = bits.to_be_bytes();
-        let bitrate_bps = (bits >> 32) as u32;
-        (bits != NO_WISH).then_some(Self { bitrate_bps, frame_ms, fec: fec != 0, expected_loss_pct })
+        let [.., frame_ms, flags, expected_loss_pct] = bits.to_be_bytes();
+        let (bitrate_bps, fec, dred) = ((bits >> 32) as u32, flags & 1 != 0, flags & 2 != 0);
+        (bits != NO_WISH).then_some(Self { bitrate_bps, frame_ms, fec, expected_loss_pct, dred })
     }
 }
 
@@ -132,6 +142,8 @@ pub struct Uplink {
     frame_samples: usize,
     /// As wished when it was begun.
     bitrate_bps: u32,
+    /// And without deep redundancy.
+    copy_bps: u32,
     timestamp: u32,
     /// The legs of the plan.
     to: Arc<BTreeSet<LegId>>,
@@ -149,6 +161,7 @@ impl Uplink {
             filled: 0,
             frame_samples: samples(Wish::default().frame_ms),
             bitrate_bps: Wish::default().bitrate_bps,
+            copy_bps: Wish::default().copy_bps(),
             timestamp: 0,
             to: Arc::default(),
             wishes: BTreeMap::new(),
@@ -238,14 +251,20 @@ impl Uplink {
     /// The next frame is encoded as the legs that hear it wish.
     fn suit(&mut self) {
         let wishes: Vec<Wish> = self.to.iter().filter_map(|id| self.wishes.get(id)?.get()).collect();
-        let wish = Wish::together(&wishes).unwrap_or_default();
-        (self.frame_samples, self.bitrate_bps) = (samples(wish.frame_ms), wish.bitrate_bps);
+        let mut wish = Wish::together(&wishes).unwrap_or_default();
+        // Its size tells of what was said.
+        if self.constant_bitrate {
+            wish.dred = false;
+        }
+        (self.frame_samples, self.bitrate_bps, self.copy_bps) =
+            (samples(wish.frame_ms), wish.bitrate_bps, wish.copy_bps());
         let settings = Settings {
             bitrate_bps: wish.bitrate_bps.cast_signed(),
             constant_bitrate: self.constant_bitrate,
             dtx: !self.constant_bitrate,
             fec: wish.fec,
             expected_loss_percent: i32::from(wish.expected_loss_pct),
+            dred: wish.dred,
         };
         if let Some(Err(error)) = self.encoder.as_mut().map(|encoder| encoder.set(settings)) {
             tracing::warn!(%error, "the encoder did not take its settings");
@@ -259,8 +278,8 @@ impl Uplink {
 
     fn send(&self, payload: Bytes, timestamp: u32, to: Arc<BTreeSet<LegId>>) {
         // An error says that no leg listens, which is no fault.
-        let (samples, bitrate_bps) = (self.frame_samples as u32, self.bitrate_bps);
-        drop(self.microphone.send(EncodedFrame { payload, timestamp, samples, bitrate_bps, to }));
+        let (samples, bitrate_bps, copy_bps) = (self.frame_samples as u32, self.bitrate_bps, self.copy_bps);
+        drop(self.microphone.send(EncodedFrame { payload, timestamp, samples, bitrate_bps, copy_bps, to }));
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{backend::Waker, device, pulse::Pulse};
+use super::{backend::Waker, device, pulse::LookOut};
 use crate::config::Backend;
 
 /// How often the list is read where nobody tells.
@@ -121,8 +121,8 @@ impl Post {
         let mut ended = false;
         while !ended {
             let pulse = match self.backend {
-                Backend::Auto | Backend::Pulseaudio => Pulse::connect().ok(),
-                Backend::Pipewire if device::NO_PIPEWIRE.is_some() => Pulse::connect().ok(),
+                Backend::Auto | Backend::Pulseaudio => LookOut::open().ok(),
+                Backend::Pipewire if device::NO_PIPEWIRE.is_some() => LookOut::open().ok(),
                 Backend::Pipewire | Backend::Alsa | Backend::File | Backend::Null => None,
             };
             ended = match pulse {
@@ -134,7 +134,7 @@ impl Post {
     }
 
     /// Until the server is gone; true when nobody wants to know any more.
-    fn be_told(&self, mut pulse: Pulse) -> bool {
+    fn be_told(&self, mut pulse: LookOut) -> bool {
         self.lend(pulse.ear().ok());
         let ended = self.listen(&mut pulse);
         self.lend(None);
@@ -145,7 +145,7 @@ impl Post {
         *self.ear.lock().unwrap_or_else(PoisonError::into_inner) = ear;
     }
 
-    fn listen(&self, pulse: &mut Pulse) -> bool {
+    fn listen(&self, pulse: &mut LookOut) -> bool {
         let mut changed = true;
         loop {
             let waited = match pulse.look() {

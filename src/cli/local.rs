@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -27,6 +28,9 @@ const LOG: &str = "off,telecon=info";
 /// What the demo logs: its progress is shown in another way.
 const DEMO_LOG: &str = "off,telecon=warn";
 
+/// What still runs when the daemon has ended may take so long.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
 /// Runs a request to its end.
 pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, CliError> {
     Ok(runtime(&mut tokio::runtime::Builder::new_current_thread())?.block_on(work))
@@ -50,7 +54,10 @@ pub fn daemon(mut paths: Paths, config: Option<PathBuf>) -> Result<(), CliError>
     // Before the runtime has threads, since it changes the environment.
     let socket = server::handed_over(&paths.socket).map_err(DaemonError::from)?;
     let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
-    Ok(runtime.block_on(daemon::run(paths, config, socket))?)
+    let ended = runtime.block_on(daemon::run(paths, config, socket));
+    // A sound system that hangs while somebody looks for devices would keep the process for ever.
+    runtime.shutdown_timeout(LAST_WAIT);
+    Ok(ended?)
 }
 
 /// `telecon demo`

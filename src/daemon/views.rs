@@ -199,6 +199,7 @@ pub(super) fn leg(
         "delay_ms": audio.map(|audio| delay(&audio.delay, leg.rtt_ms)),
         "recovered_by_copy": audio.map(|audio| audio.recovered_by_copy),
         "recovered_by_fec": audio.map(|audio| audio.recovered_by_fec),
+        "recovered_by_dred": audio.map(|audio| audio.recovered_by_dred),
         "late": audio.map(|audio| audio.late),
         "stretches": audio.map(|audio| audio.stretches),
         "sent_kbps": leg.sent_kbps,
@@ -410,7 +411,7 @@ mod tests {
         let shown = leg(&view.participants[0], &view, &measured, Some(&audio), &People::default());
         assert_eq!((&shown["delay_ms"]["frame"], &shown["delay_ms"]["network"]), (&20.0.into(), &15.0.into()));
         let promised = "did state rtt_ms jitter_ms loss_pct concealed_pct jitter_buffer_ms playout_delay_ms sent_kbps \
-                        target_delay_ms delay_ms recovered_by_copy recovered_by_fec late stretches \
+                        target_delay_ms delay_ms recovered_by_copy recovered_by_fec recovered_by_dred late stretches \
                         recv_kbps level_db connected_ms setup";
         for field in promised.split_whitespace() {
             assert!(keys(&shown).contains(&field), "{field} is missing in {shown}");

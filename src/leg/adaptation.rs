@@ -31,6 +31,17 @@ const KNOWN_PACKETS: usize = 50;
 const HEAVY: [(usize, f64); 2] = [(50, 0.24), (150, 0.155)];
 /// …until less than this is lost of all that is remembered.
 const HEAVY_NO_MORE: f64 = 0.11;
+/// Hopeless loss, which deep redundancy beside the three copies is for: this share of all that is remembered is lost, and
+/// that is so many packets…
+const HOPELESS: (usize, f64) = (250, 0.38);
+/// …until less than this is.
+const HOPELESS_NO_MORE: f64 = 0.32;
+/// How the voice is encoded then: 27 kbit/s are left for the voice, which keep its upper band, and 14 describe 200 ms (at 40 kbit/s
+/// in all it would be 160).
+const HOPELESS_BITRATE_BPS: u32 = 40_500;
+/// IP bytes of that, which an open path has room for: what is described takes the same in each packet, so the busiest second
+/// is as busy as with [`MOST_KBPS`] of voice that varies.
+const HOPELESS_KBPS: f64 = 149.0;
 /// An outage lasts this long at least.
 const SHORTEST_OUTAGE_MS: u16 = 80;
 /// Copies against outages lie this far behind at least…
@@ -75,6 +86,8 @@ pub(super) struct Circumstances {
     pub(super) redundancy: bool,
     /// The other side tells what arrives.
     pub(super) feedback: bool,
+    /// The other side reads deep redundancy.
+    pub(super) dred: bool,
     pub(super) rtt_ms: Option<f64>,
     /// Legs that hear the same voice.
     pub(super) legs: usize,
@@ -86,7 +99,15 @@ pub(super) struct Circumstances {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Voice {
     pub(super) bitrate_bps: u32,
+    /// What a copy of it takes.
+    pub(super) copy_bps: u32,
     pub(super) frame_ms: u8,
+}
+
+impl From<Wish> for Voice {
+    fn from(wish: Wish) -> Self {
+        Self { bitrate_bps: wish.bitrate_bps, copy_bps: wish.copy_bps(), frame_ms: wish.frame_ms }
+    }
 }
 
 /// How the next frames are sent.
@@ -131,6 +152,7 @@ pub(super) struct Adaptation {
     /// Outcomes so far, up to [`KNOWN_PACKETS`].
     known: usize,
     heavy: bool,
+    hopeless: bool,
     /// How far back the copy against outages lies; it grows only, until there is none of them any more.
     far_ms: Option<u16>,
     seen: Seen,
@@ -146,6 +168,7 @@ impl Adaptation {
             run_ms: 0,
             known: 0,
             heavy: false,
+            hopeless: false,
             far_ms: None,
             seen: Seen::default(),
             congestion: Congestion::new(now),
@@ -200,9 +223,12 @@ impl Adaptation {
     /// How the next frames are to be sent.
     pub(super) fn plan(&mut self, now: Instant, circumstances: Circumstances) -> Plan {
         self.look(now);
-        let Circumstances { redundancy, feedback, rtt_ms, legs, voice } = circumstances;
+        let Circumstances { redundancy, feedback, dred, rtt_ms, legs, voice } = circumstances;
         let most = (ALL_LEGS_KBPS / legs.max(1) as f64).clamp(LEAST_KBPS, MOST_KBPS);
         let budget = self.budget_kbps.min(most);
+        if redundancy && feedback && dred && self.hopeless && budget >= MOST_KBPS {
+            return thinned(deep(), voice, HOPELESS_KBPS);
+        }
         let lossy = self.seen.random > 0.0;
         let (near, far_ms) = match (redundancy, feedback) {
             (false, _) => (0, None),
@@ -221,7 +247,7 @@ impl Adaptation {
         if is_clean
             && legs <= SHORT_FRAME_LEGS
             && rtt_ms.is_some_and(|rtt_ms| rtt_ms >= LONG_ROUND_TRIP_MS)
-            && wire_kbps(&short, 0) <= budget
+            && wire_kbps(short, 0) <= budget
         {
             wish = short;
         }
@@ -255,6 +281,8 @@ impl Adaptation {
         let known = others as usize;
         let is_heavy = HEAVY.iter().any(|(packets, least)| known >= *packets && share(*packets) >= *least);
         self.heavy = is_heavy || (self.heavy && random >= HEAVY_NO_MORE);
+        let is_hopeless = known >= HOPELESS.0 && random >= HOPELESS.1;
+        self.hopeless = is_hopeless || (self.hopeless && random >= HOPELESS_NO_MORE);
         let loss = (of > 0.0).then(|| self.remembered.iter().filter(|packet| packet.run > 0).count() as f64 / of);
         let queue_ms = self.congestion.queue_us().map(|queue_us| queue_us as f64 / 1000.0);
         let far = |ms: u16| ms.saturating_add(20).clamp(NEAREST_FAR_MS, FARTHEST_FAR_MS);
@@ -286,21 +314,26 @@ fn fitted(near: usize, far_ms: Option<u16>, lossy: bool, budget_kbps: f64) -> Pl
                 let bitrate_bps = bitrate(budget_kbps, frame_ms, copies);
                 if bitrate_bps >= MIN_BITRATE_BPS {
                     let bitrate_bps = bitrate_bps.min(MAX_BITRATE_BPS[copies.min(3)]);
-                    let wish = Wish { bitrate_bps, frame_ms, fec: false, expected_loss_pct: 0 };
+                    let wish = Wish { bitrate_bps, frame_ms, fec: false, expected_loss_pct: 0, dred: false };
                     return Plan { near: frames_back(near, lossy), far_ms: *far_ms, wish };
                 }
             }
         }
     }
-    let wish = Wish { bitrate_bps: MIN_BITRATE_BPS, frame_ms: 40, fec: false, expected_loss_pct: 0 };
+    let wish = Wish { bitrate_bps: MIN_BITRATE_BPS, frame_ms: 40, fec: false, expected_loss_pct: 0, dred: false };
     Plan { near: &[], far_ms: None, wish }
+}
+
+/// Everything against random loss. There is no copy far back: deep redundancy tells of longer outages, too.
+fn deep() -> Plan {
+    let wish = Wish { bitrate_bps: HOPELESS_BITRATE_BPS, frame_ms: 20, fec: false, expected_loss_pct: 0, dred: true };
+    Plan { near: frames_back(3, true), far_ms: None, wish }
 }
 
 /// With fewer copies where the others' voice, which this leg sends as well, is dearer than what it wished.
 fn thinned(plan: Plan, voice: Option<Voice>, budget_kbps: f64) -> Plan {
-    let Some(Voice { bitrate_bps, frame_ms }) = voice else { return plan };
-    let voice = Wish { bitrate_bps, frame_ms, ..plan.wish };
-    let fits = |copies: usize| copies == 0 || wire_kbps(&voice, copies) <= budget_kbps;
+    let Some(voice) = voice else { return plan };
+    let fits = |copies: usize| copies == 0 || wire_kbps(voice, copies) <= budget_kbps;
     let far_ms = plan.far_ms.filter(|_| fits(1));
     let mut near = plan.near;
     while let [fewer @ .., _] = near
@@ -329,10 +362,11 @@ fn bitrate(budget_kbps: f64, frame_ms: u8, copies: usize) -> u32 {
     (payload.max(0.0) / (1 + copies) as f64 * 8.0 * packets) as u32
 }
 
-/// IP bytes that a wish costs with so many copies.
-pub(super) fn wire_kbps(wish: &Wish, copies: usize) -> f64 {
-    let packets = 1000.0 / f64::from(wish.frame_ms);
-    f64::from(wish.bitrate_bps) / 1000.0 * (1 + copies) as f64 + overhead(copies) * packets / 125.0
+/// IP bytes that a voice costs with so many copies.
+pub(super) fn wire_kbps(voice: impl Into<Voice>, copies: usize) -> f64 {
+    let Voice { bitrate_bps, copy_bps, frame_ms } = voice.into();
+    let packets = 1000.0 / f64::from(frame_ms);
+    (f64::from(bitrate_bps) + f64::from(copy_bps) * copies as f64) / 1000.0 + overhead(copies) * packets / 125.0
 }
 
 fn overhead(copies: usize) -> f64 {

@@ -8,10 +8,17 @@ use std::net::IpAddr;
 
 use super::addresses::is_link_local;
 // An own description has about 700 bytes, the longest honest candidate (IPv6 relay) about 180.
-use crate::proto::wire::{MAX_CANDIDATE_BYTES, MAX_SDP_BYTES};
+use crate::{
+    audio::codec::version,
+    proto::wire::{MAX_CANDIDATE_BYTES, MAX_SDP_BYTES},
+};
 
 /// SHA-256 of a DTLS certificate.
 pub(super) type Fingerprint = [u8; 32];
+
+/// Which libopus an end has. The format of deep redundancy (DRED) is an experiment of each version's own, so it is used
+/// between equal ones only. No `fmtp` parameter: the library would refuse Opus where the values differ.
+const LIBOPUS: &str = "a=telecon-libopus:";
 
 /// Why a description was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +72,17 @@ pub(super) fn check(sdp: &str, sealed: &Fingerprint) -> Result<Description, BadD
         }
     }
     if audio == 1 { Ok(Description { text, candidates }) } else { Err(BadDescription::NotOneAudio) }
+}
+
+/// An own description that says which libopus this end has.
+pub(super) fn announced(sdp: &str) -> String {
+    format!("{sdp}{LIBOPUS}{}\r\n", version())
+}
+
+/// Whether a peer's description announces the same libopus.
+pub(super) fn has_same_libopus(sdp: &str) -> bool {
+    let mut announced = lines(sdp).filter_map(|line| line.strip_prefix(LIBOPUS));
+    announced.next().is_some_and(|announced| announced == version()) && announced.next().is_none()
 }
 
 /// The one SHA-256 fingerprint of a description.
@@ -176,6 +194,16 @@ mod tests {
             assert_eq!(check(&bad, &SEALED), Err(BadDescription::NotOneAudio));
         }
         assert_eq!(check(&"v".repeat(MAX_SDP_BYTES + 1), &SEALED), Err(BadDescription::TooLong));
+    }
+
+    #[test]
+    fn only_the_same_libopus_is_the_same() {
+        let text = sdp(&line("AB"));
+        let announced = announced(&text);
+        assert!(has_same_libopus(&announced) && check(&announced, &SEALED).is_ok());
+        assert!(!has_same_libopus(&text));
+        assert!(!has_same_libopus(&announced.replace(LIBOPUS, "a=telecon-libopus:another ")));
+        assert!(!has_same_libopus(&super::announced(&announced)), "said twice");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) struct Codecs {
     pub(super) red: Option<u8>,
     /// The other side tells what arrives (RFC 8888).
     pub(super) feedback: bool,
+    /// The other side has the same libopus, and so reads its deep redundancy (DRED).
+    pub(super) dred: bool,
 }
 
 /// One leg's voice in both directions.
@@ -72,7 +74,8 @@ impl Media {
     /// Silence both ways, until [`Media::begin`].
     pub(super) fn new(speaker: LegInput, numbers: RtpNumbers, now: Instant) -> Self {
         let mut adaptation = Adaptation::new(now);
-        let nothing = Circumstances { redundancy: false, feedback: false, rtt_ms: None, legs: 1, voice: None };
+        let nothing =
+            Circumstances { redundancy: false, feedback: false, dred: false, rtt_ms: None, legs: 1, voice: None };
         Self {
             meter: Meter::new(now),
             codecs: None,
@@ -115,7 +118,7 @@ impl Media {
     pub(super) fn packet(&mut self, id: LegId, frame: &EncodedFrame, now: Instant) -> Option<rtp::Packet> {
         let codecs = self.codecs.filter(|_| frame.to.contains(&id))?;
         let frame_ms = u8::try_from(frame.samples / MS).unwrap_or(u8::MAX);
-        let voice = Some(Voice { bitrate_bps: frame.bitrate_bps, frame_ms });
+        let voice = Some(Voice { bitrate_bps: frame.bitrate_bps, copy_bps: frame.copy_bps, frame_ms });
         if (self.legs, self.voice) != (frame.to.len(), voice) {
             (self.legs, self.voice) = (frame.to.len(), voice);
             self.adapt(now);
@@ -159,11 +162,12 @@ impl Media {
         self.arrivals.received(header.sequence_number, now);
         self.heard = Some(header.ssrc);
         let (sequence, timestamp, arrival) = (header.sequence_number, header.timestamp, now);
+        let dred = self.codecs.is_some_and(|codecs| codecs.dred);
         for copy in copies {
             let timestamp = timestamp.wrapping_sub(copy.behind);
-            self.speaker.push(ReceivedPacket { sequence, timestamp, payload: copy.payload, copy: true, arrival });
+            self.speaker.push(ReceivedPacket { sequence, timestamp, payload: copy.payload, copy: true, dred, arrival });
         }
-        self.speaker.push(ReceivedPacket { sequence, timestamp, payload: primary, copy: false, arrival });
+        self.speaker.push(ReceivedPacket { sequence, timestamp, payload: primary, copy: false, dred, arrival });
     }
 
     /// When to tell the other side what arrived.
@@ -210,6 +214,7 @@ impl Media {
         let circumstances = Circumstances {
             redundancy: codecs.red.is_some(),
             feedback: codecs.feedback,
+            dred: codecs.dred,
             rtt_ms: self.meter.stats.rtt_ms,
             legs: self.legs,
             voice: self.voice,
@@ -246,7 +251,7 @@ mod tests {
     use crate::audio::{FRAME_SAMPLES, PAUSE};
 
     fn codecs() -> Codecs {
-        Codecs { opus: 111, red: Some(63), feedback: true }
+        Codecs { opus: 111, red: Some(63), feedback: true, dred: false }
     }
 
     fn frame(n: u32, payload: &[u8]) -> EncodedFrame {
@@ -255,6 +260,7 @@ mod tests {
             timestamp: n * FRAME_SAMPLES as u32,
             samples: FRAME_SAMPLES as u32,
             bitrate_bps: 32_000,
+            copy_bps: 32_000,
             to: std::sync::Arc::new([LegId(1)].into()),
         }
     }

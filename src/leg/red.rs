@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use crate::audio::EncodedFrame;
+use crate::audio::{EncodedFrame, codec::without_dred};
 
 /// Farthest that a copy can lie behind its packet: 14 bits of timestamp, 341 ms (RFC 2198, §3).
 pub(super) const REACH_SAMPLES: u32 = (1 << 14) - 1;
@@ -39,12 +39,16 @@ pub(super) struct Spoken {
 }
 
 impl Spoken {
-    /// Keeps a frame that is sent now.
+    /// Keeps a frame that is sent now. Deep redundancy is not worth repeating: later frames have it, too.
     pub(super) fn keep(&mut self, frame: &EncodedFrame) {
         if self.frames.len() == MAX_KEPT {
             self.frames.pop_front();
         }
-        self.frames.push_back(frame.clone());
+        let mut frame = frame.clone();
+        if frame.copy_bps < frame.bitrate_bps {
+            frame.payload = without_dred(&frame.payload);
+        }
+        self.frames.push_back(frame);
     }
 
     /// The frames that were spoken so many samples before `frame`, oldest first, as far as there are such. Pauses are not
@@ -138,7 +142,14 @@ mod tests {
     const FRAME: u32 = FRAME_SAMPLES as u32;
 
     fn frame(timestamp: u32, payload: Vec<u8>) -> EncodedFrame {
-        EncodedFrame { payload: payload.into(), timestamp, samples: FRAME, bitrate_bps: 32_000, to: Default::default() }
+        EncodedFrame {
+            payload: payload.into(),
+            timestamp,
+            samples: FRAME,
+            bitrate_bps: 32_000,
+            copy_bps: 32_000,
+            to: Default::default(),
+        }
     }
 
     fn copy(behind: u32, bytes: &[u8]) -> Copy {

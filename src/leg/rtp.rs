@@ -97,6 +97,7 @@ mod tests {
             timestamp,
             samples: FRAME_SAMPLES as u32,
             bitrate_bps: 32_000,
+            copy_bps: 32_000,
             to: Default::default(),
         }
     }

@@ -170,6 +170,8 @@ struct Attempt {
     offered: Option<RTCSessionDescription>,
     /// The attempt of the peer's latest description.
     described: Option<u32>,
+    /// The peer announced the libopus that this end has.
+    same_libopus: bool,
     /// The fingerprint that was sealed with the peer's description, once that was accepted.
     sealed: Option<Fingerprint>,
     connect_due: Option<tokio::time::Instant>,
@@ -194,6 +196,7 @@ impl Attempt {
             early: Vec::new(),
             offered: None,
             described: None,
+            same_libopus: false,
             sealed: None,
             connect_due: None,
             ice_was_connected: false,
@@ -271,7 +274,7 @@ impl Attempt {
 
     fn report_description(&mut self, own: &RTCSessionDescription) -> Result<(), Failure> {
         let fingerprint = description::fingerprint(&own.sdp)?;
-        self.outbox.push_back(LegEvent::Description { sdp: own.sdp.clone(), fingerprint });
+        self.outbox.push_back(LegEvent::Description { sdp: description::announced(&own.sdp), fingerprint });
         Ok(())
     }
 
@@ -325,6 +328,7 @@ impl Attempt {
         let peer = Arc::clone(&self.connection.peer);
         peer.set_remote_description(description.map_err(refused)?).await.map_err(refused)?;
         self.sealed = Some(sdp.fingerprint);
+        self.same_libopus = description::has_same_libopus(&sdp.sdp);
         self.described = Some(sdp.attempt);
         if self.role == Role::Answerer {
             let answer = peer.create_answer(None).await.map_err(|_| Failure::Refused("make an answer"))?;
@@ -382,7 +386,7 @@ impl Attempt {
             }
             Happened::Peer(RTCPeerConnectionState::Connected) if !self.media.flows() => {
                 let codecs = verify(&self.connection, self.sealed).await?;
-                self.media.begin(codecs, Instant::now());
+                self.media.begin(Codecs { dred: self.same_libopus, ..codecs }, Instant::now());
                 self.connect_due = None;
                 self.keep_alive_due = Some(tokio::time::Instant::now() + KEEP_ALIVE);
                 self.outbox.push_back(LegEvent::Connected);
@@ -525,6 +529,7 @@ async fn verify(connection: &Connection, sealed: Option<Fingerprint>) -> Result<
         opus: opus.payload_type,
         red: of_type(MIME_TYPE_RED).map(|red| red.payload_type),
         feedback: opus.rtp_codec.rtcp_feedback.contains(&feedback()),
+        dred: false, // The library knows nothing of it.
     })
 }
 

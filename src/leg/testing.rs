@@ -37,7 +37,7 @@ impl Datagram {
 impl Line {
     pub(crate) fn new(speaker: LegInput, now: Instant) -> Self {
         let mut media = Media::new(speaker, RtpNumbers::random(now), now);
-        media.begin(Codecs { opus: 111, red: Some(63), feedback: true }, now);
+        media.begin(Codecs { opus: 111, red: Some(63), feedback: true, dred: true }, now);
         Self(media)
     }
 

@@ -126,6 +126,7 @@ impl End {
             timestamp,
             samples: FRAME_SAMPLES as u32,
             bitrate_bps: 32_000,
+            copy_bps: 32_000,
             to: for_it(),
         };
         assert!(self.microphone.send(frame).is_ok(), "the leg listens");
@@ -264,6 +265,7 @@ async fn another_certificate_never_connects_and_no_audio_passes() {
                 timestamp: 0,
                 samples: FRAME_SAMPLES as u32,
                 bitrate_bps: 32_000,
+                copy_bps: 32_000,
                 to: for_it(),
             })
             .ok();
@@ -343,6 +345,7 @@ async fn closing_ends_with_closed_here_and_disconnected_there() {
             timestamp: n * FRAME_SAMPLES as u32,
             samples: FRAME_SAMPLES as u32,
             bitrate_bps: 32_000,
+            copy_bps: 32_000,
             to: for_it(),
         };
         for n in 0.. {
@@ -403,6 +406,7 @@ async fn frames_for_other_legs_are_not_sent_and_a_leg_that_sends_nothing_says_th
         timestamp: 0,
         samples: FRAME_SAMPLES as u32,
         bitrate_bps: 32_000,
+        copy_bps: 32_000,
         to: Arc::new([LegId(2)].into()),
     };
     assert!(a.microphone.send(elsewhere).is_ok());

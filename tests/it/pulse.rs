@@ -67,7 +67,7 @@ fn echo_process() {
                 }
                 Ok(EncodedFrame { payload, timestamp, .. }) = microphone.recv() => {
                     sequence = sequence.wrapping_add(1);
-                    leg.push(ReceivedPacket { sequence, timestamp, payload, copy: false, arrival: Instant::now() });
+                    leg.push(ReceivedPacket { sequence, timestamp, payload, copy: false, dred: false, arrival: Instant::now() });
                 }
             }
         }
@@ -340,7 +340,7 @@ fn another_microphone(server: &PulseServer) {
     assert!(server.pactl(&["load-module", "module-remap-source", "source_name=second", "master=microphone.monitor"]));
     echo.say("call");
     echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
-    let gap_ms = longest_gap_ms(&server, || {
+    let gap_ms = longest_gap_ms(server, || {
         echo.say("input second");
         echo.until("the other microphone to be open", |status| status["input"] == "second");
     });
@@ -405,8 +405,9 @@ fn follow(server: &PulseServer) {
     // PipeWire forgets a move while it still takes streams to the new default.
     echo.until("the move to be noticed", |status| {
         let streams = server.list("sink-inputs");
-        streams.split_whitespace().next().is_some_and(|stream| server.pactl(&["move-sink-input", stream, "hdmi"]));
-        status["output"] == "hdmi" && status["problem"].is_null()
+        let stream = streams.split_whitespace().next();
+        let moved = stream.is_some_and(|stream| server.pactl(&["move-sink-input", stream, "hdmi"]));
+        moved && status["output"] == "hdmi" && status["problem"].is_null()
     });
     server.unplug("hdmi");
     echo.until("the default again", |status| status["output"] == "headset");

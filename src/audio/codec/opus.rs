@@ -1,7 +1,7 @@
-//! Safe handles of libopus: the encoder and the decoder.
+//! Safe handles of libopus: the encoder, the decoder and what it keeps of deep redundancy (DRED). The crate's only `unsafe`.
 //!
 //! It says what libopus can do, and nothing of how telecon uses it: that is [`super`].
-#![expect(unsafe_code, reason = "libopus is a C library; no safe crate reaches its decoder complexity")]
+#![expect(unsafe_code, reason = "libopus is a C library; no safe crate reaches its decoder complexity and its DRED")]
 
 use std::{
     ffi::{CStr, c_int},
@@ -40,10 +40,24 @@ fn length(of: usize) -> i32 {
     i32::try_from(of).unwrap_or(i32::MAX)
 }
 
+/// The version of libopus, such as `libopus 1.6.1`.
+pub fn version() -> String {
+    // SAFETY: a constant string that ends with zero.
+    unsafe { CStr::from_ptr(sys::opus_get_version_string()) }.to_string_lossy().into_owned()
+}
+
 /// Samples in a packet at 48 kHz.
 pub fn packet_samples(packet: &[u8]) -> Result<usize, Error> {
     // SAFETY: it reads at most as many bytes as it is told, and none of an empty packet.
     check(unsafe { sys::opus_packet_get_nb_samples(packet.as_ptr(), length(packet.len()), HZ) })
+}
+
+/// Takes out of a packet what is no sound of its own time: padding and deep redundancy.
+pub fn unpad(packet: &mut Vec<u8>) -> Result<(), Error> {
+    // SAFETY: it reads and writes at most as many bytes as it is told, which are the packet's own.
+    let left = check(unsafe { sys::opus_packet_unpad(packet.as_mut_ptr(), length(packet.len())) })?;
+    packet.truncate(left);
+    Ok(())
 }
 
 /// A state of libopus that is owned here alone.
@@ -96,6 +110,8 @@ pub enum Control {
     ExpectedLoss = sys::OPUS_SET_PACKET_LOSS_PERC_REQUEST,
     /// 1: hardly anything is sent while nobody speaks.
     Dtx = sys::OPUS_SET_DTX_REQUEST,
+    /// Deep redundancy, in units of 10 ms, 0 to 104.
+    DredDuration = sys::OPUS_SET_DRED_DURATION_REQUEST,
 }
 
 /// For [`Control::Signal`].
@@ -176,5 +192,60 @@ impl Decoder {
         check(unsafe {
             sys::opus_decode_float(self.0.as_ptr(), data, bytes, sound.as_mut_ptr(), room, c_int::from(fec))
         })
+    }
+
+    /// Fills `sound` with what `dred` knows of the time that begins `back` samples before its packet; what it does not know
+    /// is concealed. Returns the samples that were written.
+    pub fn decode_dred(&mut self, dred: &mut Dred, back: usize, sound: &mut [f32]) -> Result<usize, Error> {
+        if !dred.parsed {
+            return Err(Error(sys::OPUS_INVALID_STATE));
+        }
+        let (back, room) = (length(back), length(sound.len()));
+        // SAFETY: both states are alive and ours, that of DRED was filled by `parse`; the sound holds what its length says.
+        check(unsafe {
+            sys::opus_decoder_dred_decode_float(self.0.as_ptr(), dred.state.as_ptr(), back, sound.as_mut_ptr(), room)
+        })
+    }
+}
+
+/// What one packet tells of the time before it.
+pub struct Dred {
+    parser: Handle<sys::OpusDREDDecoder>,
+    state: Handle<sys::OpusDRED>,
+    /// The state is not the memory that it was made of any more.
+    parsed: bool,
+}
+
+impl Dred {
+    /// One that knows nothing.
+    pub fn new() -> Result<Self, Error> {
+        // SAFETY: the error is written to a variable that outlives the call.
+        let parser = |error: &mut c_int| unsafe { sys::opus_dred_decoder_create(error) };
+        // SAFETY: the same.
+        let state = |error: &mut c_int| unsafe { sys::opus_dred_alloc(error) };
+        let parser = Handle::new(parser, sys::opus_dred_decoder_destroy)?;
+        Ok(Self { parser, state: Handle::new(state, sys::opus_dred_free)?, parsed: false })
+    }
+
+    /// Reads what `packet` tells of the second before it: from the first number of samples before it to the second one.
+    /// Both are 0 when it tells nothing.
+    pub fn parse(&mut self, packet: &[u8]) -> Result<(usize, usize), Error> {
+        let mut end = 0;
+        self.parsed = false;
+        // SAFETY: both states are alive and ours; the packet holds what its length says; `end` outlives the call.
+        let known = check(unsafe {
+            sys::opus_dred_parse(
+                self.parser.as_ptr(),
+                self.state.as_ptr(),
+                packet.as_ptr(),
+                length(packet.len()),
+                HZ,
+                HZ,
+                &raw mut end,
+                0,
+            )
+        })?;
+        self.parsed = true;
+        Ok((known, usize::try_from(end).unwrap_or(0)))
     }
 }

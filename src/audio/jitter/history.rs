@@ -9,6 +9,31 @@ const NEWEST_WEIGHT: f64 = 1.0 / 500.0;
 /// Frames that are remembered: a copy of 10 ms frames comes at most 34 frames late (RFC 2198 reaches 341 ms back).
 const FRAMES: usize = 160;
 
+/// Figures of one leg. Counts are of frames since the leg began.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct JitterStats {
+    /// Interarrival jitter (RFC 3550, §6.4.1).
+    pub jitter_ms: f64,
+    /// Packets of about the last ten seconds that never came.
+    pub loss_pct: f64,
+    /// Sound of about the last ten seconds that was made up.
+    pub concealed_pct: f64,
+    /// How long packets wait here, smoothed.
+    pub wait_ms: f64,
+    /// How long the quickest packet should wait here.
+    pub target_ms: f64,
+    /// Frames that were lost and played from a copy.
+    pub by_copy: u64,
+    /// Frames that were lost and played from the next one's in-band FEC.
+    pub by_fec: u64,
+    /// Pieces of lost frames that were restored from a later one's deep redundancy.
+    pub by_dred: u64,
+    /// Frames that came after their place was played.
+    pub late: u64,
+    /// Changes of the delay by stretching time.
+    pub stretches: u64,
+}
+
 /// Pull time minus timestamp of the last pulls, in samples: how late sound is decoded. The lowest counts, because a
 /// pull that comes early is the one that finds its packet missing.
 #[derive(Default)]
@@ -39,40 +64,29 @@ impl Offsets {
     }
 }
 
-/// What an arriving frame adds to what was there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
-    /// Nothing was there of it.
-    Whole,
-    /// It could already have been played from the next one's FEC.
-    Better,
-    /// It was there before, or is too old to know.
-    Nothing,
-}
+/// What a frame is worth that came itself, or as a copy.
+pub const WHOLE_TENTHS: i64 = 10;
 
-/// Which frames of late were there, by timestamp, so that a copy is told from news.
+/// Which frames of late were there and how well, by timestamp, so that a copy is told from news.
 #[derive(Default)]
 pub struct Frames {
-    /// Timestamp, and whether the frame itself was there; ordered.
-    recent: VecDeque<(i64, bool)>,
+    /// Timestamp, and how many tenths of its worth were there; ordered.
+    recent: VecDeque<(i64, i64)>,
 }
 
 impl Frames {
-    /// The frame itself has come.
-    pub fn came(&mut self, timestamp: i64) -> News {
+    /// So many tenths of a frame's worth have come; how many of them are news. What is too old to know is none.
+    pub fn came(&mut self, timestamp: i64, tenths: i64) -> i64 {
         match self.find(timestamp) {
-            Ok(at) => match std::mem::replace(&mut self.recent[at].1, true) {
-                true => News::Nothing,
-                false => News::Better,
-            },
-            Err(at) if self.insert(at, (timestamp, true)) => News::Whole,
-            Err(_) => News::Nothing,
+            Ok(at) => {
+                let known = &mut self.recent[at].1;
+                let news = (tenths - *known).max(0);
+                *known += news;
+                news
+            }
+            Err(at) if self.insert(at, (timestamp, tenths)) => tenths,
+            Err(_) => 0,
         }
-    }
-
-    /// Its FEC has come; true when nothing of it was there.
-    pub fn repairable(&mut self, timestamp: i64) -> bool {
-        self.find(timestamp).is_err_and(|at| self.insert(at, (timestamp, false)))
     }
 
     /// The sender began anew.
@@ -88,7 +102,7 @@ impl Frames {
         }
     }
 
-    fn insert(&mut self, mut at: usize, frame: (i64, bool)) -> bool {
+    fn insert(&mut self, mut at: usize, frame: (i64, i64)) -> bool {
         if self.recent.len() == FRAMES {
             if at == 0 {
                 return false;
@@ -185,6 +199,12 @@ impl Reception {
     pub fn made_up(&mut self, samples: i64) {
         self.made_up = self.made_up * (1.0 - NEWEST_WEIGHT) + samples as f64;
         self.played *= 1.0 - NEWEST_WEIGHT;
+    }
+
+    /// What was counted as made up just now was not.
+    pub fn restored(&mut self, samples: i64) {
+        let samples = (samples as f64).min(self.made_up);
+        (self.made_up, self.played) = (self.made_up - samples, self.played + samples);
     }
 
     /// 0..=1.

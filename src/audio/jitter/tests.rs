@@ -95,6 +95,7 @@ impl Bench {
             timestamp: self.first_timestamp.wrapping_add(arrived.number.wrapping_mul(960)),
             payload: Bytes::from_static(self.payload),
             copy: arrived.behind.is_some(),
+            dred: false,
             arrival,
         }
     }
@@ -169,7 +170,7 @@ impl Ear {
                     self.stretch(bench);
                 }
                 Pull::Recover(_, samples) => self.left += samples as i64,
-                Pull::Conceal(samples) => {
+                Pull::Conceal(samples, _) => {
                     self.outcome.made_up_ms += samples as i64 / MS;
                     self.left += samples as i64;
                 }

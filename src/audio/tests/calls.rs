@@ -36,7 +36,7 @@ impl Hum {
 
     fn numbered(&mut self, payload: Bytes, timestamp: u32, arrival: Instant) -> ReceivedPacket {
         self.sequence = self.sequence.wrapping_add(1);
-        ReceivedPacket { sequence: self.sequence, timestamp, payload, copy: false, arrival }
+        ReceivedPacket { sequence: self.sequence, timestamp, payload, copy: false, dred: false, arrival }
     }
 }
 

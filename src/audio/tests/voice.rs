@@ -51,12 +51,16 @@ const CLEAN: Network = Network {
     until_s: f64::INFINITY,
     processed: false,
 };
-const NETWORKS: [Network; 9] = [
+const NETWORKS: [Network; 13] = [
     CLEAN,
     Network { name: "loss-05", loss: 0.05, ..CLEAN },
     Network { name: "loss-10", loss: 0.10, ..CLEAN },
     Network { name: "loss-20", loss: 0.20, ..CLEAN },
     Network { name: "loss-30", loss: 0.30, ..CLEAN },
+    Network { name: "loss-40", loss: 0.40, ..CLEAN },
+    Network { name: "loss-50", loss: 0.50, ..CLEAN },
+    Network { name: "loss-60", loss: 0.60, ..CLEAN },
+    Network { name: "loss-70", loss: 0.70, ..CLEAN },
     Network { name: "outages", outages: true, ..CLEAN },
     Network { name: "jitter", delay_ms: 40.0, jitter_ms: 20.0, ..CLEAN },
     Network { name: "recovery", loss: 0.30, until_s: 30.0, ..CLEAN },

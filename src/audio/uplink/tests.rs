@@ -6,7 +6,7 @@ use crate::audio::{
     testing::speech,
 };
 
-const WISH: Wish = Wish { bitrate_bps: 48_000, frame_ms: 20, fec: false, expected_loss_pct: 0 };
+const WISH: Wish = Wish { bitrate_bps: 48_000, frame_ms: 20, fec: false, expected_loss_pct: 0, dred: false };
 
 struct Bench {
     uplink: Uplink,
@@ -41,7 +41,7 @@ impl Bench {
 
 #[test]
 fn a_wish_survives_as_a_number() {
-    let most = Wish { bitrate_bps: u32::MAX, frame_ms: 40, fec: true, expected_loss_pct: 100 };
+    let most = Wish { bitrate_bps: u32::MAX, frame_ms: 40, fec: true, expected_loss_pct: 100, dred: true };
     for wish in [WISH, Wish::default(), most] {
         assert_eq!(Wish::from_bits(wish.to_bits()), Some(wish));
     }
@@ -49,7 +49,7 @@ fn a_wish_survives_as_a_number() {
 }
 
 /// As bad as a path can be.
-const WORST: Wish = Wish { bitrate_bps: 24_000, frame_ms: 40, fec: true, expected_loss_pct: 25 };
+const WORST: Wish = Wish { bitrate_bps: 24_000, frame_ms: 40, fec: true, expected_loss_pct: 25, dred: false };
 
 #[test]
 fn the_narrowest_path_sets_the_bitrate_and_the_worst_one_the_protection() {
@@ -58,7 +58,7 @@ fn the_narrowest_path_sets_the_bitrate_and_the_worst_one_the_protection() {
         WISH,
         Wish { bitrate_bps: 36_000, fec: true, expected_loss_pct: 8, ..WISH },
     ];
-    let all = Wish { bitrate_bps: 36_000, frame_ms: 20, fec: true, expected_loss_pct: 8 };
+    let all = Wish { bitrate_bps: 36_000, frame_ms: 20, fec: true, expected_loss_pct: 8, dred: false };
     assert_eq!(Wish::together(&wishes), Some(all));
     assert_eq!(Wish::together(&wishes[..1]), Some(wishes[0]));
     assert_eq!(Wish::together(&[]), None);
@@ -71,6 +71,23 @@ fn a_few_legs_make_the_voice_no_worse_than_clear_for_the_others() {
         let wishes: Vec<Wish> = (0..legs).map(|leg| if leg < narrow { WORST } else { WISH }).collect();
         assert_eq!(Wish::together(&wishes), Some(Wish::default()), "{narrow} of {legs}");
     }
+}
+
+#[test]
+fn deep_redundancy_is_sent_when_all_who_hear_ask_for_it_and_never_at_constant_bitrate() {
+    let deep = Wish { bitrate_bps: 40_500, dred: true, ..WISH };
+    let holds = |wishes: &[Wish], constant_bitrate| {
+        let mut bench = bench(wishes.len() as u64, constant_bitrate);
+        bench.legs.iter().zip(wishes).for_each(|(leg, wish)| leg.set(Some(*wish)));
+        let frames = bench.say(&speech(2.0), false);
+        let frame = frames.last().unwrap();
+        let found = Decoder::new().unwrap().reach(&frame.payload) > 0;
+        assert_eq!(found, frame.copy_bps < frame.bitrate_bps, "copies are known to be less");
+        found
+    };
+    assert!(holds(&[deep], false) && holds(&[deep, deep, deep], false));
+    assert!(!holds(&[deep, deep, WISH], false), "one of them hears well");
+    assert!(!holds(&[deep], true));
 }
 
 #[test]

@@ -55,8 +55,8 @@ fn leg(leg: &Value) -> String {
         all.push(("delay out", format!("capture {capture}, processing {processing}, frame {frame} ms")));
         all.push((
             "repaired",
-            format!("{} by copy, {} by FEC; ", of("recovered_by_copy"), of("recovered_by_fec"))
-                + &format!("{} late, {} stretches", of("late"), of("stretches")),
+            format!("{} by copy, {} by FEC, ", of("recovered_by_copy"), of("recovered_by_fec"))
+                + &format!("{} by DRED; {} late, {} stretches", of("recovered_by_dred"), of("late"), of("stretches")),
         ));
     }
     all.extend(sent(leg).map(|sent| ("sent", sent)));
@@ -106,7 +106,7 @@ mod tests {
             "legs": [
                 { "name": "bob", "state": "joined", "rtt_ms": 12.34, "jitter_ms": 1, "loss_pct": 0.0, "recv_kbps": 33.5,
                   "playout_delay_ms": 30.75, "level_db": -24.0, "concealed_pct": 1.57, "connected_ms": 82,
-                  "delay_ms": delay, "target_delay_ms": 6, "recovered_by_copy": 3, "recovered_by_fec": 1,
+                  "delay_ms": delay, "target_delay_ms": 6, "recovered_by_copy": 3, "recovered_by_fec": 1, "recovered_by_dred": 7,
                   "late": 2, "stretches": 4, "bitrate_kbps": 32, "frame_ms": 20, "wire_kbps": 83.4,
                   "redundancy_ms": [40, 200], "remote_loss_pct": 5, "remote_outage_ms": 180 },
                 { "did": "did:key:zEve", "name": null, "state": "on_hold", "level_db": null },
@@ -119,7 +119,7 @@ bob: joined
   heard      30.8 ms after it arrived, at -24 dB, 1.6 % made up, first after 82 ms
   delay in   jitter buffer 8.2 (wants 6), decoded 0, ring 10, device 12.5 ms
   delay out  capture 5, processing 0, frame 20 ms
-  repaired   3 by copy, 1 by FEC; 2 late, 4 stretches
+  repaired   3 by copy, 1 by FEC, 7 by DRED; 2 late, 4 stretches
   sent       32 kbit/s in frames of 20 ms, 83 kbit/s on the wire
              sent again after 40, 200 ms
              5.0 % lost on the way, up to 180 ms at once
@@ -135,7 +135,7 @@ dropped signals: 2 bad signature
     #[test]
     fn a_line_fits_a_hundred_columns_whatever_the_figures_are() {
         let keys = "rtt_ms jitter_ms loss_pct recv_kbps playout_delay_ms level_db concealed_pct connected_ms target_delay_ms \
-                    recovered_by_copy recovered_by_fec late stretches bitrate_kbps frame_ms wire_kbps \
+                    recovered_by_copy recovered_by_fec recovered_by_dred late stretches bitrate_kbps frame_ms wire_kbps \
                     remote_loss_pct remote_outage_ms";
         let mut leg = json!({ "did": "did:key:z6Mk".to_owned() + &"x".repeat(44), "state": "reconnecting" });
         keys.split_whitespace().for_each(|key| leg[key] = 9999.9.into());
@@ -145,6 +145,6 @@ dropped signals: 2 bad signature
         let shown = stats(&json!({ "legs": [leg] }));
         let widest = shown.lines().map(str::len).max();
         assert!(widest <= Some(100), "{widest:?}: {shown}");
-        assert_eq!(shown.matches("9999.9").count(), 22, "{shown}");
+        assert_eq!(shown.matches("9999.9").count(), 23, "{shown}");
     }
 }

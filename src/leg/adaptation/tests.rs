@@ -54,7 +54,7 @@ impl Course {
 }
 
 fn circumstances() -> Circumstances {
-    Circumstances { redundancy: true, feedback: true, rtt_ms: Some(40.0), legs: 1, voice: None }
+    Circumstances { redundancy: true, feedback: true, dred: true, rtt_ms: Some(40.0), legs: 1, voice: None }
 }
 
 /// A call over a path that loses what `loses` says, which is told the number of the packet and the time in ms.
@@ -80,7 +80,8 @@ fn call(seconds: u64, mut loses: impl FnMut(u64) -> bool) -> Course {
         let behind = plan.near.iter().map(|back| u64::from(*back)).chain(far);
         let copies: Vec<u64> = behind.filter_map(|back| n.checked_sub(back)).collect();
         let frame_bytes = plan.wish.bitrate_bps as usize / 8 * FRAME_MS as usize / 1000;
-        course.bytes.push(frame_bytes * (1 + copies.len()) + overhead(copies.len()) as usize);
+        let copy_bytes = plan.wish.copy_bps() as usize / 8 * FRAME_MS as usize / 1000;
+        course.bytes.push(frame_bytes + copy_bytes * copies.len() + overhead(copies.len()) as usize);
         course.missing.push(lost);
         course.lost.push(lost);
         if !lost {
@@ -127,11 +128,46 @@ fn random_loss_is_repaired_within_the_budget_and_without_swinging() {
             let course = call(60, random(loss, seed));
             course.tell(&format!("{:.0} % random", loss * 100.0));
             assert!(course.kbps(0.0, 60.0) <= 150.0);
-            assert!(course.plans.iter().all(|plan| wire_kbps(&plan.wish, plan.near.len()) <= 150.0));
+            assert!(course.plans.iter().all(|plan| wire_kbps(plan.wish, plan.near.len()) <= 150.0));
             assert!(course.missing_pct(1.0) <= missing_pct, "{loss} {}", course.missing_pct(1.0));
             assert!(course.changes(2.0) <= 6, "{loss} {}", course.changes(2.0));
         }
     }
+}
+
+#[test]
+fn hopeless_loss_gets_deep_redundancy_and_what_is_less_never_does() {
+    let last = |loss, seconds| call(seconds, random(loss, 1)).plans.last().unwrap().wish;
+    for loss in [0.4, 0.5, 0.6, 0.7] {
+        let course = call(30, random(loss, 2));
+        course.tell(&format!("{:.0} % random", loss * 100.0));
+        let (begins, plans) = (10 * 50, &course.plans);
+        assert!(plans[begins..].iter().all(|plan| plan.wish.dred && !plan.wish.fec), "without flickering");
+        assert!(plans[begins..].iter().all(|plan| plan.near == [1, 2, 3] && plan.far_ms.is_none()));
+        assert!(plans.iter().all(|plan| wire_kbps(plan.wish, plan.near.len()) <= 150.0));
+    }
+    assert!(!last(0.3, 60).dred && !last(0.2, 60).dred);
+    let mut bad = random(0.5, 3);
+    let healed = call(60, |ms| ms < 30_000 && bad(ms));
+    assert!(healed.plans[25 * 50].wish.dred && !healed.plans[40 * 50].wish.dred);
+}
+
+#[test]
+fn deep_redundancy_is_for_peers_that_read_it_and_for_open_paths() {
+    let start = Instant::now();
+    let mut lost = random(0.5, 1);
+    let fate = |lost| if lost { Fate::Lost } else { Fate::Arrived { transit_us: None } };
+    let outcomes: Vec<Outcome> =
+        (0..300).map(|n| Outcome { sent: start, length_ms: 20, fate: fate(lost(n)) }).collect();
+    let dred = |circumstances| {
+        let mut adaptation = Adaptation::new(start);
+        adaptation.learn(&outcomes, 90.0, start);
+        adaptation.plan(start, circumstances).wish.dred
+    };
+    assert!(dred(circumstances()));
+    assert!(!dred(Circumstances { dred: false, ..circumstances() }));
+    assert!(!dred(Circumstances { redundancy: false, ..circumstances() }));
+    assert!(!dred(Circumstances { legs: 8, ..circumstances() }), "nothing is left for it");
 }
 
 #[test]
@@ -198,7 +234,7 @@ fn small_budgets_drop_copies_first_and_lengthen_frames_then() {
     for budget in [143.0, 110.0, 90.0, 70.0, 50.0, 40.0, 36.0] {
         let plan = fitted(3, Some(200), true, budget);
         let copies = plan.near.len() + usize::from(plan.far_ms.is_some());
-        let wire = wire_kbps(&plan.wish, copies);
+        let wire = wire_kbps(plan.wish, copies);
         println!(
             "{budget:5.0}: {:?} + {:?}, {} bit/s in {} ms, {wire:.0} kbit/s",
             plan.near, plan.far_ms, plan.wish.bitrate_bps, plan.wish.frame_ms
@@ -216,7 +252,7 @@ fn a_leg_whose_wish_was_not_granted_sends_fewer_copies() {
     let thinned = |near, far_ms, voice: (u32, u8), budget_kbps| {
         let (bitrate_bps, frame_ms) = voice;
         let plan = fitted(near, far_ms, false, 143.0);
-        let plan = thinned(plan, Some(Voice { bitrate_bps, frame_ms }), budget_kbps);
+        let plan = thinned(plan, Some(Voice { bitrate_bps, copy_bps: bitrate_bps, frame_ms }), budget_kbps);
         (plan.near, plan.far_ms)
     };
     let (none, clear) = (&[][..], (32_000, 20));
@@ -235,7 +271,7 @@ fn many_legs_share_what_a_line_carries() {
     let plan = |legs, adaptation: &mut Adaptation| adaptation.plan(start, Circumstances { legs, ..circumstances() });
     for legs in [1, 2, 7, 15, 31] {
         let plan = plan(legs, &mut adaptation);
-        let total = wire_kbps(&plan.wish, plan.near.len()) * legs as f64;
+        let total = wire_kbps(plan.wish, plan.near.len()) * legs as f64;
         println!("{legs} legs: {:?}, {total:.0} kbit/s", plan.wish);
         assert!(total <= ALL_LEGS_KBPS.max(LEAST_KBPS * legs as f64 + 1.0));
     }
@@ -253,7 +289,7 @@ fn frames_are_short_on_a_long_clean_way_only() {
         let mut adaptation = Adaptation::new(start);
         adaptation.learn(&outcomes(lost), 90.0, start);
         let plan = adaptation.plan(start, Circumstances { rtt_ms: Some(rtt_ms), ..circumstances() });
-        assert!(lost || wire_kbps(&plan.wish, plan.near.len()) <= 105.0);
+        assert!(lost || wire_kbps(plan.wish, plan.near.len()) <= 105.0);
         plan.wish.frame_ms
     };
     assert_eq!((frame_ms(200.0, false), frame_ms(20.0, false), frame_ms(200.0, true)), (10, 20, 20));

@@ -29,7 +29,7 @@ impl Listener {
         let epoch = Instant::now();
         let (speaker, heard) = LegInput::pair(256);
         let mut media = Media::new(speaker, RtpNumbers::random(epoch), epoch);
-        media.begin(Codecs { opus: OPUS, red: Some(RED), feedback: true }, epoch);
+        media.begin(Codecs { opus: OPUS, red: Some(RED), feedback: true, dred: true }, epoch);
         Self { epoch, media, remote: Remote::new(heard, epoch) }
     }
 

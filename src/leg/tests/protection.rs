@@ -106,3 +106,29 @@ async fn a_clean_path_is_known_as_such_and_speech_goes_out_once() {
         assert!(n < 4_000, "copies go on for ever");
     }
 }
+
+/// Whether what `b` hears may be looked into for deep redundancy, when `a`'s description was changed on the way to it.
+async fn may_be_looked_into(change: impl Fn(String) -> String) -> [bool; 2] {
+    let (mut a, mut b) = pair();
+    signal(&mut a, &mut b, &LegEvent::Connected, |from, command| {
+        if let LegCommand::Remote(sdp) = command
+            && from == Role::Initiator
+        {
+            sdp.sdp = change(std::mem::take(&mut sdp.sdp));
+        }
+    })
+    .await;
+    talk(&mut a, &mut b, 10).await.map(|heard| heard.iter().all(|packet| packet.dred))
+}
+
+#[tokio::test]
+async fn deep_redundancy_is_for_equal_versions_of_libopus_and_others_connect_without_it() {
+    assert_eq!(may_be_looked_into(|sdp| sdp).await, [true, true]);
+    let other = may_be_looked_into(|sdp| sdp.replace("telecon-libopus:", "telecon-libopus:another ")).await;
+    let missing = |sdp: String| {
+        let lines = sdp.lines().filter(|line| !line.contains("libopus"));
+        lines.map(|line| line.to_owned() + "\r\n").collect()
+    };
+    // `a` was told of an equal one, and what it is sent is read; `b` neither reads nor asks for any.
+    assert_eq!((other, may_be_looked_into(missing).await), ([true, false], [true, false]));
+}

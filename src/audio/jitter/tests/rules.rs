@@ -36,7 +36,7 @@ fn pulls(packets: &[(u32, ReceivedPacket)], until_ms: u32, buffer: &mut JitterBu
             left += match &pull {
                 Pull::Idle | Pull::Pause => BLOCK_SAMPLES,
                 Pull::Packet(payload) => packet_samples(payload).unwrap(),
-                Pull::Recover(_, samples) | Pull::Conceal(samples) => *samples,
+                Pull::Recover(_, samples) | Pull::Conceal(samples, _) => *samples,
             };
             pulled.push((now_ms, pull));
         }
@@ -49,7 +49,7 @@ fn pulls(packets: &[(u32, ReceivedPacket)], until_ms: u32, buffer: &mut JitterBu
 fn sent(buffer: &JitterBuffer, sequence: u16, at_ms: u32) -> (u32, ReceivedPacket) {
     let arrival = buffer.epoch + Duration::from_millis(u64::from(at_ms) + 5);
     let payload = Bytes::from_static(PLAIN);
-    (at_ms + 5, ReceivedPacket { sequence, timestamp: at_ms * 48, payload, copy: false, arrival })
+    (at_ms + 5, ReceivedPacket { sequence, timestamp: at_ms * 48, payload, copy: false, dred: false, arrival })
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn the_same_gap_with_lost_numbers_is_loss() {
     let mut buffer = JitterBuffer::new(Instant::now());
     let packets: Vec<_> = (0..100).filter(|n| !(50..53).contains(n)).map(|n| sent(&buffer, n as u16, 20 * n)).collect();
     let pulled = pulls(&packets, 1_900, &mut buffer);
-    let concealed = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Conceal(960))).count();
+    let concealed = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Conceal(960, _))).count();
     assert_eq!(concealed, 3);
     assert!(buffer.stats().concealed_pct > 2.0 && buffer.stats().loss_pct > 2.0, "{:?}", buffer.stats());
 }
@@ -126,7 +126,7 @@ fn frames_of_10_20_and_40_ms_may_alternate() {
     }
     let pulled = pulls(&packets, at / 48, &mut buffer);
     let made_up: usize =
-        pulled.iter().map(|(_, pull)| if let Pull::Conceal(samples) = pull { *samples } else { 0 }).sum();
+        pulled.iter().map(|(_, pull)| if let Pull::Conceal(samples, _) = pull { *samples } else { 0 }).sum();
     let lost: u32 = (0..8).map(|n| LENGTHS[(n * 50 + 49) / 7 % 3].1).sum();
     assert!(made_up as u32 <= lost + 3 * 960, "{made_up} of {lost}");
     let played = pulled.iter().filter(|(_, pull)| matches!(pull, Pull::Packet(_))).count();
@@ -180,6 +180,74 @@ fn stray_packets_and_copies_change_nothing() {
     assert_eq!(buffer.stats().by_copy, 0);
 }
 
+/// A frame of 2.5 ms.
+const SHORT: &[u8] = &[28 << 3, 0];
+
+#[test]
+fn packets_are_looked_into_for_deep_redundancy_at_most_once_for_10_ms_that_are_missing() {
+    let mut seen = 0;
+    for (payload, ms_tenths, there) in [(SHORT, 25_u32, 1), (SHORT, 25, 4), (PLAIN, 200, 1), (PLAIN, 200, 3)] {
+        for dred in [false, true] {
+            let mut buffer = JitterBuffer::new(Instant::now());
+            let packets: Vec<_> = (0..20_000 / ms_tenths)
+                .filter(|n| n / there % 2 == 0)
+                .map(|n| {
+                    let at_ms = n * ms_tenths / 10;
+                    let (arrival, packet) = sent(&buffer, n as u16, at_ms);
+                    let timestamp = n * ms_tenths * 48 / 10;
+                    (arrival, ReceivedPacket { payload: Bytes::from_static(payload), timestamp, dred, ..packet })
+                })
+                .collect();
+            let mut waiting = packets.iter().peekable();
+            let (mut looks, mut made_up, mut left) = (0, 0, 0);
+            for now_ms in (0..2_000).step_by(10) {
+                while let Some((_, packet)) = waiting.next_if(|(arrival, _)| *arrival <= now_ms) {
+                    buffer.push(packet.clone());
+                }
+                while left < BLOCK_SAMPLES {
+                    let now = buffer.epoch + Duration::from_millis(now_ms.into());
+                    left += match buffer.pull(now, left) {
+                        Pull::Idle | Pull::Pause => BLOCK_SAMPLES,
+                        Pull::Packet(payload) => {
+                            looks += usize::from(buffer.overlooked().is_some());
+                            packet_samples(&payload).unwrap()
+                        }
+                        Pull::Recover(_, samples) => samples,
+                        Pull::Conceal(samples, later) => {
+                            looks += usize::from(later.is_some());
+                            made_up += samples;
+                            samples
+                        }
+                    };
+                }
+                left -= BLOCK_SAMPLES;
+            }
+            seen += looks;
+            println!("{ms_tenths} {there} {dred}: {looks} looks, {} ms made up", made_up / 48);
+            assert!(looks * BLOCK_SAMPLES <= made_up);
+            assert!(dred || looks == 0, "not agreed upon");
+        }
+    }
+    assert!(seen > 0);
+}
+
+#[test]
+fn what_is_described_later_is_waited_for() {
+    let wait_ms = |reach| {
+        let mut buffer = JitterBuffer::new(Instant::now());
+        buffer.reaches(reach);
+        let mut dice = Dice(5);
+        let packets: Vec<_> = (0..400).filter(|_| dice.roll() < 0.5).map(|n| sent(&buffer, n as u16, 20 * n)).collect();
+        let packets: Vec<_> =
+            packets.into_iter().map(|(at, packet)| (at, ReceivedPacket { dred: true, ..packet })).collect();
+        pulls(&packets, 7_900, &mut buffer);
+        buffer.stats().target_ms
+    };
+    let (without, with) = (wait_ms(0), wait_ms(9_600));
+    println!("{without:.0} ms, and {with:.0} ms where 200 ms are described");
+    assert!(without < 10.0 && (60.0..=200.0).contains(&with));
+}
+
 #[test]
 fn a_flood_is_bounded_and_garbage_is_dropped() {
     let epoch = Instant::now();
@@ -196,6 +264,7 @@ fn a_flood_is_bounded_and_garbage_is_dropped() {
                 _ => PLAIN,
             }),
             copy: round % 5 == 0,
+            dred: round % 2 == 0,
             arrival: epoch + Duration::from_micros(round * 50),
         });
         assert!(buffer.packets.len() <= MAX_PACKETS);
