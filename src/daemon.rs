@@ -42,7 +42,7 @@ use crate::{
     leg::{IceConfig, Leg},
     net::{Net, NetError, NetEvent},
     proto::{
-        id::{CallId, Did, LegId},
+        id::{Did, LegId},
         io::{CallState, Event, Input, LegEvent, Now, Request},
         node::Node,
         seal::{Rejected, Sealer},
@@ -164,8 +164,8 @@ struct Daemon {
     store: Store,
     /// Where recordings are kept, unless the user names another place.
     recordings: PathBuf,
-    /// The call that is to be recorded, and who asked for it, while the files are being made.
-    to_record: Option<(CallId, requests::Asked)>,
+    /// While the files of a recording are being made.
+    to_record: Option<requests::ToRecord>,
     people: People,
     rung: Rung,
     journal: Journal,

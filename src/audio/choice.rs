@@ -10,6 +10,8 @@ pub struct Choice {
     wanted: String,
     /// Where the user moved the stream by means of the sound server, until the port closes.
     moved_to: Option<String>,
+    /// Where the stream was seen last, and that device's number then.
+    at: Option<(String, u32)>,
 }
 
 /// What is to be done with a port that is open.
@@ -26,7 +28,7 @@ pub enum Step<'a> {
 impl Choice {
     /// Chosen: `default` (or nothing), or a device.
     pub fn new(wanted: &str) -> Self {
-        Self { wanted: wanted.to_owned(), moved_to: None }
+        Self { wanted: wanted.to_owned(), moved_to: None, at: None }
     }
 
     /// What to open.
@@ -42,14 +44,17 @@ impl Choice {
     /// What is to be done while `open` is open.
     pub fn step<'a>(&mut self, open: &str, seen: &'a Seen) -> Step<'a> {
         let target = self.target(seen);
-        // A server that moves the stream of a device that vanished has moved it anywhere: the own rule decides where to.
-        if seen.has(open)
-            && let Some(at) = seen.moved_from(open)
-        {
-            if target != Some(at) {
-                self.moved_to = Some(at.to_owned());
+        // A server that moves the stream of a device that vanished, and may be back by now, has moved it anywhere: the own rule
+        // decides where to.
+        if let Some(number) = seen.number(open) {
+            if let Some(at) = seen.moved_from(open) {
+                let was_unplugged = self.at.as_ref().is_some_and(|(name, was)| name == open && *was != number);
+                if target != Some(at) && !was_unplugged {
+                    self.moved_to = Some(at.to_owned());
+                }
+                return Step::Moved(at);
             }
-            return Step::Moved(at);
+            self.at = Some((open.to_owned(), number));
         }
         match target {
             Some(target) if target != open => Step::Switch,
@@ -74,11 +79,16 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::audio::watch::Listed;
+
+    fn listed(name: &str, number: u32) -> Listed {
+        Listed { name: name.to_owned(), description: format!("the {name}"), number }
+    }
 
     fn seen(devices: &[&str], default: &str, ours: &[&str]) -> Seen {
         Seen {
             at: Instant::now(),
-            devices: devices.iter().map(|name| ((*name).to_owned(), format!("the {name}"))).collect(),
+            devices: devices.iter().map(|name| listed(name, 1)).collect(),
             default: Some(default.to_owned()),
             ours: ours.iter().map(|name| (*name).to_owned()).collect(),
         }
@@ -113,6 +123,16 @@ mod tests {
         assert_eq!(choice.step("a", &seen(&["a", "b"], "a", &["b"])), Step::Moved("b"));
         assert_eq!(choice.step("b", &seen(&["a", "b"], "a", &["b"])), Step::Stay);
         assert_eq!(choice.step("b", &seen(&["a"], "a", &["a"])), Step::Switch);
+    }
+
+    #[test]
+    fn a_device_that_was_unplugged_and_is_back_when_somebody_looks_is_gone_back_to() {
+        let mut choice = Choice::new("a");
+        assert_eq!(choice.step("a", &seen(&["a", "b"], "b", &["a"])), Step::Stay);
+        let rescued = Seen { devices: vec![listed("a", 2), listed("b", 1)], ..seen(&[], "b", &["b"]) };
+        assert_eq!(choice.step("a", &rescued), Step::Moved("b"));
+        assert_eq!(choice.step("b", &rescued), Step::Switch);
+        assert_eq!(choice.name(), "a");
     }
 
     #[test]

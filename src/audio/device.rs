@@ -25,7 +25,7 @@ use super::{
     port::{Attempt, Opened},
     pulse,
     resample::{Inward, Outward},
-    watch::{Seen, Sight},
+    watch::{Listed, Seen, Sight},
 };
 use crate::config::Backend;
 
@@ -57,6 +57,8 @@ pub struct Probe {
     pub input: String,
     pub output: String,
     pub problem: Option<String>,
+    /// What is wrong with the ring tone's own device.
+    pub ring_problem: Option<String>,
 }
 
 /// Finds, but does not open, these devices; `ring` is that of the ring tone, where it has one of its own.
@@ -65,7 +67,7 @@ pub fn probe(backend: Backend, input: &str, output: &str, ring: Option<&str>) ->
         Ok(host) => host,
         Err(why) => {
             let (input, output) = (input.to_owned(), output.to_owned());
-            return Probe { backend: "none".into(), input, output, problem: Some(why) };
+            return Probe { backend: "none".into(), input, output, problem: Some(why), ring_problem: None };
         }
     };
     let mut problems = Vec::new();
@@ -84,11 +86,10 @@ pub fn probe(backend: Backend, input: &str, output: &str, ring: Option<&str>) ->
     };
     let input = find(Direction::Input, input);
     let output = find(Direction::Output, output);
-    if let Some(ring) = ring {
-        find(Direction::Output, ring);
-    }
+    let ring_problem =
+        ring.and_then(|ring| locate(&host, Direction::Output, ring).map_or_else(Some, |(.., instead)| instead));
     let problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
-    Probe { backend: backend_name(&host).into(), input, output, problem }
+    Probe { backend: backend_name(&host).into(), input, output, problem, ring_problem }
 }
 
 /// The devices of a sound system; none when there is no such system. May take for ever.
@@ -117,7 +118,8 @@ pub fn devices(backend: Backend) -> Vec<Device> {
 pub fn sight(backend: Backend) -> Option<Sight> {
     let at = Instant::now();
     let host = host(backend).ok()?;
-    let all: Vec<_> = host.devices().ok()?.map(|device| (name(&device), description(&device))).collect();
+    let listed = |device| Listed { name: name(&device), description: description(&device), number: 0 };
+    let all: Vec<_> = host.devices().ok()?.map(listed).collect();
     let seen = |direction: Direction| {
         let default = direction.default_of(&host).map(|device| name(&device));
         Seen { at, devices: all.clone(), default, ours: Vec::new() }
@@ -298,7 +300,8 @@ pub struct Broken {
 }
 
 impl Broken {
-    fn new(waker: Waker, what: String) -> Arc<Self> {
+    /// Of a stream that works; `what` it is, in the user's words.
+    pub fn new(waker: Waker, what: String) -> Arc<Self> {
         Arc::new(Self { what, why: Mutex::default(), waker })
     }
 

@@ -247,7 +247,10 @@ impl Engine {
         }
         let mut answered = self.input.drive(self.plan.microphone || listens, now, || self.opener.input());
         answered |= self.output.drive(self.plan.playback || sounds, now, || self.opener.output());
-        answered |= self.ring.drive(rings_apart, now, || self.opener.ring());
+        if self.ring.drive(rings_apart, now, || self.opener.ring()) {
+            self.opener.ring_answered();
+            answered = true;
+        }
         if answered {
             self.opener.ports_answered();
         }
@@ -446,7 +449,7 @@ impl Engine {
     fn publish_status(&mut self) {
         let mut problems = Vec::new();
         let ports = [self.output.problem(), self.ring.problem(), self.input.problem()];
-        for problem in std::iter::once(self.opener.problem()).chain(ports).flatten() {
+        for problem in self.opener.problems().into_iter().chain(ports).flatten() {
             if !problems.contains(&problem) {
                 problems.push(problem);
             }

@@ -17,8 +17,9 @@ use super::{
     resample::resample_whole,
 };
 
-/// What is kept of a clip: five minutes at 48 kHz (58 MB while it is read), less of one with a higher rate.
-const MAX_CLIP_FRAMES: usize = 5 * 60 * SAMPLE_RATE_HZ as usize;
+/// What is kept of a clip; of one with a rate above 48 kHz it is less, so that it never takes more than 58 MB while it is
+/// read.
+const MAX_CLIP_SECONDS: usize = 5 * 60;
 /// Blocks between two writes: the header is right again every 200 ms.
 const BLOCKS_A_WRITE: usize = 20;
 const HEADER_BYTES: usize = 44;
@@ -57,26 +58,31 @@ pub fn read_clip(path: &Path) -> Result<Clip, String> {
     if !(8_000..=384_000).contains(&rate) || !(1..=32).contains(&channels) {
         return Err(fail(&format_args!("{rate} Hz, {channels} channels")));
     }
+    let most = MAX_CLIP_SECONDS * rate.min(SAMPLE_RATE_HZ as usize);
     let mono = match spec.sample_format {
-        hound::SampleFormat::Float => downmixed(reader.into_samples::<f32>(), channels),
+        hound::SampleFormat::Float => downmixed(reader.into_samples::<f32>(), channels, most),
         hound::SampleFormat::Int => {
             let scale = 1.0 / (1_i64 << (spec.bits_per_sample.clamp(1, 32) - 1)) as f32;
             let samples = reader.into_samples::<i32>();
-            downmixed(samples.map(|sample| sample.map(|sample| sample as f32 * scale)), channels)
+            downmixed(samples.map(|sample| sample.map(|sample| sample as f32 * scale)), channels, most)
         }
     };
     let mono = mono.map_err(|error| fail(&error))?;
-    let clip = resample_whole(&mono, rate).map_err(|error| fail(&error))?;
+    let clip = resample_whole(mono, rate).map_err(|error| fail(&error))?;
     if clip.is_empty() {
         return Err(fail(&"it holds no sound"));
     }
     Ok(clip.into_iter().map(to_pcm).collect())
 }
 
-/// The mean of all channels, of as many frames as are kept.
-fn downmixed(samples: impl Iterator<Item = hound::Result<f32>>, channels: usize) -> hound::Result<Vec<f32>> {
+/// The mean of all channels, of the first `most` frames.
+fn downmixed(
+    samples: impl Iterator<Item = hound::Result<f32>>,
+    channels: usize,
+    most: usize,
+) -> hound::Result<Vec<f32>> {
     let mut mono = Vec::new();
-    for (at, sample) in samples.take(MAX_CLIP_FRAMES * channels).enumerate() {
+    for (at, sample) in samples.take(most * channels).enumerate() {
         if at % channels == 0 {
             mono.push(0.0);
         }
@@ -332,10 +338,16 @@ mod tests {
 
     #[test]
     fn of_a_clip_that_is_too_long_only_the_beginning_is_read() {
-        let taken = std::cell::Cell::new(0);
-        let endless = std::iter::repeat_with(|| Ok(0.5)).inspect(|_| taken.set(taken.get() + 1));
-        assert_eq!(downmixed(endless, 2).unwrap().len(), MAX_CLIP_FRAMES);
-        assert_eq!(taken.get(), 2 * MAX_CLIP_FRAMES);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("long.wav");
+        let (bits_per_sample, sample_format) = (8, hound::SampleFormat::Int);
+        for (sample_rate, kept_s) in [(8_000, MAX_CLIP_SECONDS), (384_000, MAX_CLIP_SECONDS / 8)] {
+            let spec = hound::WavSpec { channels: 1, sample_rate, bits_per_sample, sample_format };
+            let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+            (0..(kept_s + 1) * sample_rate as usize).for_each(|_| writer.write_sample(1).unwrap());
+            writer.finalize().unwrap();
+            assert_eq!(read_clip(&path).unwrap().len(), kept_s * SAMPLE_RATE_HZ as usize, "{sample_rate} Hz");
+        }
     }
 
     #[test]

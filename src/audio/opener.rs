@@ -29,6 +29,8 @@ pub struct Opener {
     clip: Arc<KeptClip>,
     probe: Option<Receiver<device::Probe>>,
     problem: Option<String>,
+    /// What is wrong with the ring tone's own device, until that port says so itself.
+    ring_problem: Option<String>,
     watch: Option<Watch>,
     sight: Option<Sight>,
 }
@@ -38,8 +40,9 @@ impl Opener {
     pub fn new(config: config::Audio, waker: backend::Waker) -> Self {
         let [input, output, ring] = [&config.input, &config.output, &config.ring_output].map(|name| Choice::new(name));
         let clip = Arc::new(KeptClip::new(&config.input_file));
-        let (probe, problem, watch, sight) = (None, None, None, None);
-        let mut opener = Self { config, input, output, ring, waker, clip, probe, problem, watch, sight };
+        let (probe, watch, sight) = (None, None, None);
+        let (problem, ring_problem) = (None, None);
+        let mut opener = Self { config, input, output, ring, waker, clip, probe, problem, ring_problem, watch, sight };
         match opener.config.backend {
             Backend::File => opener.begin_load(),
             Backend::Null => {}
@@ -49,20 +52,25 @@ impl Opener {
     }
 
     /// What the configuration asks for and cannot have.
-    pub fn problem(&self) -> Option<String> {
-        self.problem.clone()
+    pub fn problems(&self) -> [Option<String>; 2] {
+        [self.problem.clone(), self.ring_problem.clone().filter(|_| self.rings_apart())]
     }
 
     /// Takes over what a look-around found; true when that was news.
     pub fn take_probe(&mut self, shared: &Shared) -> bool {
         let Some(Ok(probe)) = self.probe.as_ref().map(Receiver::try_recv) else { return false };
         self.probe = None;
-        self.problem = probe.problem;
+        (self.problem, self.ring_problem) = (probe.problem, probe.ring_problem);
         let mut board = shared.board();
         board.status.backend = probe.backend;
         board.status.input = probe.input;
         board.status.output = probe.output;
         true
+    }
+
+    /// From here on the ring tone's own port speaks for itself.
+    pub fn ring_answered(&mut self) {
+        self.ring_problem = None;
     }
 
     /// From here on the ports speak for themselves; what cannot be had stays said.
@@ -79,7 +87,7 @@ impl Opener {
         match role {
             Role::Input => self.input = choice,
             Role::Output => self.output = choice,
-            Role::Ring => self.ring = choice,
+            Role::Ring => (self.ring, self.ring_problem) = (choice, None),
         }
         if self.has_devices() {
             self.begin_probe();
@@ -209,7 +217,13 @@ impl Opener {
         }
         let (clip, waker) = (self.clip.clone(), self.waker.clone());
         let (input, output) = (self.config.input_file.clone(), self.config.output_file.clone());
-        let load = move || device::Probe { backend: "file".into(), input, output, problem: clip.load().err() };
+        let load = move || device::Probe {
+            backend: "file".into(),
+            input,
+            output,
+            problem: clip.load().err(),
+            ring_problem: None,
+        };
         self.probe = Some(in_background("audio-load", load, waker));
     }
 
@@ -303,4 +317,31 @@ fn in_background<T: Send + 'static>(
         tracing::error!(%error, "no thread to open a sound device");
     }
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_ring_is_said_until_it_was_tried_or_another_one_is_chosen() {
+        let config = config::Audio { backend: Backend::Null, ring_output: "bell".into(), ..config::Audio::default() };
+        let shared = Shared::new(&config);
+        let mut opener = Opener::new(config, backend::Waker::here());
+        opener.config.backend = Backend::Alsa;
+        let look_around = |opener: &mut Opener| {
+            let [problem, ring_problem] = ["no speaker", "no bell"].map(|what| Some(what.to_owned()));
+            let (backend, input, output) = ("alsa".into(), "mic".into(), "speaker".into());
+            opener.probe = Some(ready(device::Probe { backend, input, output, problem, ring_problem }));
+            assert!(opener.take_probe(&shared));
+        };
+        look_around(&mut opener);
+        opener.ports_answered();
+        assert_eq!(opener.problems(), [None, Some("no bell".into())], "nobody has tried the bell");
+        opener.ring_answered();
+        assert_eq!(opener.problems(), [None, None]);
+        look_around(&mut opener);
+        assert!(opener.choose(Role::Ring, "gong"));
+        assert_eq!(opener.problems(), [Some("no speaker".into()), None]);
+    }
 }

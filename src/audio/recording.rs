@@ -155,7 +155,7 @@ impl Running {
 
 /// Begins the thread of a recording, which alone touches the disk: it makes the directory and the first two files, tells with
 /// `made` how that went, and writes until the [`Tap`] is dropped. `failed` is called when it cannot go on; the status says why then.
-/// It never blocks, and whoever it calls must not.
+/// Never blocks; both are called on that thread.
 ///
 /// # Errors
 /// When there is no thread.

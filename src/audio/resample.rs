@@ -5,13 +5,13 @@ use rubato::{Fft, FixedSync, Resampler, audioadapter_buffers::direct::Sequential
 use super::{BLOCK_SAMPLES, Block, SAMPLE_RATE_HZ};
 
 /// A whole clip at 48 kHz.
-pub fn resample_whole(mono: &[f32], from_hz: usize) -> Result<Vec<f32>, String> {
+pub fn resample_whole(mono: Vec<f32>, from_hz: usize) -> Result<Vec<f32>, String> {
     if from_hz == SAMPLE_RATE_HZ as usize || mono.is_empty() {
-        return Ok(mono.to_vec());
+        return Ok(mono);
     }
     let mut fft = Fft::<f32>::new(from_hz, SAMPLE_RATE_HZ as usize, 1024, 1, FixedSync::Input)
         .map_err(|error| error.to_string())?;
-    let input = SequentialSlice::new(mono, 1, mono.len()).map_err(|error| error.to_string())?;
+    let input = SequentialSlice::new(&mono[..], 1, mono.len()).map_err(|error| error.to_string())?;
     let output = fft.process_all(&input, mono.len(), None).map_err(|error| error.to_string())?;
     let mut clip = output.take_data();
     clip.truncate(mono.len() * SAMPLE_RATE_HZ as usize / from_hz);
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn a_clip_of_any_rate_keeps_its_length_and_its_sound() {
         for rate_hz in [8_000, 16_000, 22_050, 44_100, 48_000, 96_000] {
-            let clip = resample_whole(&tone(440.0, rate_hz, rate_hz as usize), rate_hz as usize).unwrap();
+            let clip = resample_whole(tone(440.0, rate_hz, rate_hz as usize), rate_hz as usize).unwrap();
             assert_eq!(clip.len(), 48_000, "{rate_hz} Hz");
             let (correlation, _) = best_correlation(&tone(440.0, 48_000, 47_000), &clip, 200);
             assert!(correlation > 0.99, "{rate_hz} Hz: {correlation}");

@@ -27,12 +27,23 @@ const AFTERMATH: Duration = Duration::from_secs(6);
 pub struct Seen {
     /// Not later than this it was so.
     pub at: Instant,
-    /// Names and descriptions of all devices.
-    pub devices: Vec<(String, String)>,
+    /// All devices.
+    pub devices: Vec<Listed>,
     /// The name of the default one.
     pub default: Option<String>,
     /// Devices that streams of this process are connected to, as far as the sound system tells.
     pub ours: Vec<String>,
+}
+
+/// A device that is there.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Stays the same when it is plugged in again.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// Another one each time that it is plugged in, where the sound system tells.
+    pub number: u32,
 }
 
 /// What was there at one moment.
@@ -50,13 +61,13 @@ impl Seen {
         if super::choice::is_default(wanted) {
             return self.default.as_deref();
         }
-        let found = self.devices.iter().find(|(name, description)| name == wanted || description == wanted);
-        found.map(|(name, _)| name.as_str())
+        let found = self.devices.iter().find(|device| device.name == wanted || device.description == wanted);
+        found.map(|device| device.name.as_str())
     }
 
-    /// There is a device of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.devices.iter().any(|(device, _)| device == name)
+    /// The number of the device of this name, when there is one.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.devices.iter().find(|device| device.name == name).map(|device| device.number)
     }
 
     /// Where the one stream is that should be at `open`; `None` when it is there, or nobody knows.

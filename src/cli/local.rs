@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::runtime::Builder;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -28,17 +29,21 @@ const LOG: &str = "off,telecon=info";
 /// What the demo logs: its progress is shown in another way.
 const DEMO_LOG: &str = "off,telecon=warn";
 
-/// What still runs when the daemon has ended may take so long.
+/// What still runs when the work is done may take so long.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs a request to its end.
 pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, CliError> {
-    Ok(runtime(&mut tokio::runtime::Builder::new_current_thread())?.block_on(work))
+    run(&mut Builder::new_current_thread(), work)
 }
 
-fn runtime(builder: &mut tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, CliError> {
-    let built = builder.enable_all().build();
-    built.map_err(|error| CliError::new(exit::FAILED, format!("the program cannot start its event loop: {error}")))
+/// Runs `work` to its end. A sound system that hangs while somebody looks for devices would keep the process for ever.
+fn run<T>(builder: &mut Builder, work: impl Future<Output = T>) -> Result<T, CliError> {
+    let failed = |error| CliError::new(exit::FAILED, format!("the program cannot start its event loop: {error}"));
+    let runtime = builder.enable_all().build().map_err(failed)?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(LAST_WAIT);
+    Ok(done)
 }
 
 /// `telecon daemon`
@@ -53,11 +58,7 @@ pub fn daemon(mut paths: Paths, config: Option<PathBuf>) -> Result<(), CliError>
     start_log(LOG)?;
     // Before the runtime has threads, since it changes the environment.
     let socket = server::handed_over(&paths.socket).map_err(DaemonError::from)?;
-    let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
-    let ended = runtime.block_on(daemon::run(paths, config, socket));
-    // A sound system that hangs while somebody looks for devices would keep the process for ever.
-    runtime.shutdown_timeout(LAST_WAIT);
-    Ok(ended?)
+    Ok(run(&mut Builder::new_multi_thread(), daemon::run(paths, config, socket))??)
 }
 
 /// `telecon demo`
@@ -65,8 +66,7 @@ pub fn demo(participants: usize, seconds: u64, mut printer: Printer) -> Result<(
     start_log(DEMO_LOG)?;
     let failed = |error: demo::DemoError| CliError::new(error.exit_code(), error.to_string());
     let options = demo::Options::new(participants, seconds).map_err(failed)?;
-    let runtime = runtime(&mut tokio::runtime::Builder::new_multi_thread())?;
-    let report = runtime.block_on(demo::run(&options, show_progress)).map_err(failed)?;
+    let report = run(&mut Builder::new_multi_thread(), demo::run(&options, show_progress))?.map_err(failed)?;
     let json = serde_json::to_value(&report);
     let json = json.map_err(|error| CliError::new(exit::FAILED, format!("the report has no JSON form: {error}")))?;
     if printer.is_json() {
@@ -76,7 +76,11 @@ pub fn demo(participants: usize, seconds: u64, mut printer: Printer) -> Result<(
     }
     match report.ok {
         true => Ok(()),
-        false => Err(CliError::new(exit::MEDIA_FAILED, "not everybody heard everybody; the table says who")),
+        false => Err(CliError::new(
+            exit::MEDIA_FAILED,
+            "not everybody heard everybody; the table says who. Gaps without loss say that this machine had too much else to do: \
+             try again when it is quiet",
+        )),
     }
 }
 
@@ -207,9 +211,27 @@ fn print_config(config: &Config, toml: &str, mut printer: Printer) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::mpsc, thread};
+
     use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
     use super::*;
+
+    #[test]
+    fn what_hangs_beside_the_work_does_not_hold_up_its_end() {
+        for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+            let (let_go, hangs) = mpsc::channel::<()>();
+            let (ends, ended) = mpsc::channel();
+            let work = async {
+                let (begins, begun) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || (begins.send(()), hangs.recv()));
+                begun.await
+            };
+            thread::spawn(move || ends.send(run(&mut builder, work).is_ok()));
+            assert_eq!(ended.recv_timeout(Duration::from_secs(60)), Ok(true));
+            drop(let_go);
+        }
+    }
 
     struct Count(std::sync::Arc<std::sync::atomic::AtomicUsize>);
 

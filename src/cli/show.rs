@@ -137,7 +137,10 @@ pub fn record_started(answer: &Value) -> String {
 
 /// `telecon record stop`
 pub fn record_stopped(answer: &Value) -> String {
-    line(&format!("recorded in {}", word(&answer["directory"])))
+    line(&match answer["directory"].as_str() {
+        Some(directory) => format!("recorded in {directory}"),
+        None => "stopped before it began; nothing was recorded".into(),
+    })
 }
 
 /// `telecon invite`

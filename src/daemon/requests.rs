@@ -13,6 +13,8 @@ use tokio::{
 };
 use tracing::error;
 
+pub(super) use recording::ToRecord;
+
 use super::{Daemon, idempotency::Answer, resolve::Verb, views};
 use crate::{
     control::wire::{Command, Failure, Method, Subscription},
@@ -29,7 +31,7 @@ const MAX_HISTORY: u32 = 500;
 pub(super) type ReplyTo<T> = oneshot::Sender<Result<T, Failure>>;
 
 /// A request that waits for its answer.
-pub(super) struct Asked {
+pub(super) struct Pending {
     method: Method,
     /// For requests that change something: the answer is kept under it.
     key: Option<String>,
@@ -58,33 +60,34 @@ impl Daemon {
             }
             Command::Call { method, request_key, reply } => {
                 let key = request_key.filter(|_| changes_something(&method));
-                self.answer_once(Asked { method, key, reply }, now);
+                self.answer_once(Pending { method, key, reply }, now);
             }
             Command::Watch { since, reply } => self.watch(since, reply),
         }
     }
 
     /// The same key again gets the first answer.
-    fn answer_once(&mut self, asked: Asked, now: Now) {
-        if let Some(first) = asked.key.as_ref().and_then(|key| self.answers.first(key, &asked.method, now.unix_ms)) {
-            return drop(asked.reply.send(first));
+    fn answer_once(&mut self, pending: Pending, now: Now) {
+        if let Some(first) = pending.key.as_ref().and_then(|key| self.answers.first(key, &pending.method, now.unix_ms))
+        {
+            return drop(pending.reply.send(first));
         }
-        match asked.method.clone() {
-            Method::MediaRecord { call, directory } => self.record(asked, call.as_deref(), directory, now),
+        match pending.method.clone() {
+            Method::MediaRecord { call, directory } => self.record(pending, call.as_deref(), directory, now),
             method => {
                 let answer = self.answer(method, now);
-                self.conclude(asked, answer, now);
+                self.conclude(pending, answer, now);
             }
         }
     }
 
-    fn conclude(&mut self, asked: Asked, answer: Answer, now: Now) {
-        if let Some(key) = asked.key {
-            self.answers.keep(&mut self.store, key, &asked.method, &answer, now.unix_ms);
+    fn conclude(&mut self, pending: Pending, answer: Answer, now: Now) {
+        if let Some(key) = pending.key {
+            self.answers.keep(&mut self.store, key, &pending.method, &answer, now.unix_ms);
         }
         // The events and the audio plan that belong to the answer come before it.
         self.carry_out(now);
-        let _client_gone = asked.reply.send(answer);
+        let _client_gone = pending.reply.send(answer);
     }
 
     fn answer(&mut self, method: Method, now: Now) -> Answer {
@@ -134,7 +137,7 @@ impl Daemon {
                 Ok(json!({ "peers": peers }))
             }
             Method::ConfigShow {} => self.config(),
-            // `command` has answered these.
+            // `command` and `answer_once` see to these.
             Method::DaemonStop {}
             | Method::MediaRecord { .. }
             | Method::NetConnect { .. }

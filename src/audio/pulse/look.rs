@@ -14,7 +14,7 @@ use pulseaudio::protocol::{
 };
 
 use super::connection::{Connection, Result};
-use crate::audio::watch::{Seen, Sight};
+use crate::audio::watch::{Listed, Seen, Sight};
 
 /// A connection that has asked to be told of changes.
 pub struct LookOut {
@@ -96,6 +96,11 @@ fn seen<'a>(
         at,
         ours: ours.map(|(_, name, _)| text(name)).collect(),
         default: default.map(text).filter(|name| devices.clone().any(|(_, device, _)| text(device) == *name)),
-        devices: devices.map(|(_, name, description)| (text(name), text(description.unwrap_or(name)))).collect(),
+        devices: devices
+            .map(|(number, name, description)| {
+                let description = text(description.unwrap_or(name));
+                Listed { name: text(name), description, number }
+            })
+            .collect(),
     }
 }

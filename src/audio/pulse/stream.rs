@@ -33,13 +33,14 @@ const LATENCY_EVERY: Duration = Duration::from_secs(1);
 const SAMPLE_BYTES: usize = size_of::<f32>();
 /// 10 ms.
 const BLOCK_BYTES: u32 = (BLOCK_SAMPLES * SAMPLE_BYTES) as u32;
-/// The server asks for so much at once, and a block is sent when it lacks so much: when that much is still to be played.
+/// The server asks for so much at once, and a block is sent when it lacks so much. PulseAudio has as much left to play then.
 const REQUEST_BYTES: u32 = BLOCK_BYTES / 2;
-/// A server that ran dry gets its blocks so much earlier, each time, up to this…
-const MOST_AHEAD_BYTES: i64 = 4 * REQUEST_BYTES as i64;
-/// …and as much later again when it has not run dry for so long.
+const STEP_BYTES: i64 = REQUEST_BYTES as i64;
+/// A server that ran dry gets its blocks a step earlier, each time, up to this…
+const MOST_AHEAD_BYTES: i64 = 4 * STEP_BYTES;
+/// …and a step later again when it has not run dry for so long; twice as long each time it has, up to eight times.
 const CALM: Duration = Duration::from_secs(60);
-/// What it tells within this time belongs to what was before.
+/// What it tells within this time after a step belongs to what was before.
 const SETTLING: Duration = Duration::from_millis(200);
 
 /// A running stream. Dropping it ends it, and the server lets the device go.
@@ -126,13 +127,13 @@ pub fn play(sink: &str, waker: Waker, broken: Arc<Broken>) -> Result<Speaker> {
     let (channel, version) = (created.channel, connection.version);
     let gauge = Arc::new(SpeakerGauge::default());
     gauge.wanted_bytes.store(i64::from(created.requested_bytes) - i64::from(BLOCK_BYTES), Relaxed);
-    gauge.least_bytes.store(REQUEST_BYTES.into(), Relaxed);
+    gauge.least_bytes.store(STEP_BYTES, Relaxed);
     let ear = gauge.clone();
     let stream = Stream::run(connection, "audio-out", broken.clone(), move |message, connection| {
         ear.told(message, connection, &waker)
     })?;
     let message = Vec::new();
-    let mut speaker = Speaker { stream, channel, version, gauge, message, asked: None, calm_since: None, broken };
+    let mut speaker = Speaker { stream, channel, version, gauge, message, asked: None, pace: None, broken };
     // Silence to begin with: a server asks for more, and so shows that the device runs, before anybody has sound for it.
     speaker.send_sound(&[0.0; BLOCK_SAMPLES])?;
     Ok(speaker)
@@ -175,10 +176,11 @@ impl SpeakerGauge {
 
     /// The answer came right behind a block: what is sent next waits for as much less.
     fn learn(&self, latency: &protocol::PlaybackLatency) {
-        let waiting = u64::try_from(latency.write_offset - latency.read_offset).unwrap_or(0);
-        let waiting_us =
-            waiting.saturating_sub(BLOCK_BYTES.into()) * 1_000_000 / (u64::from(SAMPLE_RATE_HZ) * SAMPLE_BYTES as u64);
-        self.delay_us.store(u32::try_from(latency.sink_usec + waiting_us).unwrap_or(u32::MAX), Relaxed);
+        let waiting = latency.write_offset.saturating_sub(latency.read_offset).saturating_sub(BLOCK_BYTES.into());
+        let waiting = u64::try_from(waiting).unwrap_or(0) / SAMPLE_BYTES as u64;
+        let waiting_us = waiting.saturating_mul(1_000_000) / u64::from(SAMPLE_RATE_HZ);
+        let delay_us = latency.sink_usec.saturating_add(waiting_us);
+        self.delay_us.store(u32::try_from(delay_us).unwrap_or(u32::MAX), Relaxed);
     }
 }
 
@@ -191,22 +193,12 @@ pub struct Speaker {
     message: Vec<u8>,
     /// When the server was last asked for its latency.
     asked: Option<Instant>,
-    /// When the pace was last changed; `None` before it is used.
-    calm_since: Option<Instant>,
+    /// `None` before it is used.
+    pace: Option<Pace>,
     broken: Arc<Broken>,
 }
 
 impl Speaker {
-    /// So much must be wanted for another block to be sent.
-    fn least_wanted(&mut self, now: Instant) -> i64 {
-        let least = self.gauge.least_bytes.load(Relaxed);
-        let calm = now.saturating_duration_since(*self.calm_since.get_or_insert(now));
-        let Some(paced) = pace(least, self.gauge.dry.swap(false, Relaxed), calm) else { return least };
-        self.calm_since = Some(now);
-        self.gauge.least_bytes.store(paced, Relaxed);
-        paced
-    }
-
     /// The message, whole and at once: who asked for the sound has room for it.
     fn send(&self) -> Result<()> {
         match send(&self.stream.socket, &self.message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -238,22 +230,39 @@ impl Speaker {
     }
 }
 
-/// How much is to be wanted from now on for a block to be sent, where that changes: later is better for the talk, and too
-/// late is heard. `calm` is the time since the last change.
-fn pace(least: i64, dry: bool, calm: Duration) -> Option<i64> {
-    let step = i64::from(REQUEST_BYTES);
-    let paced = match dry {
-        true if calm >= SETTLING => (least - step).max(step - MOST_AHEAD_BYTES),
-        false if calm >= CALM => (least + step).min(step),
-        true | false => return None,
-    };
-    Some(paced)
+/// When blocks are sent: later is better for the talk, and too late is heard.
+struct Pace {
+    /// When so much is wanted.
+    least_bytes: i64,
+    /// When that was last changed, and how long it stays without anything happening.
+    since: Instant,
+    calm: Duration,
+    settled_at: Instant,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { least_bytes: STEP_BYTES, since: now, calm: CALM / 2, settled_at: now + SETTLING }
+    }
+
+    /// `dry`: the server has run dry since this was last told.
+    fn follow(&mut self, dry: bool, now: Instant) {
+        if dry && now >= self.settled_at {
+            self.least_bytes = (self.least_bytes - STEP_BYTES).max(STEP_BYTES - MOST_AHEAD_BYTES);
+            (self.since, self.calm) = (now, (2 * self.calm).min(8 * CALM));
+            self.settled_at = now + SETTLING;
+        } else if now.saturating_duration_since(self.since) >= self.calm {
+            (self.least_bytes, self.since) = ((self.least_bytes + STEP_BYTES).min(STEP_BYTES), now);
+        }
+    }
 }
 
 impl Playback for Speaker {
     fn wants(&mut self, now: Instant) -> bool {
-        let least = self.least_wanted(now);
-        self.gauge.wanted_bytes.load(Relaxed) >= least
+        let pace = self.pace.get_or_insert_with(|| Pace::new(now));
+        pace.follow(self.gauge.dry.swap(false, Relaxed), now);
+        self.gauge.least_bytes.store(pace.least_bytes, Relaxed);
+        self.gauge.wanted_bytes.load(Relaxed) >= pace.least_bytes
     }
 
     fn play(&mut self, block: &Block) {
@@ -291,22 +300,75 @@ fn sample_spec() -> SampleSpec {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
     fn a_server_that_runs_dry_gets_its_sound_earlier_within_a_bound_and_later_again_when_it_is_calm() {
-        let first = i64::from(REQUEST_BYTES);
-        let mut least = first;
-        assert_eq!(pace(least, false, SETTLING), None, "nothing happened");
-        assert_eq!(pace(least, true, Duration::ZERO), None, "that was before the last change");
-        let mut changes = 0;
-        while let Some(earlier) = pace(least, true, SETTLING).filter(|earlier| *earlier < least) {
-            (least, changes) = (earlier, changes + 1);
-        }
-        assert_eq!((changes, first - least), (4, MOST_AHEAD_BYTES));
-        for _ in 0..changes {
-            least = pace(least, false, CALM).unwrap();
-        }
-        assert_eq!((least, pace(least, false, CALM)), (first, Some(first)));
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        let mut follow = |dry, after| {
+            now += after;
+            pace.follow(dry, now);
+            pace.least_bytes
+        };
+        assert_eq!(follow(true, Duration::ZERO), STEP_BYTES, "that was before");
+        assert_eq!(follow(false, SETTLING), STEP_BYTES);
+        let bytes: Vec<i64> = (0..6).map(|_| follow(true, SETTLING)).collect();
+        assert_eq!(bytes, [0, -1, -2, -3, -3, -3].map(|steps| steps * STEP_BYTES));
+        assert_eq!(follow(false, 7 * CALM), -3 * STEP_BYTES);
+        assert_eq!(follow(false, CALM), -2 * STEP_BYTES);
+        assert_eq!(follow(true, Duration::ZERO), -3 * STEP_BYTES, "a step later is not settled");
+        let later: Vec<i64> = (0..5).map(|_| follow(false, 8 * CALM)).collect();
+        assert_eq!(later, [-2, -1, 0, 1, 1].map(|steps| steps * STEP_BYTES));
+    }
+
+    #[test]
+    fn a_block_is_sent_when_enough_is_wanted_and_one_more_to_a_server_that_ran_dry() {
+        let (ours, mut server) = UnixStream::pair().unwrap();
+        let gauge = Arc::new(SpeakerGauge::default());
+        let broken = Broken::new(Waker::here(), "the speaker".into());
+        let (stream, version) = (Stream { socket: ours }, protocol::MAX_VERSION);
+        let (asked, message) = (Some(Instant::now()), Vec::new());
+        let mut speaker =
+            Speaker { stream, channel: 7, version, gauge: gauge.clone(), message, asked, pace: None, broken };
+        let now = Instant::now();
+        gauge.wanted_bytes.store(2 * STEP_BYTES, Relaxed);
+        assert!(speaker.wants(now));
+        speaker.play(&[0.5; BLOCK_SAMPLES]);
+        let mut sent = [0; 5 * 4 + BLOCK_BYTES as usize];
+        server.read_exact(&mut sent).unwrap();
+        assert_eq!(sent[..8], [BLOCK_BYTES.to_be_bytes(), 7_u32.to_be_bytes()].concat());
+        assert!(sent[20..].chunks(4).all(|sample| sample == 0.5_f32.to_le_bytes()));
+        assert!(!speaker.wants(now + SETTLING));
+        gauge.dry.store(true, Relaxed);
+        assert!(speaker.wants(now + SETTLING), "it may have more than it asked for");
+        drop(server);
+        speaker.play(&[0.0; BLOCK_SAMPLES]);
+        assert!(speaker.broken().is_some());
+    }
+
+    #[test]
+    fn what_a_server_says_of_its_latency_may_be_any_numbers() {
+        let gauge = SpeakerGauge::default();
+        let says = |write_offset, read_offset, sink_usec| {
+            let now = std::time::SystemTime::now();
+            gauge.learn(&protocol::PlaybackLatency {
+                write_offset,
+                read_offset,
+                sink_usec,
+                source_usec: 0,
+                playing: true,
+                local_time: now,
+                remote_time: now,
+                underrun_for: 0,
+                playing_for: 0,
+            });
+            gauge.delay_us.load(Relaxed)
+        };
+        assert_eq!(says(i64::from(3 * BLOCK_BYTES), 0, 500), 20_500);
+        assert_eq!(says(i64::MAX, i64::MIN, u64::MAX), u32::MAX);
+        assert_eq!(says(i64::MIN, i64::MAX, 0), 0);
     }
 }

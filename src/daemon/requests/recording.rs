@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tracing::debug;
 
-use super::{Answer, Asked, not_done};
+use super::{Answer, Pending, not_done};
 use crate::{
     audio::{NewRecording, RecordingError},
     control::wire::Failure,
@@ -16,20 +16,43 @@ use crate::{
     },
 };
 
+/// A recording whose files are being made.
+pub(in crate::daemon) struct ToRecord {
+    call: CallId,
+    /// Who waits for it: the first, and the same request under the same key. Nobody any more: it was stopped, and ends with its files.
+    asked: Vec<Pending>,
+}
+
+impl ToRecord {
+    /// The same request waits for the same answer. Another one hears of a failure that no key keeps, since nothing was decided.
+    fn also(&mut self, pending: Pending) {
+        let is_same = |first: &Pending| first.key == pending.key && first.method == pending.method;
+        if pending.key.is_some() && self.asked.iter().any(is_same) {
+            self.asked.retain(|earlier| !earlier.reply.is_closed());
+            return self.asked.push(pending);
+        }
+        let why = "the files of a recording are being made already; if that takes long, the disk does not answer";
+        let _client_gone = pending.reply.send(Err(Failure::new("try_again", why)));
+    }
+}
+
 impl Daemon {
     /// Files first, which take as long as the disk does; [`Self::recording_made`] goes on.
-    pub(super) fn record(&mut self, asked: Asked, call: Option<&str>, directory: Option<PathBuf>, now: Now) {
+    pub(super) fn record(&mut self, pending: Pending, call: Option<&str>, directory: Option<PathBuf>, now: Now) {
+        if let Some(to_record) = &mut self.to_record {
+            return to_record.also(pending);
+        }
         let answer = match self.find(call, Verb::Record) {
             Err(failure) => Err(failure),
             Ok(call) if self.recorded().is_some_and(|(recorded, _)| recorded == call) => {
                 self.records_already(call, directory)
             }
             Ok(call) => match self.make_files(call, directory, now) {
-                Ok(()) => return self.to_record = Some((call, asked)),
+                Ok(()) => return self.to_record = Some(ToRecord { call, asked: vec![pending] }),
                 Err(failure) => Err(failure),
             },
         };
-        self.conclude(asked, answer, now);
+        self.conclude(pending, answer, now);
     }
 
     fn records_already(&self, call: CallId, wanted: Option<PathBuf>) -> Answer {
@@ -44,10 +67,6 @@ impl Daemon {
     }
 
     fn make_files(&self, call: CallId, directory: Option<PathBuf>, now: Now) -> Result<(), Failure> {
-        if self.to_record.is_some() {
-            let why = "the files of a recording are being made already; if that takes long, the disk does not answer";
-            return Err(Failure::new("try_again", why));
-        }
         self.node.may_record(call).map_err(|error| not_done(&error))?;
         let is_private = directory.is_none();
         let parent = directory.unwrap_or_else(|| self.recordings.clone());
@@ -57,19 +76,40 @@ impl Daemon {
         self.audio.make_recording(new).map_err(|error| not_writable(&error))
     }
 
-    /// The files are there: with the core's yes every block is written from now on. The call may be over or on hold meanwhile.
+    /// The files are there: with the core's yes every block is written from now on. The call may be over or on hold meanwhile,
+    /// and where nobody waits for them any more they are dropped.
     pub(in crate::daemon) fn recording_made(&mut self, now: Now) {
-        let Some(((call, asked), made)) = self.to_record.take().zip(self.audio.made_recording()) else { return };
+        let Some((ToRecord { call, asked }, made)) = self.to_record.take().zip(self.audio.made_recording()) else {
+            return;
+        };
+        if asked.iter().all(|pending| pending.reply.is_closed()) {
+            return;
+        }
         let answer = made.map_err(|error| not_writable(&error)).and_then(|recording| {
             self.ask(Request::Record { call, on: true }, now)?;
             let directory = recording.directory().to_owned();
             self.audio.start_recording(recording);
             Ok(json!({ "call": call, "directory": directory }))
         });
-        self.conclude(asked, answer, now);
+        for pending in asked {
+            self.conclude(pending, answer.clone(), now);
+        }
     }
 
+    /// A recording whose files are not there yet is stopped as well: it never begins, and they go when they come.
     pub(super) fn stop_record(&mut self, now: Now) -> Answer {
+        if let Some(ToRecord { call, asked }) = self.to_record.as_mut().filter(|to_record| !to_record.asked.is_empty())
+        {
+            let (call, asked) = (*call, std::mem::take(asked));
+            let stopped = Failure::new(
+                "not_recording",
+                "the recording was stopped before its files were there; nothing was recorded",
+            );
+            for pending in asked {
+                self.conclude(pending, Err(stopped.clone()), now);
+            }
+            return Ok(json!({ "call": call, "directory": null }));
+        }
         let Some((call, _)) = self.recorded() else {
             return Err(Failure::new("not_recording", "no call is being recorded; `telecon record start` begins"));
         };

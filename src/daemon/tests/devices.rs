@@ -47,6 +47,15 @@ async fn of_two_choices_the_later_one_holds_whichever_is_found_first() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_found_when_nobody_waits_for_it_any_more_is_not_chosen() {
+    let mut home = home().await;
+    let (number, (reply, answer)) = (home.daemon.choices.next(), oneshot::channel());
+    drop(answer);
+    home.daemon.device_found(Found { role: Role::Output, number, device: Ok(Some("headset".into())), reply });
+    assert_eq!(with_choices(quiet().audio, &home.daemon.store).unwrap(), quiet().audio);
+}
+
+#[tokio::test]
 async fn microphone_and_speaker_are_tested_without_a_call_only() {
     let mut home = home().await;
     assert_eq!(home.refusal("audio.test_mic", json!({ "seconds": 31 })).await, "bad_seconds");

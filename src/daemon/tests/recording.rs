@@ -3,6 +3,9 @@
 use super::*;
 use crate::audio::AudioEvent;
 
+/// For what takes a moment; who waits longer waits for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 type Answer = oneshot::Receiver<Result<Value, Failure>>;
 
 impl Home {
@@ -16,17 +19,26 @@ impl Home {
 
     /// Lets the loop see that they are.
     async fn until_made(&mut self) {
-        loop {
-            let event = self.doors.audio.recv().await.unwrap();
-            self.daemon.audio_event(event, now());
-            if event == AudioEvent::RecordingMade {
-                return;
+        let made = async {
+            loop {
+                let event = self.doors.audio.recv().await.unwrap();
+                self.daemon.audio_event(event, now());
+                if event == AudioEvent::RecordingMade {
+                    return;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, made).await.expect("the files are made");
     }
 
-    fn recordings(&self) -> usize {
-        std::fs::read_dir(&self.daemon.recordings).unwrap().count()
+    /// Waits until no recording has left anything behind.
+    async fn until_nothing_is_left(&self) {
+        let gone = async {
+            while std::fs::read_dir(&self.daemon.recordings).unwrap().count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, gone).await.expect("the files go");
     }
 }
 
@@ -55,7 +67,50 @@ async fn a_call_that_is_over_when_its_files_are_there_is_not_recorded() {
     home.done("call.hangup", json!({})).await;
     home.until_made().await;
     assert_eq!(answer.await.unwrap().unwrap_err().code, "no_such_call");
-    while home.recordings() > 0 {
-        tokio::task::yield_now().await;
-    }
+    home.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_recording_that_is_stopped_while_its_files_are_made_never_begins() {
+    let mut home = home().await;
+    let call = home.ask(offer(&[did_of(2).as_str()])).await.unwrap()["call"].clone();
+    let mut first = home.record(None);
+    assert_eq!(home.done("media.stop_record", json!({})).await, json!({ "call": call, "directory": null }));
+    assert_eq!(first.try_recv().unwrap().unwrap_err().code, "not_recording");
+    assert_eq!(home.refusal("media.stop_record", json!({})).await, "not_recording");
+    assert_eq!(home.record(None).try_recv().unwrap().unwrap_err().code, "try_again", "these files come first");
+    home.until_made().await;
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"], Value::Null);
+    home.until_nothing_is_left().await;
+    let again = home.record(None);
+    home.until_made().await;
+    let again = again.await.unwrap().unwrap();
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"]["directory"], again["directory"]);
+}
+
+#[tokio::test]
+async fn nothing_is_recorded_for_a_client_that_is_gone() {
+    let mut home = home().await;
+    home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    drop(home.record(Some("click")));
+    home.until_made().await;
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"], Value::Null);
+    home.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_double_click_while_the_files_are_made_gets_one_answer() {
+    let mut home = home().await;
+    home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    drop(home.record(Some("click")));
+    let (mut second, mut third) = (home.record(Some("click")), home.record(Some("click")));
+    assert!(second.try_recv().is_err() && third.try_recv().is_err(), "both wait, though the first client is gone");
+    let mut other = home.record(Some("another click"));
+    assert_eq!(other.try_recv().unwrap().unwrap_err().code, "try_again");
+    home.until_made().await;
+    let made = second.await.unwrap().unwrap();
+    assert_eq!(third.await.unwrap().unwrap(), made);
+    assert_eq!(home.record(Some("click")).try_recv().unwrap().unwrap(), made, "the first answer under this key");
+    let other = home.record(Some("another click")).try_recv().unwrap();
+    assert_eq!(other.unwrap(), made, "`try_again` was no answer that a key keeps");
 }
