@@ -60,7 +60,7 @@ pub struct Port<T: ?Sized> {
 enum State<T: ?Sized> {
     Closed,
     Opening { stand_in: Box<T>, attempt: Pending<T> },
-    Open(Open<T>),
+    Open(Box<Open<T>>),
     Broken { stand_in: Box<T>, retry_at: Instant },
 }
 
@@ -77,9 +77,9 @@ struct Open<T: ?Sized> {
 }
 
 impl<T: ?Sized> Open<T> {
-    fn new(device: Box<T>, name: Opened, now: Instant) -> Self {
+    fn new(device: Box<T>, name: Opened, now: Instant) -> Box<Self> {
         let flow = Flow { began: false, looked: now, still: Duration::ZERO };
-        Self { device, name, flow, since: now, next: None, patient_until: now }
+        Box::new(Self { device, name, flow, since: now, next: None, patient_until: now })
     }
 }
 
@@ -292,7 +292,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     }
 
     /// The next device takes over when it runs; the present one plays out what it has.
-    fn go_over(&mut self, mut present: Open<T>, now: Instant) -> Open<T> {
+    fn go_over(&mut self, mut present: Box<Open<T>>, now: Instant) -> Box<Open<T>> {
         let Some(mut next) = present.next.take() else { return present };
         let opened = match next.opened.take() {
             Some((mut device, name)) => device.stopped().map_or(Ok((device, name)), Err),
@@ -328,7 +328,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     /// A device that has worked for a while is replaced at once, one that has not only later.
     fn replace(
         &mut self,
-        mut present: Open<T>,
+        mut present: Box<Open<T>>,
         why: String,
         begin: impl FnOnce() -> Pending<T>,
         now: Instant,
@@ -384,7 +384,8 @@ fn keeps_its_own_clock(name: &Opened) -> bool {
 
 /// Closing a device may wait for its server: not on the audio thread.
 fn close<T: ?Sized + Send + 'static>(state: State<T>, after: Duration) {
-    let State::Open(Open { device, name, next, .. }) = state else { return };
+    let State::Open(open) = state else { return };
+    let Open { device, name, next, .. } = *open;
     if matches!(name.backend.as_str(), "file" | "null") {
         return drop(device);
     }
