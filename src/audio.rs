@@ -215,6 +215,8 @@ pub struct AudioStatus {
     pub playing: bool,
     /// The microphone test that runs.
     pub test: Option<MicTest>,
+    /// The device through which the last speaker test is heard; `None` until it is.
+    pub speaker_test: Option<String>,
     /// What is done to the sound of the input, by its keys in the configuration.
     pub processing: Vec<String>,
     /// What does not work: cause and remedy in one sentence each.
@@ -351,6 +353,7 @@ impl Audio {
 
     /// Plays a short sound once, if the configuration does not silence it. Never blocks; when many wait, it is not played.
     pub fn play(&self, sound: Sound) {
+        self.shared.board().status.speaker_test.take_if(|_| sound == Sound::Test);
         let mut inbox = self.shared.inbox();
         if inbox.sounds.len() < MAX_WAITING_SOUNDS {
             inbox.sounds.push(sound);
@@ -366,7 +369,7 @@ impl Audio {
         if inbox.testing && seconds > 0 {
             return false;
         }
-        inbox.testing |= seconds > 0;
+        inbox.testing = seconds > 0;
         inbox.test = Some(seconds);
         drop(inbox);
         self.wake();
@@ -439,12 +442,10 @@ impl Audio {
         lock(&self.made).take()
     }
 
-    /// Begins the recording, in place of one that may still run. Blocks are written while the plan's `recording` names the call.
-    /// Never blocks.
+    /// Begins the recording, in place of one that may still run; it goes on while the plan names its call. Never blocks.
     pub fn start_recording(&self, recording: Recording) {
-        let Recording { tap, running } = recording;
-        *lock(&self.recorder) = Some(running);
-        self.shared.inbox().tap = Some(Some(tap));
+        *lock(&self.recorder) = Some(recording.running);
+        self.shared.inbox().tap = Some(Some(recording.tap));
         self.wake();
     }
 

@@ -317,7 +317,7 @@ impl Broken {
 
     /// It does not work any more.
     pub fn stop(&self, why: &str) {
-        let why = format!("{} stopped ({why}); it is tried again every few seconds", self.what);
+        let why = format!("{} stopped ({why}); while it is needed it is tried again every few seconds", self.what);
         *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
         self.waker.wake();
     }

@@ -206,7 +206,9 @@ impl Engine {
 
     fn end_trial(&mut self) {
         self.trial = None;
-        self.shared.inbox().testing = false;
+        let mut inbox = self.shared.inbox();
+        // Another one may wait by now.
+        inbox.testing = inbox.test.is_some_and(|seconds| seconds > 0);
     }
 
     fn follow_recording(&mut self) {
@@ -472,6 +474,9 @@ impl Engine {
             status.input = opened.device;
         }
         if let Some(opened) = names.1 {
+            if self.sounds.tests() {
+                status.speaker_test = Some(opened.device.clone());
+            }
             status.backend = opened.backend;
             status.output = opened.device;
         }

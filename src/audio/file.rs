@@ -341,7 +341,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("long.wav");
         let (bits_per_sample, sample_format) = (8, hound::SampleFormat::Int);
-        for (sample_rate, kept_s) in [(8_000, MAX_CLIP_SECONDS), (384_000, MAX_CLIP_SECONDS / 8)] {
+        for (sample_rate, kept_s) in [(8_000, MAX_CLIP_SECONDS), (96_000, MAX_CLIP_SECONDS / 2)] {
             let spec = hound::WavSpec { channels: 1, sample_rate, bits_per_sample, sample_format };
             let mut writer = hound::WavWriter::create(&path, spec).unwrap();
             (0..(kept_s + 1) * sample_rate as usize).for_each(|_| writer.write_sample(1).unwrap());

@@ -333,8 +333,8 @@ fn an_audio_thread_that_hangs_does_not_hold_up_the_end() {
     let shared = audio.shared.clone();
     // As long as this is held it cannot tell its status, with which its first turn in a call ends.
     let hangs = shared.board();
+    shared.inbox().sounds.push(Sound::Left);
     audio.apply(call(1));
-    audio.play(Sound::Test);
     wait("it to begin with that turn", || shared.inbox().sounds.is_empty());
     let (done, is_done) = sync_channel(0);
     std::thread::spawn(move || {
@@ -343,6 +343,39 @@ fn an_audio_thread_that_hangs_does_not_hold_up_the_end() {
     });
     is_done.recv_timeout(Duration::from_secs(30)).expect("the end");
     drop(hangs);
+}
+
+#[test]
+fn a_microphone_test_can_begin_right_after_another_one_was_ended() {
+    let (sender, _events) = mpsc::channel(1);
+    let audio = Audio::start(&config::Audio { backend: Backend::Null, ..config::Audio::default() }, sender);
+    let shared = audio.shared.clone();
+    // As long as this is held the audio thread does not come to its next turn.
+    let hangs = shared.board();
+    assert!(audio.test_microphone(5));
+    wait("it to begin with the test", || shared.inbox().test.is_none());
+    assert!(!audio.test_microphone(5), "one is under way");
+    assert!(audio.test_microphone(0) && audio.test_microphone(5));
+    drop(hangs);
+    wait("the second test to begin", || shared.inbox().test.is_none() && audio.status().test.is_some());
+    assert!(!audio.test_microphone(5), "the second one is under way");
+}
+
+#[test]
+fn what_a_speaker_test_was_heard_through_stays_known_until_the_next_one() {
+    let (sender, _events) = mpsc::channel(1);
+    let audio = Audio::start(&config::Audio { backend: Backend::Null, ..config::Audio::default() }, sender);
+    audio.play(Sound::Test);
+    wait("the tones to begin", || audio.status().speaker_test.is_some());
+    wait("the tones to end", || !audio.status().playing);
+    assert_eq!(audio.status().speaker_test.as_deref(), Some("nowhere"));
+    let not_yet = audio.shared.inbox();
+    std::thread::scope(|scope| {
+        scope.spawn(|| audio.play(Sound::Test));
+        wait("the next test to be asked for", || audio.status().speaker_test.is_none());
+        drop(not_yet);
+    });
+    wait("its tones to begin", || audio.status().speaker_test.is_some());
 }
 
 #[test]

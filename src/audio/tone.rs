@@ -76,7 +76,7 @@ const TEST: Score = Score {
 pub struct Sounds {
     ring: Tone,
     ring_back: Tone,
-    short: VecDeque<Tone>,
+    short: VecDeque<(Sound, Tone)>,
 }
 
 impl Sounds {
@@ -107,7 +107,7 @@ impl Sounds {
             Sound::Test => &TEST,
         });
         tone.switch(true);
-        self.short.push_back(tone);
+        self.short.push_back((sound, tone));
     }
 
     /// The ring tone is to be heard, or to be faded out.
@@ -120,6 +120,11 @@ impl Sounds {
         self.ring_back.sounds() || !self.short.is_empty()
     }
 
+    /// The tones of a speaker test are.
+    pub fn tests(&self) -> bool {
+        self.short.front().is_some_and(|(sound, _)| *sound == Sound::Test)
+    }
+
     /// Adds the next 10 ms of the ring tone to `sum`.
     pub fn add_ring_to(&mut self, sum: &mut Block) {
         self.ring.add_to(sum);
@@ -128,7 +133,7 @@ impl Sounds {
     /// Adds the next 10 ms of everything else to `sum`.
     pub fn add_to(&mut self, sum: &mut Block) {
         self.ring_back.add_to(sum);
-        if let Some(tone) = self.short.front_mut() {
+        if let Some((_, tone)) = self.short.front_mut() {
             tone.add_to(sum);
             if tone.rounds > 0 {
                 self.short.pop_front();

@@ -43,7 +43,7 @@ pub struct Wish {
 }
 
 impl Default for Wish {
-    /// Clear fullband speech that survives some loss: PESQ-WB 4.27. No few make the voice worse than this for all.
+    /// Clear fullband speech that survives some loss: PESQ-WB 4.27. A minority never makes the voice worse for all.
     fn default() -> Self {
         Self { bitrate_bps: 32_000, frame_ms: 20, fec: true, expected_loss_pct: 10, dred: false }
     }

@@ -44,8 +44,8 @@ pub async fn test_speaker(socket: &Path, mut printer: Printer) -> Result<(), Cli
     for _ in 0..OPENS {
         tokio::time::sleep(LOOK).await;
         audio = sound(&mut client).await?;
-        if audio["playing"] == true {
-            let tested = json!({ "output": audio["output"], "problem": audio["problem"] });
+        if !audio["speaker_test"].is_null() {
+            let tested = json!({ "output": audio["speaker_test"], "problem": audio["problem"] });
             return printer.answer(&tested, show::speaker_tested);
         }
     }

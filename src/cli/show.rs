@@ -196,7 +196,8 @@ fn media_words(answer: &Value) -> String {
         Some(false) => "on",
         None => "-",
     };
-    format!("microphone {}, speaker {}", word(&answer["muted"]), word(&answer["deafened"]))
+    let pushed = if answer["waits_for_talk"] == true { " until you push to talk" } else { "" };
+    format!("microphone {}{pushed}, speaker {}", word(&answer["muted"]), word(&answer["deafened"]))
 }
 
 /// `telecon calls`
@@ -279,7 +280,9 @@ pub fn status(answer: &Value) -> String {
         sound = format!("{sound}\nmicrophone with {}", processing.join(", "));
     }
     if let Some(problem) = audio["problem"].as_str() {
-        sound = format!("{sound}\n{problem}");
+        let idle = audio["capturing"] != true && audio["playing"] != true;
+        let of_old = if idle { " (when it was last tried; the next call tries again)" } else { "" };
+        sound = format!("{sound}\n{problem}{of_old}");
     }
     let active = match &answer["active_call"] {
         Value::Null => "none".into(),
@@ -318,9 +321,8 @@ pub fn status(answer: &Value) -> String {
     }
     all.push(("sound", sound));
     all.extend(answer["clock"].as_str().map(|hint| ("clock", hint.to_owned())));
-    let pushed = if answer["waits_for_talk"] == true { " until you push to talk" } else { "" };
     let quiet = if answer["do_not_disturb"] == true { ", do not disturb" } else { "" };
-    all.push(("switches", media_words(answer).replacen(", ", &format!("{pushed}, "), 1) + quiet));
+    all.push(("switches", media_words(answer) + quiet));
     facts(&all)
 }
 

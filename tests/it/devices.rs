@@ -35,7 +35,6 @@ fn connections_to_the_sound_server_do_not_pile_up() {
         ada.json(&["devices"]);
         ada.json(&["device", "output", name]);
         ada.json(&["test", "speaker"]);
-        assert!(clients() > idle, "the speaker is open");
         assert!(ada.run(&["test", "mic", "--seconds", "1"]).status.success());
         ada.until(&["status"], |status| status["audio"]["playing"] == false && status["audio"]["test"].is_null());
     }

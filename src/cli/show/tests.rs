@@ -83,10 +83,20 @@ call       0b1e0f3a active, with bob (joined, muted), did:key:zEve (reconnecting
 ringing    ffff0000 from did:key:zEve
 sound      pulseaudio: mic to speaker
            microphone with echo cancellation, high pass
-           no microphone
+           no microphone (when it was last tried; the next call tries again)
 switches   microphone off, speaker on
 ";
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn what_is_wrong_with_sound_is_said_to_be_of_old_while_nothing_is_open() {
+    let sound = |playing: bool| {
+        let audio = json!({ "backend": "alsa", "capturing": false, "playing": playing, "problem": "no headset" });
+        status(&json!({ "audio": audio }))
+    };
+    assert!(sound(true).contains("no headset\n"), "{}", sound(true));
+    assert!(sound(false).contains("no headset (when it was last tried; the next call tries again)\n"));
 }
 
 #[test]

@@ -304,8 +304,10 @@ async fn a_test_names_the_device_that_was_opened() {
         let test = json!({ "stage": stage, "level_db": level_db, "left_ms": 100 });
         json!({ "input": "headset.mic", "output": "headset", "capturing": capturing, "playing": true, "test": test })
     };
-    let all = [closed.clone(), open("listening", -30), open("listening", -20), open("playing", -90), closed];
-    let speaker = run(with_sound(all.to_vec()).dir.path(), "test speaker").await;
+    let all = [closed.clone(), open("listening", -30), open("listening", -20), open("playing", -90), closed.clone()];
+    // So long after the tones have ended, too.
+    let heard = json!({ "output": "default", "playing": false, "speaker_test": "headset" });
+    let speaker = run(with_sound(vec![closed.clone(), heard]).dir.path(), "test speaker").await;
     assert_eq!((code(&speaker), stdout(&speaker).as_str()), (0, "four tones are played through headset\n"));
     let mic = run(with_sound(all.to_vec()).dir.path(), "test mic").await;
     let said = "say something: headset.mic listens for 5 s, then you hear it\nthe loudest was -20 dB\n";
@@ -319,7 +321,7 @@ async fn a_test_names_the_device_that_was_opened() {
 
 #[tokio::test]
 async fn a_speaker_that_does_not_open_is_an_error_that_says_why() {
-    let state = json!({ "output": "default", "playing": false, "problem": "no server answers; start one" });
+    let state = json!({ "output": "default", "playing": false, "speaker_test": null, "problem": "no server answers; start one" });
     let output = run(with_sound(vec![state]).dir.path(), "test speaker").await;
     let said = (code(&output), stdout(&output), stderr(&output));
     assert_eq!(said, (14, String::new(), "telecon: no server answers; start one\n".into()));
