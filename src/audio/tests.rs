@@ -207,16 +207,14 @@ impl Room {
             }
             began = true;
             sequence = sequence.wrapping_add(1);
-            input.push(ReceivedPacket {
-                sequence,
-                timestamp,
-                payload,
-                copy: false,
-                dred: false,
-                arrival: Instant::now(),
-            });
+            input.push(arrived(sequence, timestamp, payload));
         }
     }
+}
+
+/// A packet that has just been read from the socket.
+fn arrived(sequence: u16, timestamp: u32, payload: Bytes) -> ReceivedPacket {
+    ReceivedPacket { sequence, timestamp, payload, copy: false, dred: false, arrival: Instant::now() }
 }
 
 /// A call with one leg.
@@ -391,14 +389,7 @@ fn the_null_backend_sends_silence_and_hears_legs() {
     wait("the first packet to be decoded", || {
         if let Ok(EncodedFrame { payload, timestamp, .. }) = microphone.try_recv() {
             sequence += 1;
-            input.push(ReceivedPacket {
-                sequence,
-                timestamp,
-                payload,
-                copy: false,
-                dred: false,
-                arrival: Instant::now(),
-            });
+            input.push(arrived(sequence, timestamp, payload));
         }
         while let Ok(event) = events.try_recv() {
             heard |= event == AudioEvent::FirstAudio(LegId(1));
