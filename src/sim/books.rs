@@ -117,8 +117,10 @@ impl World {
         if std::mem::take(&mut node.remembered) == 0 {
             return Err("it rang before the seen-set was written".into());
         }
-        // Who has known the call before may be invited to it anew.
-        if cancelled && !insiders && !node.ended.contains_key(&call) {
+        // Who has known the call before may be invited to it anew. If that was taken back, too, the Cancel that overtook it
+        // ended what was there (perhaps unheard), and comes again.
+        let knew = node.ended.contains_key(&call) || node.forgot.contains_key(&call);
+        if cancelled && !insiders && !knew {
             return Err("it rang although it was taken back".into());
         }
         if node.blocks(from) {

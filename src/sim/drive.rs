@@ -8,7 +8,7 @@ use crate::proto::{
 
 use super::{
     coverage::Mark,
-    network::Sky,
+    network::{Sky, call_of},
     oracle,
     trace::describe,
     users::{self, Sight, Verdict},
@@ -61,7 +61,12 @@ impl World {
         }
         match output {
             Output::Subscribe(topic) => self.network.subscribe(ix, &topic, &mut self.agenda),
-            Output::Unsubscribe(topic) => self.network.unsubscribe(ix, &topic),
+            Output::Unsubscribe(topic) => {
+                self.network.unsubscribe(ix, &topic);
+                if let Some(call) = call_of(&topic) {
+                    self.nodes[ix].forgot.insert(call, self.agenda.now_us);
+                }
+            }
             Output::Publish(topic, bytes) if bytes.len() > MAX_SEALED_BYTES => {
                 return Err(format!("{} bytes on {topic}", bytes.len()));
             }

@@ -6,7 +6,7 @@
 
 use std::{cell::Cell, collections::BTreeMap, rc::Rc};
 
-use crate::proto::signal::Topic;
+use crate::proto::{id::CallId, signal::Topic};
 
 use super::{
     agenda::Agenda,
@@ -39,6 +39,7 @@ pub struct Message {
     pub topic: Topic,
     topic_ix: usize,
     pub author: NodeIx,
+    pub published_us: u64,
     pub bytes: Vec<u8>,
     /// Whether it is a Hello, for the counts.
     pub hello: bool,
@@ -255,6 +256,7 @@ impl Network {
             topic,
             topic_ix,
             author: from,
+            published_us: sky.agenda.now_us,
             bytes,
             hello,
             seen: Cell::new(1 << from),
@@ -339,4 +341,12 @@ impl Network {
 pub struct Sky<'a> {
     pub agenda: &'a mut Agenda,
     pub coverage: &'a mut Coverage,
+}
+
+/// The call that a topic belongs to.
+pub fn call_of(topic: &Topic) -> Option<CallId> {
+    match topic {
+        Topic::Call(call) | Topic::Member(call, _) => Some(*call),
+        Topic::Inbox(_) => None,
+    }
 }

@@ -43,6 +43,8 @@ pub struct SimNode {
     /// Calls that are over here, and how often each rang in this life.
     pub ended: BTreeMap<CallId, EndReason>,
     pub rang: BTreeMap<CallId, u32>,
+    /// When it forgot a call last, and with it what it had opened of it, in µs.
+    pub forgot: BTreeMap<CallId, u64>,
     /// By whom.
     pub rang_by: BTreeSet<(CallId, Did)>,
     /// How often somebody in the call asked this person into it later on, without a ring so far.
@@ -131,6 +133,7 @@ impl World {
             consent: BTreeSet::new(),
             ended: BTreeMap::new(),
             rang: BTreeMap::new(),
+            forgot: BTreeMap::new(),
             rang_by: BTreeSet::new(),
             asked_anew: BTreeMap::new(),
             strangers: BTreeMap::new(),

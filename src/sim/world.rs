@@ -16,7 +16,7 @@ use super::{
     agenda::Agenda,
     coverage::{Coverage, Mark},
     legs::{Faults, Legs, Step},
-    network::{Copy, Message, Network, Sky, Weather},
+    network::{Copy, Message, Network, Sky, Weather, call_of},
     node::SimNode,
     oracle,
     seal::{Ledger, Sealed},
@@ -255,7 +255,7 @@ impl World {
         match result {
             Ok(()) if forwarded_only => {}
             Ok(()) if copy == Copy::Tampered => return Err(format!("n{to} took bytes that were changed on the way")),
-            Ok(()) if !message.first_opened(to) && self.nodes[to].lives == 1 => {
+            Ok(()) if !message.first_opened(to) && self.nodes[to].lives == 1 && !self.began_anew(to, message) => {
                 return Err(format!("n{to} took the same bytes twice"));
             }
             Err(Rejected::Replayed) => self.coverage.mark(Mark::Replayed),
@@ -264,6 +264,13 @@ impl World {
             Ok(()) | Err(_) => {}
         }
         self.drain(to)
+    }
+
+    /// What was opened is remembered as long as the call: the node has forgotten it since, and it is known again. What comes
+    /// twice must change nothing then, as when it is sent again.
+    fn began_anew(&self, node: NodeIx, message: &Message) -> bool {
+        let forgot_us = call_of(&message.topic).and_then(|call| self.nodes[node].forgot.get(&call));
+        forgot_us.is_some_and(|forgot_us| message.published_us < *forgot_us)
     }
 
     pub fn input(&mut self, node: NodeIx, input: Input) -> Result<(), String> {
