@@ -7,6 +7,7 @@ mod agenda;
 mod books;
 mod coverage;
 mod drive;
+mod elsewhere;
 mod encore;
 mod hostile;
 mod insider;

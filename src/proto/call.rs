@@ -288,6 +288,15 @@ impl Member {
         matches!(self.presence, Presence::Invited { .. })
     }
 
+    /// That stay shows itself sooner or later, and has not yet.
+    pub fn is_to_be_met(&self, stay: Option<Instance>) -> bool {
+        match &self.presence {
+            Presence::In(peer) => stay > Some(peer.instance),
+            Presence::Out { instance, .. } => stay > Some(*instance),
+            _ => true,
+        }
+    }
+
     /// The participant, if it is in the call.
     pub fn peer(&self) -> Option<&Peer> {
         let Presence::In(peer) = &self.presence else { return None };

@@ -226,6 +226,11 @@ impl<'de> Deserialize<'de> for CallId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub [u8; 16]);
 
+impl DeviceId {
+    /// No device's: of two stays with the same number, the other is the higher.
+    pub const LOWEST: Self = Self([0; 16]);
+}
+
 /// One stay of a device in a call; a higher instance of a DID replaces the lower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance {

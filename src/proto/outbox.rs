@@ -151,6 +151,18 @@ impl Outbox {
         }
     }
 
+    /// Somebody has it who may not be the one that it is for: it goes on, but slowly and ever slower. False: nothing is like this.
+    pub fn slow_down(&mut self, now: Instant, mut like: impl FnMut(&Outgoing) -> bool) -> bool {
+        let mut found = false;
+        for entry in self.entries.iter_mut().filter(|entry| like(&entry.outgoing)) {
+            found = true;
+            entry.persistence = Persistence::Patiently;
+            entry.pause = entry.pause.max(SLOW_REPEAT);
+            entry.next_at = entry.next_at.max(now + entry.pause);
+        }
+        found
+    }
+
     /// Announcements under way carry the present state from now on. They are new messages: who acknowledges a former
     /// transmission only now does not know the state yet. `new_id` gives none for whom nothing new is to be told.
     pub fn refresh_state(
@@ -171,12 +183,19 @@ impl Outbox {
         }
     }
 
-    /// Whether a signal like this is still unacknowledged; it is then sent at once.
-    pub fn hurry(&mut self, now: Instant, mut like: impl FnMut(&Outgoing) -> bool) -> bool {
+    /// Whether a signal like this is still unacknowledged; it is then sent at once, and goes on as if it were new.
+    pub fn hurry(&mut self, now: Instant, persistence: Persistence, mut like: impl FnMut(&Outgoing) -> bool) -> bool {
+        for entry in self.entries.iter_mut().filter(|entry| !entry.acked && like(&entry.outgoing)) {
+            (entry.persistence, entry.pause) = (persistence, FIRST_REPEAT);
+        }
+        self.say_again(now, like)
+    }
+
+    /// Whether a signal like this is still unacknowledged; it is then sent at once, and goes on as before.
+    pub fn say_again(&mut self, now: Instant, mut like: impl FnMut(&Outgoing) -> bool) -> bool {
         let mut found = false;
         for entry in self.entries.iter_mut().filter(|entry| !entry.acked && like(&entry.outgoing)) {
             found = true;
-            entry.pause = FIRST_REPEAT;
             entry.advance(now);
         }
         found
@@ -210,5 +229,44 @@ impl Entry {
             Some(sent_at) => self.next_at.min((sent_at + MIN_REPEAT).max(now)),
             None => now,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{
+        id::{DeviceId, Instance},
+        signal::{Sealing, Signal},
+    };
+
+    #[test]
+    fn who_asks_again_and_again_is_answered_each_time_and_begins_nothing_anew() {
+        #[expect(clippy::disallowed_methods, reason = "tests need some instant to start from")]
+        let (call, start) = (CallId::from_bytes([0x8f; 16]), Instant::now());
+        let body = Body::Leave(Instance { number: 1, device: DeviceId([1; 16]) });
+        let signal = Signal { id: MessageId([1; 16]), call, body };
+        let outgoing = Outgoing { topic: Topic::Call(call), sealing: Sealing::Pairwise, to: None, signal };
+        let mut outbox = Outbox::default();
+        outbox.push(outgoing, Persistence::UntilAcked, start);
+        let sent = |outbox: &mut Outbox, at: Instant| std::iter::from_fn(|| outbox.poll(at)).count();
+        // By then it is repeated at its slowest.
+        let mut at = start;
+        while at < start + Duration::from_secs(20) {
+            sent(&mut outbox, at);
+            at = outbox.deadline().unwrap();
+        }
+        at += Duration::from_secs(1);
+        for (hurried, repeated) in [(false, SLOW_REPEAT), (true, FIRST_REPEAT)] {
+            sent(&mut outbox, at);
+            at += Duration::from_secs(1);
+            assert!(if hurried {
+                outbox.hurry(at, Persistence::UntilAcked, |_| true)
+            } else {
+                outbox.say_again(at, |_| true)
+            });
+            assert_eq!((sent(&mut outbox, at), outbox.deadline()), (1, Some(at + repeated)));
+            at += repeated;
+        }
     }
 }

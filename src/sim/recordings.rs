@@ -157,6 +157,30 @@ fn that_it_is_recorded_is_shown_on_when_an_older_word_of_the_recorder_comes_afte
 }
 
 #[test]
+fn that_it_is_recorded_counts_only_as_heard_by_who_shows_it() {
+    // The simulator's find: who came back knew the recorder's keys, and acknowledged what it could not note down yet.
+    let mut stage = Stage::of(2);
+    let call = stage.call(0, &[1]);
+    assert_eq!(stage.ask(1, Request::Hangup(call)), Ok(Reply::Done));
+    stage.until(1, "it left", |stage| stage.shown(0, call, 1) == Some(ParticipantState::Left));
+    let late = |delay_ms| {
+        move |from: NodeIx, sealed: &Sealed| match sealed.outgoing.signal.body {
+            Body::Join(_) if from == 0 => Fate::DelayMs(delay_ms),
+            Body::Hello(_) => Fate::Drop,
+            _ => Fate::Pass,
+        }
+    };
+    stage.censor(late(500));
+    assert_eq!(stage.ask(1, Request::Join(call, Former::Hold)), Ok(Reply::Done));
+    stage.until(1, "it is back", |stage| stage.shown(0, call, 1) == Some(ParticipantState::Connecting));
+    // What tells of the recording as well comes later than what does not.
+    stage.censor(late(5_000));
+    assert_eq!(record(&mut stage, 0, call, true), Ok(Reply::Done));
+    stage.until(4, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    stage.until(1, "it is in it", |stage| has(stage, 0, 1) && sees(stage, 1, call, 0));
+}
+
+#[test]
 fn a_daemon_that_was_killed_is_back_in_its_call_and_does_not_go_on_recording() {
     let mut stage = Stage::of(2);
     let call = stage.call(0, &[1]);

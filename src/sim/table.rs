@@ -324,6 +324,9 @@ const MESSAGES: &[Row] = &[
     ("`Answered`, by another device that joined", |subject| {
         envelope(subject, Body::Answered(Answered { device: DeviceId([2; 16]), joined: Some(u64::MAX) }))
     }),
+    ("`Answered`, by another device in an older stay", |subject| {
+        envelope(subject, Body::Answered(Answered { device: DeviceId([2; 16]), joined: Some(1) }))
+    }),
     ("`Answered`, by another device that refused", |subject| {
         envelope(subject, Body::Answered(Answered { device: DeviceId([2; 16]), joined: None }))
     }),

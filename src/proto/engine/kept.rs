@@ -242,6 +242,12 @@ impl Engine {
             .drop_where(|outgoing| outgoing.signal.call == id && !matches!(outgoing.signal.body, Body::Offer(_)));
         self.join(id, Arrival::Woken, now);
         self.announce(id, now.mono);
+        if let Some(call) = self.calls.get_mut(&id) {
+            // Another device that was in the call meanwhile has to hear of this stay, even if it has left.
+            call.ring_until = call.ring_until.max(now.mono + MEET_PATIENCE);
+            let stay = call.stay;
+            self.tell_own_devices(id, Some(stay), now.mono);
+        }
         for did in &present {
             if let Some(peer) = self.peer_mut(id, did) {
                 peer.continues = true;

@@ -13,7 +13,7 @@ use crate::{
     config::{AutoAccept, WhoMayRing},
     proto::{
         call::{Call, Phase},
-        id::{CallId, Did, Instance, MessageId},
+        id::{CallId, DeviceId, Did, Instance, MessageId},
         io::{EndReason, Event, Former, Now, Output, Policy},
         mutant::mutant,
         outbox::Persistence,
@@ -334,6 +334,12 @@ impl Engine {
         if from != &self.config.did || answered.device == self.config.device || mutant!(DevicesApart) {
             return;
         }
+        let past = || self.past.get(&call).map(|(kept, _)| kept.stay);
+        let stay = self.calls.get(&call).map(|known| known.stay).or_else(past);
+        if let Some(stay) = stay.filter(|stay| answered.joined.is_some_and(|number| number < *stay)) {
+            // A later stay took the call from that one, and may have left it: the others do not listen to it any more.
+            return self.show_stay(call, stay);
+        }
         let Some(known) = self.calls.get_mut(&call) else {
             match self.past.get_mut(&call) {
                 Some((kept, _)) => kept.stay = kept.stay.max(answered.joined.unwrap_or(0)),
@@ -354,6 +360,15 @@ impl Engine {
         }
     }
 
+    /// Tells the other devices of the DID of the highest stay, once: who is in a lower one tells of it again. Whose it is was
+    /// not written down; it is not to look higher than itself to that device.
+    fn show_stay(&mut self, call: CallId, stay: u64) {
+        let me = self.config.did.clone();
+        let answered = Body::Answered(Answered { device: DeviceId::LOWEST, joined: Some(stay) });
+        let outgoing = self.address(call, &me, Sealing::Envelope, answered);
+        self.effects.push_back(Effect::Send(Box::new(outgoing)));
+    }
+
     /// Another device of this DID shows its stay. The higher one stays in the call, the other goes without a word.
     pub(super) fn handle_own_presence(&mut self, call: CallId, id: Option<MessageId>, other: Instance, now: Now) {
         if other.device == self.config.device || mutant!(DevicesApart) {
@@ -363,6 +378,14 @@ impl Engine {
         known.stay = known.stay.max(other.number);
         let phase = known.phase;
         let me = self.config.did.clone();
+        if let Phase::Ended { instance: Some(instance), .. } = phase
+            && other < instance
+        {
+            // Not acknowledged: it comes again, and is answered again, until that device knows that it lost the call.
+            let join = self.own_join(call, instance);
+            let join = self.address(call, &me, Sealing::Envelope, join);
+            return self.effects.push_back(Effect::Send(Box::new(join)));
+        }
         if let Some(id) = id {
             self.acknowledge(call, &me, Sealing::Envelope, id);
         }

@@ -522,7 +522,9 @@ impl Engine {
 
     /// Sends the own Join to one participant, or hurries the one that is under way.
     pub(super) fn send_join(&mut self, id: CallId, to: &Did, now: Instant) {
-        let under_way = self.outbox.hurry(now, |outgoing| {
+        // The own DID may have no other device.
+        let persistence = if *to == self.config.did { Persistence::Patiently } else { Persistence::UntilAcked };
+        let under_way = self.outbox.hurry(now, persistence, |outgoing| {
             outgoing.signal.call == id
                 && outgoing.to.as_ref() == Some(to)
                 && matches!(outgoing.signal.body, Body::Join(_))
@@ -531,11 +533,14 @@ impl Engine {
             return;
         }
         let Some(instance) = self.calls.get(&id).and_then(Call::instance) else { return };
+        let join = self.own_join(id, instance);
+        self.post(id, to, Sealing::Envelope, join, persistence, now);
+    }
+
+    /// What tells of that own stay.
+    pub(super) fn own_join(&self, id: CallId, instance: Instance) -> Body {
         let (state, contact) = (self.media_state(id), self.contact.clone());
-        let presence = signal::Presence { instance, state, contact, granted_by: None };
-        // The own DID may have no other device.
-        let persistence = if *to == self.config.did { Persistence::Patiently } else { Persistence::UntilAcked };
-        self.post(id, to, Sealing::Envelope, Body::Join(presence), persistence, now);
+        Body::Join(signal::Presence { instance, state, contact, granted_by: None })
     }
 
     /// `joined`: the own stay; `None`: the call was refused.

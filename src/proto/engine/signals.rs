@@ -40,14 +40,23 @@ impl Engine {
     }
 
     fn handle_ack(&mut self, of: MessageId, from: &Did, now: Now) {
-        // A Join may be acknowledged by another device of that DID than the one whose stay was met.
-        let unproven = |outgoing: &Outgoing| {
-            let calls = self.calls.get(&outgoing.signal.call);
-            let peer = calls.and_then(|call| call.members.get(from)?.peer());
+        // A Join may be acknowledged by another device of that DID than the one that is in the call, or comes into it.
+        let member = |outgoing: &Outgoing| {
             let join = outgoing.signal.id == of && matches!(outgoing.signal.body, Body::Join(_));
-            join && peer.is_some_and(|peer| peer.met_at.is_some() && peer.setup.signalled.is_none())
+            let member = || self.calls.get(&outgoing.signal.call)?.members.get(from);
+            member().filter(|_| join && outgoing.to.as_ref() == Some(from))
         };
-        if self.outbox.any(unproven) {
+        let unproven = |peer: &Peer| peer.met_at.is_some() && peer.setup.signalled.is_none();
+        if self.outbox.any(|outgoing| member(outgoing).and_then(Member::peer).is_some_and(unproven)) {
+            return;
+        }
+        // Who said no, or is blocked, is not waited for.
+        let blocked = self.is_blocked(from);
+        let absent = |outgoing: &Outgoing| {
+            let presence = member(outgoing).map(|member| &member.presence);
+            presence.is_some_and(|presence| !blocked && !matches!(presence, Presence::In(_) | Presence::Declined(_)))
+        };
+        if self.outbox.slow_down(now.mono, absent) {
             return;
         }
         let Some(outgoing) = self.outbox.acknowledge(of, from, now.mono) else { return };
@@ -117,7 +126,7 @@ impl Engine {
         }
         if let Phase::Ended { instance, .. } = phase {
             // It does not know that we are gone.
-            let told = self.outbox.hurry(now.mono, |outgoing| {
+            let told = self.outbox.say_again(now.mono, |outgoing| {
                 let leaves = matches!(outgoing.signal.body, Body::Leave(_));
                 leaves && outgoing.signal.call == call && outgoing.to.as_ref() == Some(from)
             });
@@ -199,6 +208,10 @@ impl Engine {
         now: Now,
     ) {
         let Some(member) = self.calls.get_mut(&call).and_then(|call| call.members.get_mut(from)) else { return };
+        if sealing == Sealing::Pairwise && !matches!(body, Body::Leave(_)) && member.is_to_be_met(instance) {
+            // It would be lost: not acknowledged, it comes again when that stay was met.
+            return;
+        }
         let news = member.heard.insert(id);
         if sealing != Sealing::Broadcast && (news || !mutant!(AckedOnce)) {
             self.acknowledge(call, from, sealing, id);
