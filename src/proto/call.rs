@@ -293,7 +293,7 @@ impl Member {
         match &self.presence {
             Presence::In(peer) => stay > Some(peer.instance),
             Presence::Out { instance, .. } => stay > Some(*instance),
-            _ => true,
+            Presence::Invited { .. } | Presence::Declined(_) | Presence::Unreachable | Presence::Expired => true,
         }
     }
 
