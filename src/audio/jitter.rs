@@ -257,11 +257,13 @@ impl JitterBuffer {
             if let Some(samples) = fec_samples(&packet.payload) {
                 self.learn_of_lost(packet, samples as i64, samples as i64, FEC_TENTHS);
             }
-            let reach = if packet.dred { self.dred_reach } else { 0 };
+            // No honest sender's frames with deep redundancy are shorter, and each step back takes its time.
+            let reach = if packet.dred && packet.samples >= BLOCK { self.dred_reach } else { 0 };
             for back in 1..=reach / packet.samples {
                 self.learn_of_lost(packet, back * packet.samples, packet.samples, DRED_TENTHS);
             }
         }
+        self.arrivals.weigh();
         true
     }
 
