@@ -7,11 +7,12 @@ use std::{
 
 use webrtc::peer_connection::{RTCStatsReport, RTCStatsReportEntry};
 
-use super::adaptation::PACKET_OVERHEAD_BYTES;
+use super::adaptation::{IPV6_BYTES, PACKET_OVERHEAD_BYTES};
 use crate::audio::{EncodedFrame, SAMPLE_RATE_HZ};
 
 /// RTP's fixed header (RFC 3550, §5.1).
 const RTP_HEADER_BYTES: usize = 12;
+const UDP_BYTES: usize = 8;
 /// Over so much time IP bytes are counted.
 const WIRE_WINDOW: Duration = Duration::from_secs(1);
 
@@ -28,7 +29,7 @@ pub struct LegStats {
     pub packets_sent: u64,
     /// RTP packets received that went to the speaker.
     pub packets_received: u64,
-    /// IP bytes sent for voice and reports (IPv4; connectivity checks do not count).
+    /// IP bytes sent, reports and connectivity checks too.
     pub wire_kbps: f64,
     /// The encoded voice itself, without headers and copies.
     pub bitrate_kbps: f64,
@@ -44,7 +45,7 @@ pub struct LegStats {
     pub queue_ms: Option<f64>,
     /// Own frames that were not sent because this leg was late.
     pub frames_dropped: u64,
-    /// Packets that were no Opus of the negotiated type, or too long.
+    /// Packets that were no Opus of the negotiated type, too long, or more than anybody speaks.
     pub packets_ignored: u64,
     /// Remote candidates that were malformed, not UDP, or too many.
     pub candidates_ignored: u64,
@@ -60,8 +61,12 @@ pub(super) struct Meter {
     voice_bytes: u64,
     voice_samples: u64,
     since: Instant,
-    /// IP bytes of [`WIRE_WINDOW`]; bounded by what is sent in that time.
+    /// IP's header on the path in use.
+    pub(super) ip_bytes: usize,
+    /// IP bytes of voice and of what is told of what arrives, of [`WIRE_WINDOW`]; bounded by what is sent in that time.
     wire: VecDeque<(Instant, usize)>,
+    /// Datagrams, and bytes in them, that had been sent when that was last looked up.
+    datagrams: (u64, u64),
 }
 
 impl Meter {
@@ -73,7 +78,10 @@ impl Meter {
             voice_bytes: 0,
             voice_samples: 0,
             since: now,
+            // The dearer one, until the path is known.
+            ip_bytes: IPV6_BYTES,
             wire: VecDeque::new(),
+            datagrams: (0, 0),
         }
     }
 
@@ -91,9 +99,9 @@ impl Meter {
         self.wired(PACKET_OVERHEAD_BYTES + payload_bytes, now);
     }
 
-    /// So many IP bytes went out.
+    /// A packet of so many bytes beside IP's header went out.
     pub(super) fn wired(&mut self, bytes: usize, now: Instant) {
-        self.wire.push_back((now, bytes));
+        self.wire.push_back((now, self.ip_bytes + bytes));
         self.forget(now);
     }
 
@@ -103,7 +111,7 @@ impl Meter {
         }
     }
 
-    /// IP bytes sent within the last second.
+    /// IP bytes sent for the voice within the last second.
     pub(super) fn wire_kbps(&mut self, now: Instant) -> f64 {
         self.forget(now);
         self.wire.iter().map(|(_, bytes)| *bytes).sum::<usize>() as f64 * 8.0 / 1000.0 / WIRE_WINDOW.as_secs_f64()
@@ -118,17 +126,21 @@ impl Meter {
     /// Closes the window of rates and takes in what the library knows.
     pub(super) fn publish(&mut self, now: Instant, report: &RTCStatsReport) {
         let seconds = now.saturating_duration_since(self.since).as_secs_f64();
+        let (datagrams, datagram_bytes) =
+            report.transport().map_or((0, 0), |path| (path.packets_sent, path.bytes_sent));
         if seconds > 0.0 {
             let kbps = |bytes: u64| bytes as f64 * 8.0 / 1000.0 / seconds;
             (self.stats.sent_kbps, self.stats.recv_kbps) = (kbps(self.sent_bytes), kbps(self.received_bytes));
+            let headers = datagrams.saturating_sub(self.datagrams.0) * (self.ip_bytes + UDP_BYTES) as u64;
+            self.stats.wire_kbps = kbps(datagram_bytes.saturating_sub(self.datagrams.1) + headers);
         }
+        self.datagrams = (datagrams, datagram_bytes);
         if self.voice_samples > 0 {
             let voice_ms = self.voice_samples as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ);
             self.stats.bitrate_kbps = self.voice_bytes as f64 * 8.0 / voice_ms;
         }
         (self.sent_bytes, self.received_bytes, self.since) = (0, 0, now);
         (self.voice_bytes, self.voice_samples) = (0, 0);
-        self.stats.wire_kbps = self.wire_kbps(now);
         self.stats.rtt_ms = rtt_ms(report);
         self.stats.remote_loss_pct = remote_loss_pct(report);
     }
