@@ -268,15 +268,15 @@ pub struct LegAudioStats {
 /// is heard.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct DelayShares {
-    /// From the microphone to the audio thread, as far as the sound system tells.
+    /// From the microphone to the audio thread, for the last sample of a block; as far as the sound system tells.
     pub capture_ms: f64,
     /// In the filters that it passes before it is encoded.
     pub processing_ms: f64,
-    /// Until a frame is complete: its first sample waits for its last.
+    /// Until a frame is complete, its first sample waits for its last; and by how much the encoder looks ahead.
     pub frame_ms: f64,
     /// In the jitter buffer.
     pub jitter_buffer_ms: f64,
-    /// Decoded, not yet mixed.
+    /// Decoded, not yet mixed: behind what was decoded before.
     pub decoded_ms: f64,
     /// Mixed, waiting for the device to ask.
     pub ring_ms: f64,

@@ -154,6 +154,8 @@ pub struct Uplink {
     filled: usize,
     /// Of the frame that is being filled.
     frame_samples: usize,
+    /// What is decoded lags so much behind what was encoded.
+    lookahead_samples: usize,
     /// As wished when it was begun.
     bitrate_bps: u32,
     /// And without deep redundancy.
@@ -174,6 +176,7 @@ impl Uplink {
             frame: [0.0; MAX_FRAME_SAMPLES],
             filled: 0,
             frame_samples: samples(Wish::default().frame_ms),
+            lookahead_samples: 0,
             bitrate_bps: Wish::default().bitrate_bps,
             copy_bps: Wish::default().copy_bps(),
             timestamp: 0,
@@ -233,6 +236,8 @@ impl Uplink {
         }
         self.filled = 0;
         self.encoder = Encoder::new().inspect_err(|error| tracing::error!(%error, "no memory for Opus")).ok();
+        let lookahead = self.encoder.as_mut().and_then(|encoder| encoder.lookahead_samples().ok());
+        self.lookahead_samples = lookahead.unwrap_or(0);
     }
 
     /// Adds 10 ms; the last block of a frame completes it. A muted frame is silence as a whole.
@@ -281,9 +286,9 @@ impl Uplink {
         }
     }
 
-    /// Until a frame is complete, in ms.
+    /// How long a frame delays what is said: until it is complete, and by how much the encoder looks ahead, in ms.
     pub fn frame_ms(&self) -> f64 {
-        self.frame_samples as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ)
+        (self.frame_samples + self.lookahead_samples) as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ)
     }
 
     fn send(&self, payload: Bytes, timestamp: u32, to: Arc<BTreeSet<LegId>>) {

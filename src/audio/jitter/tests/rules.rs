@@ -232,6 +232,18 @@ fn packets_are_looked_into_for_deep_redundancy_at_most_once_for_10_ms_that_are_m
 }
 
 #[test]
+fn what_is_decoded_ahead_is_told_apart_from_what_waits() {
+    let mut buffer = JitterBuffer::new(Instant::now());
+    for n in 0..200 {
+        let (arrival_ms, packet) = sent(&buffer, n as u16, 20 * n);
+        buffer.push(packet);
+        buffer.pull(buffer.epoch + Duration::from_millis(u64::from(arrival_ms) + 5), FRAME_SAMPLES + 48);
+    }
+    let stats = buffer.stats();
+    assert!((stats.wait_ms - 5.0).abs() < 0.1 && (stats.ahead_ms - 21.0).abs() < 0.1, "{stats:?}");
+}
+
+#[test]
 fn what_is_described_later_is_waited_for() {
     let wait_ms = |reach, payload, tenths_ms: u32| {
         let mut buffer = JitterBuffer::new(Instant::now());
