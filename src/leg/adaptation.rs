@@ -39,9 +39,10 @@ const HEAVY_NO_MORE: f64 = 0.11;
 const HOPELESS: (usize, f64) = (250, 0.38);
 /// …until less than this is.
 const HOPELESS_NO_MORE: f64 = 0.32;
-/// How the voice is encoded then: 26 kbit/s are left for the voice, which keep its upper band, and 13 describe 160 ms…
+/// How the voice is encoded then: 26 kbit/s are left for the voice, which keep its upper band, and 13 describe what was
+/// before, as far as with 40.5 kbit/s and with 38.3 a third less…
 const HOPELESS_BITRATE_BPS: u32 = 39_300;
-/// …and where IP's header leaves less.
+/// …and where IP's header takes more.
 const HOPELESS_IPV6_BITRATE_BPS: u32 = 36_100;
 /// IP bytes of that, which an open path has room for: what is described takes the same in each packet, so the busiest second
 /// is as busy as with [`MOST_KBPS`] of voice that varies.
