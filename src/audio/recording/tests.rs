@@ -73,8 +73,9 @@ impl Session {
         let directory = self.directory();
         drop(self.tap.take());
         let running = self.running.take().unwrap();
-        assert_eq!(running.status().problem, None);
+        let end = running.end.clone();
         running.wait(PATIENCE);
+        assert_eq!(end.get(), Some(&Ok(true)));
         read_all(&directory)
     }
 }
@@ -82,7 +83,7 @@ impl Session {
 /// A recording that begins, as soon as its files are there.
 fn made(new: NewRecording) -> Result<Recording, RecordingError> {
     let (told, made) = sync_channel(1);
-    start(new, move |result| told.send(result).unwrap(), || panic!("the disk is full")).unwrap();
+    start(new, move |result| told.send(result).unwrap(), || ()).unwrap();
     made.recv_timeout(PATIENCE).unwrap()
 }
 
@@ -322,9 +323,38 @@ fn a_recording_that_does_not_begin_leaves_nothing_behind() {
     let parent = tempfile::tempdir().unwrap();
     let Recording { tap, running } = made(new_recording(parent.path(), &[])).unwrap();
     assert!(running.directory.join("own.opus").exists());
+    let end = running.end.clone();
     drop(tap);
     running.wait(PATIENCE);
+    assert_eq!(end.get(), Some(&Ok(false)));
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_cannot_go_on_keeps_the_files_that_hold_sound_and_no_others() {
+    for (before, left) in [(0.3, &["Bob.opus"][..]), (3.0, &["Bob.opus", "mixed.opus", "own.opus"])] {
+        let parent = tempfile::tempdir().unwrap();
+        let (recorder, Recording { mut tap, running }, _) =
+            make(&new_recording(parent.path(), &[(did_of(2), "Bob")])).unwrap();
+        // His file cannot be made.
+        std::fs::write(running.directory.join("Bob.opus"), "somebody else's").unwrap();
+        let who = [(LegId(1), did_of(2))].into();
+        tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who }));
+        let mut now = Instant::now();
+        for block in blocks_of(&speech(before)) {
+            tap.own(block.try_into().unwrap());
+            tap.tick(now);
+            now += Duration::from_millis(10);
+        }
+        tap.heard(LegId(1), &QUIET);
+        drop(tap);
+        let problem = recorder.run().unwrap_err().to_string();
+        assert!(problem.contains("Bob.opus"), "{problem}");
+        let files = std::fs::read_dir(&running.directory).unwrap();
+        let names: BTreeSet<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), left);
+        assert_eq!(std::fs::read_to_string(running.directory.join("Bob.opus")).unwrap(), "somebody else's");
+    }
 }
 
 #[test]
