@@ -4,6 +4,7 @@
 //! `unix:/path` form, which is all that cpal's client speaks. Opening may take seconds: never on the audio thread.
 
 use std::{
+    collections::BTreeMap,
     fs::OpenOptions,
     io::Write,
     os::unix::fs::OpenOptionsExt,
@@ -18,7 +19,7 @@ use cpal::{
 };
 
 use super::{
-    BLOCK_SAMPLES, Block, Device, SAMPLE_RATE_HZ,
+    BLOCK_SAMPLES, Block, Device, Role, SAMPLE_RATE_HZ,
     backend::{Capture, Playback, Waker},
     callback::{Gauge, InputEnd, OutputEnd},
     choice::is_default,
@@ -56,9 +57,10 @@ pub struct Probe {
     pub backend: String,
     pub input: String,
     pub output: String,
+    /// What is wrong with the whole sound system.
     pub problem: Option<String>,
-    /// What is wrong with the ring tone's own device.
-    pub ring_problem: Option<String>,
+    /// What is wrong with each of the devices.
+    pub problems: BTreeMap<Role, String>,
 }
 
 /// Finds, but does not open, these devices; `ring` is that of the ring tone, where it has one of its own.
@@ -67,29 +69,22 @@ pub fn probe(backend: Backend, input: &str, output: &str, ring: Option<&str>) ->
         Ok(host) => host,
         Err(why) => {
             let (input, output) = (input.to_owned(), output.to_owned());
-            return Probe { backend: "none".into(), input, output, problem: Some(why), ring_problem: None };
+            return Probe { backend: "none".into(), input, output, problem: Some(why), problems: BTreeMap::new() };
         }
     };
-    let mut problems = Vec::new();
-    if backend == Backend::Pipewire {
-        problems.extend(NO_PIPEWIRE.map(String::from));
-    }
-    let mut find = |direction: Direction, wanted: &str| match locate(&host, direction, wanted) {
-        Ok((_, name, instead)) => {
-            problems.extend(instead.filter(|instead| !problems.contains(instead)));
-            name
-        }
-        Err(why) => {
-            problems.push(why);
-            wanted.to_owned()
-        }
+    let mut problems = BTreeMap::new();
+    let mut find = |role: Role, direction: Direction, wanted: &str| {
+        let (name, problem) = match locate(&host, direction, wanted) {
+            Ok((_, name, instead)) => (name, instead),
+            Err(why) => (wanted.to_owned(), Some(why)),
+        };
+        problems.extend(problem.map(|problem| (role, problem)));
+        name
     };
-    let input = find(Direction::Input, input);
-    let output = find(Direction::Output, output);
-    let ring_problem =
-        ring.and_then(|ring| locate(&host, Direction::Output, ring).map_or_else(Some, |(.., instead)| instead));
-    let problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
-    Probe { backend: backend_name(&host).into(), input, output, problem, ring_problem }
+    let input = find(Role::Input, Direction::Input, input);
+    let output = find(Role::Output, Direction::Output, output);
+    ring.map(|ring| find(Role::Ring, Direction::Output, ring));
+    Probe { backend: backend_name(&host).into(), input, output, problem: None, problems }
 }
 
 /// The devices of a sound system; none when there is no such system. May take for ever.

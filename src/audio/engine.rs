@@ -247,16 +247,15 @@ impl Engine {
             self.ring.forget();
             changed = true;
         }
-        let mut answered = self.input.drive(self.plan.microphone || listens, now, || self.opener.input());
-        answered |= self.output.drive(self.plan.playback || sounds, now, || self.opener.output());
-        if self.ring.drive(rings_apart, now, || self.opener.ring()) {
-            self.opener.ring_answered();
-            answered = true;
+        let answered = [
+            (Role::Input, self.input.drive(self.plan.microphone || listens, now, || self.opener.input())),
+            (Role::Output, self.output.drive(self.plan.playback || sounds, now, || self.opener.output())),
+            (Role::Ring, self.ring.drive(rings_apart, now, || self.opener.ring())),
+        ];
+        for (role, _) in answered.into_iter().filter(|(_, answered)| *answered) {
+            self.opener.answered(role);
+            changed = true;
         }
-        if answered {
-            self.opener.ports_answered();
-        }
-        changed |= answered;
         // From time to time also without news: what could not be had before may be tried again by now.
         if self.opener.watch(self.is_in_use()) || changed || now >= self.report_at {
             changed |= self.opener.lead(&mut self.input, &mut self.output, &mut self.ring, now);
@@ -451,7 +450,7 @@ impl Engine {
     fn publish_status(&mut self) {
         let mut problems = Vec::new();
         let ports = [self.output.problem(), self.ring.problem(), self.input.problem()];
-        for problem in self.opener.problems().into_iter().chain(ports).flatten() {
+        for problem in self.opener.problems().into_iter().chain(ports.into_iter().flatten()) {
             if !problems.contains(&problem) {
                 problems.push(problem);
             }
