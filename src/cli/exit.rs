@@ -22,7 +22,7 @@ pub const NO_ANSWER: u8 = 11;
 pub const BUSY: u8 = 12;
 /// No device answered, or nothing could be dialled.
 pub const UNREACHABLE: u8 = 13;
-/// Accepted, but no audio came through; in the demo, not everybody heard everybody; the speaker that was tested does not open.
+/// Accepted, but no audio came through; in the demo, not everybody heard everybody; the device that was tested does not open.
 pub const MEDIA_FAILED: u8 = 14;
 /// Wrong arguments.
 pub const USAGE: u8 = 64;
