@@ -37,6 +37,7 @@ use crate::{
     civil::file_stamp,
     private::{DirectoryError, prepare_directory},
     proto::id::{CallId, Did, LegId},
+    text::cut,
 };
 
 pub use tap::Tap;
@@ -49,6 +50,9 @@ const BLOCKS_PER_S: u64 = (SAMPLE_RATE_HZ as usize / BLOCK_SAMPLES) as u64;
 const MOST_ALIKE: usize = 100;
 /// Longest part of a file's name that is a contact's, in characters: with 4 bytes each it is a name still.
 const MAX_NAME_CHARS: usize = 48;
+
+/// Longest part of a path that an error repeats.
+const MAX_PATH_CHARS: usize = 256;
 
 /// What is to be recorded, and where.
 #[derive(Debug, Clone)]
@@ -81,7 +85,10 @@ pub struct RecordingStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
     /// No directory or no file.
-    #[error("nothing can be recorded in {path:?}: {source}; name a directory that you may write to, with space left")]
+    #[error(
+        "nothing can be recorded in {}: {source}; name a directory that you may write to, with space left",
+        shown(path)
+    )]
     Unusable {
         /// The directory or the file.
         path: PathBuf,
@@ -89,7 +96,7 @@ pub enum RecordingError {
         source: io::Error,
     },
     /// The parent is relative, and the daemon was started somewhere.
-    #[error("{path:?} is no absolute path; write it from the root on")]
+    #[error("{} is no absolute path; write it from the root on", shown(path))]
     Relative {
         /// As given.
         path: PathBuf,
@@ -100,6 +107,11 @@ pub enum RecordingError {
     /// No thread or no memory.
     #[error("there is no memory for a recording ({0}); free some, and begin again")]
     NoMemory(String),
+}
+
+/// A path in quotes; any client may have named it.
+fn shown(path: &Path) -> String {
+    cut(&format!("{path:?}"), MAX_PATH_CHARS)
 }
 
 /// One block on its way to the disk.

@@ -313,6 +313,10 @@ fn where_nothing_can_be_written_it_is_said_and_nothing_begins() {
     assert!(refused.contains("file/below") && refused.contains(';'), "{refused}");
     let relative = made(new_recording(Path::new("meetings"), &[])).err().unwrap();
     assert!(matches!(relative, RecordingError::Relative { .. }), "{relative}");
+    for beginning in [Path::new(""), parent.path()] {
+        let long = made(new_recording(&beginning.join("x".repeat(60_000)), &[])).err().unwrap().to_string();
+        assert!(long.len() < 500 && long.contains("xxx…") && long.contains(';'), "{}", long.len());
+    }
     std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let shared = made(NewRecording { is_private: true, ..new_recording(parent.path(), &[]) }).err().unwrap();
     assert!(matches!(shared, RecordingError::Parent(_)), "{shared}");
