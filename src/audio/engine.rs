@@ -78,6 +78,8 @@ pub struct Engine {
     sounds: Sounds,
     trial: Option<Trial>,
     report_at: Instant,
+    /// What was last said not to work.
+    problems: Vec<String>,
     recording: Option<Tap>,
 }
 
@@ -113,6 +115,7 @@ impl Engine {
             sounds: Sounds::new(),
             trial: None,
             report_at: Instant::now(),
+            problems: Vec::new(),
             recording: None,
         }
     }
@@ -455,6 +458,10 @@ impl Engine {
                 problems.push(problem);
             }
         }
+        // A server that does not answer is the same for all ports, and the log says it once.
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            tracing::warn!(problem, "sound");
+        }
         let input_started = self.input.active().and_then(|microphone| microphone.started_unix_us());
         let output_started = self.output.active().and_then(|speaker| speaker.started_unix_us());
         let names = (self.input.name(), self.output.name());
@@ -462,6 +469,7 @@ impl Engine {
         let mut board = self.shared.board();
         let status = &mut board.status;
         status.problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
+        self.problems = problems;
         // The last pass's times stay readable after the call.
         status.input_started_unix_us = input_started.or(status.input_started_unix_us);
         status.output_started_unix_us = output_started.or(status.output_started_unix_us);

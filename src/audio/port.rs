@@ -318,7 +318,6 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
                 present
             }
             Err(why) => {
-                tracing::warn!(%why, "audio does not go over to another device");
                 self.problem = Some(why);
                 present
             }
@@ -333,7 +332,6 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         begin: impl FnOnce() -> Pending<T>,
         now: Instant,
     ) -> State<T> {
-        tracing::warn!(%why, "audio stopped");
         self.problem = Some(why);
         let (next, worked) = (present.next.take(), now.saturating_duration_since(present.since) > RETRY);
         close(State::Open(present), Duration::ZERO);
@@ -367,9 +365,6 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
                 State::Open(Open::new(device, name, now))
             }
             Err(why) => {
-                if self.problem.as_deref() != Some(&why) {
-                    tracing::warn!(%why, "audio does not open");
-                }
                 self.problem = Some(why);
                 State::Broken { stand_in, retry_at: now + RETRY }
             }

@@ -42,6 +42,25 @@ fn connections_to_the_sound_server_do_not_pile_up() {
 }
 
 #[test]
+fn a_sound_server_that_is_missing_is_logged_once_for_all_that_need_it() {
+    let ada = Daemon::start_with(Start {
+        config: "[audio]\nbackend = \"pulseaudio\"\n".into(),
+        env: vec![("PULSE_SERVER".into(), "unix:/nonexistent".into())],
+        ..Start::default()
+    });
+    for what in ["speaker", "mic", "speaker"] {
+        let output = ada.run(&["test", what]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.code() == Some(14) && said.contains("no PulseAudio or PipeWire server answers"),
+            "{said}"
+        );
+    }
+    let log = ada.log();
+    assert_eq!(log.matches("no PulseAudio or PipeWire server answers").count(), 1, "{log}");
+}
+
+#[test]
 fn in_a_call_the_sound_server_is_not_asked_for_what_it_tells() {
     /// Lists are read every two seconds where nobody tells.
     const LONGER: Duration = Duration::from_secs(3);
