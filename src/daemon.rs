@@ -13,7 +13,7 @@
 //! reach the last branch, never make the user wait.
 //!
 //! Nothing here awaits slow work: dialling and listing devices run in tasks with replies of their own, at most `MAX_TASKS` of each at once,
-//! and a recording's own thread makes its files.
+//! and a recording's own thread makes and completes its files.
 
 use std::{
     collections::BTreeMap,

@@ -175,7 +175,10 @@ fn notes(Config { audio, network, .. }: &Config) -> Vec<String> {
     }
     // It may come later, such as that of a VPN.
     notes.extend(network.ice_interfaces.iter().filter(|name| !leg::has_address(name)).map(|name| {
-        format!("network.ice_interfaces: {name:?} has no address on this machine now; no call goes over it, `ip address` lists what there is")
+        format!(
+            "network.ice_interfaces: {name:?} has no address on this machine now, so that no call goes over it; `ip address` \
+             lists what there is"
+        )
     }));
     notes
 }

@@ -77,10 +77,8 @@ impl Daemon {
         {
             return drop(pending.reply.send(first));
         }
-        if self
-            .unanswered()
-            .any(|earlier| pending.key.is_some() && pending.key == earlier.key && pending.method != earlier.method)
-        {
+        let is_other = |earlier: &Pending| pending.key == earlier.key && pending.method != earlier.method;
+        if pending.key.is_some() && self.unanswered().any(is_other) {
             return drop(pending.reply.send(Err(idempotency::reused())));
         }
         match pending.method.clone() {

@@ -76,8 +76,8 @@ impl Recorder {
         })
     }
 
-    /// Writes until the other end is gone, then ends the files; false: there was nothing to keep. Where that does not work, what holds no sound
-    /// goes.
+    /// Writes until the other end is gone, then ends the files; false: there was nothing to keep. Where that does not work, what
+    /// holds no sound goes.
     pub fn run(mut self) -> Result<bool, RecordingError> {
         self.write_all().inspect_err(|_| self.remove_empty())
     }
