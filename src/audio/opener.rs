@@ -104,7 +104,7 @@ impl Opener {
 
     /// The ring tone has a device of its own.
     pub fn rings_apart(&self) -> bool {
-        self.has_devices() && !self.ring.name().is_empty() && self.ring != self.output
+        self.has_devices() && !self.ring.name().is_empty() && !self.ring.is_chosen_like(&self.output)
     }
 
     /// What the ring tone's own device is called, where it has one.
