@@ -178,7 +178,9 @@ impl Engine {
             self.opener.look_again();
         }
         match test {
-            Some(seconds) if seconds > 0 && !self.plan.is_heard() => self.trial = Some(Trial::new(seconds)),
+            Some(seconds) if seconds > 0 && !self.plan.is_heard() => {
+                self.trial = Some(Trial::new(seconds, Instant::now()));
+            }
             Some(_) => self.end_trial(),
             None => {}
         }
@@ -233,6 +235,9 @@ impl Engine {
 
     /// Opens, closes and retries; tells when that changed the status.
     fn drive_ports(&mut self, now: Instant) {
+        if let Some(trial) = &mut self.trial {
+            trial.tick(now);
+        }
         let trial_ended = self.trial.as_ref().is_some_and(Trial::is_over);
         if trial_ended {
             self.end_trial();
