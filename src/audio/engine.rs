@@ -336,7 +336,7 @@ impl Engine {
             }
             self.gate.apply(&mut block, muted);
             if let Some(tap) = &mut self.recording {
-                tap.own(&block);
+                tap.own(&block, now);
             }
             self.uplink.add(&block);
         }
