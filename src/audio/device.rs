@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -25,6 +25,7 @@ use super::{
     backend::{Capture, Playback, Waker},
     callback::{Gauge, InputEnd, OutputEnd},
     choice::is_default,
+    lock,
     port::{Attempt, Opened},
     pulse,
     resample::{Inward, Outward},
@@ -327,7 +328,7 @@ impl Broken {
     /// It does not work any more.
     pub fn stop(&self, why: &str) {
         let why = format!("{} stopped ({why}); while it is needed it is tried again every few seconds", self.what);
-        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        *lock(&self.why) = Some(why);
         self.waker.wake();
     }
 
@@ -341,7 +342,7 @@ impl Broken {
                 "an audio stream was disturbed (too late, or changed) and goes on"
             );
         }
-        self.why.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.why).take()
     }
 }
 
@@ -512,7 +513,7 @@ fn host(backend: Backend) -> Result<Arc<cpal::Host>, String> {
 /// more, so that each one would stay, and a server takes 64.
 fn pulse_host() -> Result<Arc<cpal::Host>, String> {
     static KEPT: Mutex<Option<Arc<cpal::Host>>> = Mutex::new(None);
-    let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = || lock(&KEPT);
     // Asking may take long: not under the lock.
     let known = kept().clone();
     if let Some(host) = known.filter(|host| host.devices().is_ok()) {

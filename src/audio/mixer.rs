@@ -117,6 +117,11 @@ pub fn add(sum: &mut Block, sound: &Block) {
     }
 }
 
+/// The power of a sound; 0 of none.
+pub fn mean_square(sound: &[f32]) -> f32 {
+    sound.iter().map(|sample| sample * sample).sum::<f32>() / sound.len().max(1) as f32
+}
+
 /// The level of about the last second.
 #[derive(Default)]
 pub struct Meter {
@@ -126,8 +131,7 @@ pub struct Meter {
 impl Meter {
     /// Takes a block in; `None` is silence.
     pub fn add(&mut self, block: Option<&Block>) {
-        let energy = block.map_or(0.0, |block| block.iter().map(|sample| sample * sample).sum::<f32>());
-        let mean_square = f64::from(energy) / BLOCK_SAMPLES as f64;
+        let mean_square = f64::from(block.map_or(0.0, |block| mean_square(block)));
         self.mean_square += (mean_square - self.mean_square) * LEVEL_WEIGHT;
     }
 

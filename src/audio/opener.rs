@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{Receiver, sync_channel},
     },
     time::Instant,
@@ -13,7 +13,7 @@ use super::{
     Role, Shared, Sound,
     backend::{self, Capture, Nowhere, Playback, Silence},
     choice::Choice,
-    device, file,
+    device, file, lock,
     port::{Attempt, Opened, Port},
     watch::{Sight, Watch},
 };
@@ -269,7 +269,7 @@ impl KeptClip {
     /// Read once; when that failed, again with the next attempt. Not for the audio thread.
     fn load(&self) -> Result<file::Clip, String> {
         // There is a whole clip in it or none.
-        let mut kept = self.clip.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.clip);
         if let Some(clip) = &*kept {
             return Ok(clip.clone());
         }

@@ -7,13 +7,13 @@
 use std::{
     os::unix::net::UnixStream,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     },
     time::{Duration, Instant},
 };
 
-use super::{backend::Waker, device, pulse::LookOut};
+use super::{backend::Waker, device, lock, pulse::LookOut};
 use crate::config::Backend;
 
 /// How often the list is read where nobody tells.
@@ -112,7 +112,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.stop = None;
-        if let Some(ear) = &*self.ear.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(ear) = &*lock(&self.ear) {
             // It may be closed already.
             drop(ear.shutdown(std::net::Shutdown::Both));
         }
@@ -154,7 +154,7 @@ impl Post {
     }
 
     fn lend(&self, ear: Option<UnixStream>) {
-        *self.ear.lock().unwrap_or_else(PoisonError::into_inner) = ear;
+        *lock(&self.ear) = ear;
     }
 
     fn listen(&self, pulse: &mut LookOut) -> bool {

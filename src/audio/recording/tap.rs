@@ -6,14 +6,17 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use super::{BLOCKS_PER_S, Block, Piece, Shared, own::Own};
-use crate::proto::{
-    id::{CallId, LegId},
-    io::Recorded,
+use crate::{
+    audio::lock,
+    proto::{
+        id::{CallId, LegId},
+        io::Recorded,
+    },
 };
 
 /// Without a block for so long, the clock says where the next one belongs.
@@ -66,7 +69,7 @@ impl Tap {
         };
         self.is_open = true;
         self.legs = recorded.who.keys().copied().collect();
-        let mut people = self.shared.people.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut people = lock(&self.shared.people);
         if people.len() + recorded.who.len() > MAX_LEGS {
             people.retain(|leg, _| recorded.who.contains_key(leg));
         }
