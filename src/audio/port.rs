@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a speaker that gives way has still to play, so long it stays open; a sound server holds some tens of ms.
 const DRAIN: Duration = Duration::from_millis(150);
 
-/// After so long without sound from a sound server whose sound has flowed, `status` says so.
+/// After so long without sound from a device whose sound has flowed, `status` says so.
 const STILL: Duration = Duration::from_secs(3);
 
 /// And after so long without any: a device that was asleep, or Bluetooth's, may begin late.
@@ -136,7 +136,9 @@ impl Stops for dyn Capture {
     }
 
     fn hangs(&self, device: &str) -> String {
-        format!("the microphone {device} has given no sound for a while; the sound server may hang: restart it")
+        format!(
+            "the microphone {device} has given no sound for a while; it or the sound server may hang: choose another one, or restart it"
+        )
     }
 }
 impl Stops for dyn Playback {
@@ -149,7 +151,9 @@ impl Stops for dyn Playback {
     }
 
     fn hangs(&self, device: &str) -> String {
-        format!("the speaker {device} has taken no sound for a while; the sound server may hang: restart it")
+        format!(
+            "the speaker {device} has taken no sound for a while; it or the sound server may hang: choose another one, or restart it"
+        )
     }
 }
 
@@ -394,9 +398,9 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     }
 }
 
-/// No sound server is asked for its sound.
+/// It is no device.
 fn keeps_its_own_clock(name: &Opened) -> bool {
-    matches!(name.backend.as_str(), "alsa" | "file" | "null")
+    matches!(name.backend.as_str(), "file" | "null")
 }
 
 /// What is open plays on for a moment.
@@ -406,7 +410,7 @@ fn close<T: ?Sized + Send + 'static>(state: State<T>, after: Duration) {
         // It may be open by now.
         State::Opening { attempt, .. } => drop_apart(attempt, Duration::ZERO),
         // Whoever closes a file may read it at once.
-        State::Open(open) if matches!(open.name.backend.as_str(), "file" | "null") => drop(open),
+        State::Open(open) if keeps_its_own_clock(&open.name) => drop(open),
         State::Open(mut open) => {
             if let Some(next) = open.next.take() {
                 drop_apart(next, Duration::ZERO);

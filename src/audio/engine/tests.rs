@@ -131,6 +131,23 @@ fn no_speaker_has_the_audio_thread_for_itself_however_much_it_asks_for() {
 }
 
 #[test]
+fn a_microphone_that_gives_no_sound_is_closed_when_the_time_of_its_test_is_over() {
+    let mut bench = bench();
+    let (_silent, said) = channel();
+    let begun = Instant::now();
+    bench.engine.input.drive(true, begun, || ready(Box::new(Mouth(said))));
+    bench.engine.trial = Some(Trial::new(1, begun));
+    for (seconds, listens) in [(0, true), (5, true), (60, false)] {
+        bench.engine.drive_ports(begun + Duration::from_secs(seconds));
+        assert_eq!(
+            (bench.engine.input.is_open(), bench.engine.trial.is_some()),
+            (listens, listens),
+            "after {seconds} s"
+        );
+    }
+}
+
+#[test]
 fn a_turn_without_a_microphone_costs_nothing() {
     let mut bench = bench();
     assert_no_alloc(|| bench.engine.capture(Instant::now()));
