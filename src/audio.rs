@@ -494,7 +494,7 @@ impl Drop for Audio {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nobody panics while holding it.
+    // Nobody panics while holding one, and every state of it is a right one.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -585,11 +585,10 @@ impl Shared {
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        // Nobody panics while holding it, and every state of it is a right one.
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inbox)
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.board)
     }
 }

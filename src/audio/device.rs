@@ -9,7 +9,10 @@ use std::{
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -23,6 +26,7 @@ use super::{
     backend::{Capture, Playback, Waker},
     callback::{Gauge, InputEnd, OutputEnd},
     choice::is_default,
+    lock,
     port::{Attempt, Opened},
     pulse,
     resample::{Inward, Outward},
@@ -201,9 +205,13 @@ impl Capture for DeviceInput {
         if ready < needs {
             return false;
         }
-        // What was captured before anybody listened was said to nobody, or into the device before.
-        let (most, left) =
-            if std::mem::take(&mut self.fresh) { (needs, needs) } else { (MAX_BACKLOG_BLOCKS * needs, 2 * needs) };
+        // What was captured before anybody listened was said to nobody, or into the device before. And a block does not always need
+        // as much: the converter may hold enough for the next one.
+        let block_samples = (self.rate_hz / 100) as usize;
+        let (most, left) = match std::mem::take(&mut self.fresh) {
+            true => (needs, needs),
+            false => (MAX_BACKLOG_BLOCKS * block_samples, needs.max(2 * block_samples)),
+        };
         if ready > most
             && let Ok(old) = self.ring.read_chunk(ready - left)
         {
@@ -287,24 +295,26 @@ impl Playback for DeviceOutput {
     }
 }
 
-/// What a stream's error callback leaves for the audio thread. Errors are not real-time: a lock is fine there.
+/// What a stream's error callback leaves for the audio thread. What ends the stream is not real-time: a lock is fine there.
 pub struct Broken {
     what: String,
     why: Mutex<Option<String>>,
+    /// How often it was disturbed, and went on, since that was last said.
+    disturbed: AtomicU32,
     waker: Waker,
 }
 
 impl Broken {
     /// Of a stream that works; `what` it is, in the user's words.
     pub fn new(waker: Waker, what: String) -> Arc<Self> {
-        Arc::new(Self { what, why: Mutex::default(), waker })
+        Arc::new(Self { what, why: Mutex::default(), disturbed: AtomicU32::new(0), waker })
     }
 
     fn report(&self, error: &cpal::Error) {
         match error.kind() {
-            // The stream goes on.
+            // The stream goes on, and this may be the thread that moves its sound.
             ErrorKind::Xrun | ErrorKind::DeviceChanged | ErrorKind::RealtimeDenied => {
-                tracing::debug!(%error, what = self.what, "audio stream");
+                self.disturbed.fetch_add(1, Relaxed);
             }
             _ => self.stop(&error.to_string()),
         }
@@ -313,13 +323,21 @@ impl Broken {
     /// It does not work any more.
     pub fn stop(&self, why: &str) {
         let why = format!("{} stopped ({why}); while it is needed it is tried again every few seconds", self.what);
-        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        *lock(&self.why) = Some(why);
         self.waker.wake();
     }
 
-    /// Why it does not, once.
+    /// Why it does not, once. Not for a callback: it may log.
     pub fn take(&self) -> Option<String> {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let times = self.disturbed.swap(0, Relaxed);
+        if times > 0 {
+            tracing::debug!(
+                what = self.what,
+                times,
+                "an audio stream was disturbed (too late, or changed) and goes on"
+            );
+        }
+        lock(&self.why).take()
     }
 }
 
@@ -490,7 +508,7 @@ fn host(backend: Backend) -> Result<Arc<cpal::Host>, String> {
 /// more, so that each one would stay, and a server takes 64.
 fn pulse_host() -> Result<Arc<cpal::Host>, String> {
     static KEPT: Mutex<Option<Arc<cpal::Host>>> = Mutex::new(None);
-    let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = || lock(&KEPT);
     // Asking may take long: not under the lock.
     let known = kept().clone();
     if let Some(host) = known.filter(|host| host.devices().is_ok()) {
@@ -569,3 +587,6 @@ fn name(device: &cpal::Device) -> String {
 fn description(device: &cpal::Device) -> String {
     device.description().map_or_else(|_| "unnamed".into(), |description| description.name().to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{Receiver, sync_channel},
     },
     time::Instant,
@@ -14,7 +14,7 @@ use super::{
     Role, Shared, Sound,
     backend::{self, Capture, Nowhere, Playback, Silence},
     choice::Choice,
-    device, file,
+    device, file, lock,
     port::{Attempt, Opened, Port},
     watch::{Sight, Watch},
 };
@@ -106,7 +106,7 @@ impl Opener {
 
     /// The ring tone has a device of its own.
     pub fn rings_apart(&self) -> bool {
-        self.has_devices() && !self.ring.name().is_empty() && self.ring != self.output
+        self.has_devices() && !self.ring.name().is_empty() && !self.ring.is_chosen_like(&self.output)
     }
 
     /// What the ring tone's own device is called, where it has one.
@@ -271,7 +271,7 @@ impl KeptClip {
     /// Read once; when that failed, again with the next attempt. Not for the audio thread.
     fn load(&self) -> Result<file::Clip, String> {
         // There is a whole clip in it or none.
-        let mut kept = self.clip.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.clip);
         if let Some(clip) = &*kept {
             return Ok(clip.clone());
         }

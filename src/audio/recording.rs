@@ -12,6 +12,7 @@
 //!
 //! [`Recorded`]: crate::proto::io::Recorded
 
+mod own;
 mod recorder;
 mod tap;
 #[cfg(test)]

@@ -4,14 +4,14 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use super::{BLOCKS_PER_S, Block, FileNames, NewRecording, Piece, RecordingError, Shared, track::Track};
 use crate::{
     audio::{
-        BLOCK_SAMPLES,
+        BLOCK_SAMPLES, lock,
         mixer::{self, Limiter},
     },
     proto::{
@@ -143,7 +143,7 @@ impl Recorder {
 
     /// To whom the leg leads, or led.
     fn person(&self, leg: LegId) -> Option<Did> {
-        self.shared.people.lock().unwrap_or_else(PoisonError::into_inner).get(&leg).cloned()
+        lock(&self.shared.people).get(&leg).cloned()
     }
 
     /// Their file; somebody who comes back goes on in the same one.

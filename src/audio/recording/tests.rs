@@ -56,7 +56,7 @@ impl Session {
     /// 10 ms in which the own microphone and these legs bring that.
     fn block(&mut self, own: &[f32], legs: &[(u64, &[f32])]) {
         let tap = self.tap.as_mut().unwrap();
-        tap.own(own.try_into().unwrap());
+        tap.own(own.try_into().unwrap(), self.now);
         tap.tick(self.now);
         for (leg, block) in legs {
             tap.heard(LegId(*leg), (*block).try_into().unwrap());
@@ -233,13 +233,15 @@ fn what_does_not_fit_into_the_ring_is_silence_in_its_place() {
     let mut tap = Tap::new(CallId::from_bytes(CALL), sender, shared.clone());
     tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who: BTreeMap::new() }));
     for at in 0..6_u32 {
-        tap.own(&QUIET);
-        tap.tick(shared.started + Duration::from_millis(10) * at);
+        let now = shared.started + Duration::from_millis(10) * at;
+        tap.own(&QUIET, now);
+        tap.tick(now);
     }
     let places: Vec<u64> = std::iter::from_fn(|| pieces.pop().ok()).map(|piece| piece.at).collect();
     assert_eq!(places, [0, 1, 2, 3]);
-    tap.own(&QUIET);
-    tap.tick(shared.started + Duration::from_millis(60));
+    let now = shared.started + Duration::from_millis(60);
+    tap.own(&QUIET, now);
+    tap.tick(now);
     assert_eq!(pieces.pop().unwrap().at, 6);
 }
 
@@ -251,14 +253,34 @@ fn an_own_microphone_that_is_always_late_is_fitted_into_the_beat() {
     tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who: BTreeMap::new() }));
     let mark = |number: u32| std::array::from_fn(|_| number as f32);
     // Five blocks came at once at the beginning, and from then on one with every beat.
-    (0..5).for_each(|number| tap.own(&mark(number)));
+    (0..5).for_each(|number| tap.own(&mark(number), shared.started));
     for at in 0..300 {
-        tap.own(&mark(at + 5));
-        tap.tick(shared.started + Duration::from_millis(10) * at);
+        let now = shared.started + Duration::from_millis(10) * at;
+        tap.own(&mark(at + 5), now);
+        tap.tick(now);
     }
     let last = std::iter::from_fn(|| pieces.pop().ok()).last().unwrap();
     assert_eq!(last.at, 299);
     assert!(last.block[0] >= 303.0, "{} is {} blocks late", last.block[0], 304.0 - last.block[0]);
+}
+
+#[test]
+fn what_is_said_while_the_speaker_hangs_is_recorded_and_in_step_again_when_it_goes_on() {
+    let (sender, mut pieces) = rtrb::RingBuffer::new(1024);
+    let shared = Arc::new(Shared { started: Instant::now(), place: AtomicU64::new(0), people: Mutex::default() });
+    let mut tap = Tap::new(CallId::from_bytes(CALL), sender, shared.clone());
+    tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who: BTreeMap::new() }));
+    for at in 0..400_u32 {
+        let now = shared.started + Duration::from_millis(10) * at;
+        tap.own(&[at as f32; BLOCK_SAMPLES], now);
+        if !(50..300).contains(&at) {
+            tap.tick(now);
+        }
+    }
+    // Where two blocks meet, nothing is to be joined.
+    let said: Vec<(u64, f32)> =
+        std::iter::from_fn(|| pieces.pop().ok()).map(|piece| (piece.at, piece.block[0])).collect();
+    assert_eq!(said[1..], (1..400).map(|at| (at, at as f32)).collect::<Vec<_>>());
 }
 
 #[test]

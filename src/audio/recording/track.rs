@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ogg::{PacketWriter, writing::PacketWriteEndInfo};
 
 use super::{BLOCK_SAMPLES, Block, RecordingError};
-use crate::audio::{FRAME_SAMPLES, SAMPLE_RATE_HZ, codec::Encoder};
+use crate::audio::{FRAME_SAMPLES, SAMPLE_RATE_HZ, codec::Encoder, mixer::mean_square};
 
 /// Frames of 20 ms on one page: half a second.
 const FRAMES_PER_PAGE: u32 = 25;
@@ -97,8 +97,7 @@ impl Track {
             return Ok(());
         }
         self.pad_to(at)?;
-        let power = block.iter().map(|sample| sample * sample).sum::<f32>() / BLOCK_SAMPLES as f32;
-        self.push(if power < SILENT_POWER { &SILENCE } else { block })
+        self.push(if mean_square(block) < SILENT_POWER { &SILENCE } else { block })
     }
 
     /// Makes the file that long with silence. An hour of it is a millisecond's work and less than a megabyte: somebody who
