@@ -195,9 +195,14 @@ mod tests {
     fn the_level_is_that_of_the_last_second_and_has_a_floor() {
         let mut meter = Meter::default();
         assert!(meter.level_db() <= FLOOR_DB);
-        (0..500).for_each(|_| meter.add(Some(&[0.1; BLOCK_SAMPLES])));
-        assert!((meter.level_db() + 20.0).abs() < 0.1, "{}", meter.level_db());
-        (0..500).for_each(|_| meter.add(None));
-        assert!(meter.level_db() < -35.0);
+        let mut level_after = |blocks, block: Option<&Block>| {
+            (0..blocks).for_each(|_| meter.add(block));
+            meter.level_db()
+        };
+        let (tone, a_second_later) = (level_after(500, Some(&[0.1; BLOCK_SAMPLES])), level_after(100, None));
+        assert!((tone + 20.0).abs() < 0.1, "{tone} dBFS");
+        // A memory of a second has 1/e of its power then.
+        assert!((a_second_later + 24.3).abs() < 0.5, "{a_second_later} dBFS");
+        assert!(level_after(100_000, None) <= FLOOR_DB);
     }
 }

@@ -530,7 +530,7 @@ mod tests {
         assert!(!pass(&mut port, turns - 1));
         port.flowed();
         assert!(!pass(&mut port, turns - 1), "it has flowed in between");
-        assert!(pass(&mut port, 1));
+        assert!(pass(&mut port, 1), "nothing is told after {STILL:?} without sound");
         let problem = port.problem().unwrap();
         assert!(
             problem.starts_with("the speaker first has taken no sound") && problem.ends_with("restart it"),

@@ -207,7 +207,7 @@ fn of_two_calls_only_the_active_one_is_heard_and_spoken_to() {
     let mut far = [(HERE, Hum::new(300.0)), (THERE, Hum::new(700.0))].map(|(leg, hum)| (room.audio.add_leg(leg), hum));
     for (active, note, other) in [(HERE, 300.0, 700.0), (THERE, 700.0, 300.0), (HERE, 300.0, 700.0)] {
         room.audio.apply(call(active.0));
-        let (from, mut spoken_to) = (room.recorded().len(), Vec::new());
+        let (from, mut spoken_to) = (room.length(), Vec::new());
         wait("a second and a half", || {
             while let Ok(frame) = microphone.try_recv() {
                 if frame.payload != PAUSE {
@@ -215,7 +215,7 @@ fn of_two_calls_only_the_active_one_is_heard_and_spoken_to() {
                 }
                 spoken_to.push((frame.to, frame.payload == PAUSE));
             }
-            room.recorded().len() > from + 72_000
+            room.length() > from + 72_000
         });
         // The file lags behind by a fifth of a second, the jitter buffer by less.
         let heard = &room.recorded()[from + 24_000..from + 72_000];
@@ -241,7 +241,7 @@ fn a_gain_that_is_set_with_the_leg_holds_from_its_first_sound() {
         while microphone.try_recv().is_ok() {
             far.iter_mut().for_each(|(input, hum)| input.push(hum.packet(Instant::now())));
         }
-        room.recorded().len() > 48_000
+        room.length() > 48_000
     });
     let heard = room.recorded();
     assert!(amplitude(&heard, 300.0) < 0.002);
