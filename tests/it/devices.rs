@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::support::{
     daemon::{Daemon, Start},
     pulse::PulseServer,
@@ -43,17 +45,34 @@ fn connections_to_the_sound_server_do_not_pile_up() {
 
 #[test]
 fn in_a_call_the_sound_server_is_not_asked_for_what_it_tells() {
-    /// Lists are read every two seconds where nobody tells.
-    const LONGER: Duration = Duration::from_secs(3);
+    /// Where nobody tells, lists are read every two seconds, and once more six seconds after a change.
+    const LONGER: Duration = Duration::from_secs(7);
     let server = PulseServer::start();
     let mut ada = daemon_at(&server);
     let mut ben = Daemon::start("[audio]\nbackend = \"null\"\n");
     ben.connect(&mut ada);
     ben.json(&["call", &ada.did]);
     ada.until(&["status"], |status| status["audio"]["capturing"] == true && status["audio"]["playing"] == true);
-    until("three seconds in which the look-out sleeps without a break", || {
+    until("seven seconds in which the look-out sleeps without a break", || {
         let sleeps = ada.sleeps("audio-watch");
         std::thread::park_timeout(LONGER);
         sleeps.is_some() && ada.sleeps("audio-watch") == sleeps
     });
+}
+
+#[test]
+fn a_sound_server_that_hangs_in_a_call_is_told_of_until_it_goes_on() {
+    let server = PulseServer::start();
+    let mut ada = daemon_at(&server);
+    let mut ben = Daemon::start("[audio]\nbackend = \"null\"\n");
+    ben.connect(&mut ada);
+    ben.json(&["call", &ada.did]);
+    ada.until(&["status"], |status| status["audio"]["capturing"] == true && status["audio"]["playing"] == true);
+    server.signal(Signal::STOP);
+    ada.until(&["status"], |status| {
+        let problem = status["audio"]["problem"].as_str().unwrap_or_default();
+        problem.contains("microphone.monitor has given no sound") && problem.contains("speaker has taken no sound")
+    });
+    server.signal(Signal::CONT);
+    ada.until(&["status"], |status| status["audio"]["problem"].is_null());
 }
