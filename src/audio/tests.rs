@@ -162,6 +162,10 @@ struct Room {
 
 impl Room {
     fn new(clip: Option<&[f32]>) -> Self {
+        Self::with(clip, config::Audio::default())
+    }
+
+    fn with(clip: Option<&[f32]>, config: config::Audio) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (input, output) = (directory.path().join("in.wav"), directory.path().join("out.wav"));
         if let Some(clip) = clip {
@@ -171,7 +175,7 @@ impl Room {
             backend: Backend::File,
             input_file: input.to_str().unwrap().into(),
             output_file: output.to_str().unwrap().into(),
-            ..config::Audio::default()
+            ..config
         };
         let (sender, events) = mpsc::channel(16);
         Self { audio: Audio::start(&config, sender), events, output, _directory: directory }
@@ -296,6 +300,28 @@ fn the_ring_tone_sounds_without_a_call_and_stops_with_the_ringing() {
     let loudest = room.recorded().iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
     assert!(loudest > 0.1, "{loudest}");
     room.until_closed();
+}
+
+#[test]
+fn a_ring_tone_that_is_switched_off_is_not_heard() {
+    let room = Room::with(None, config::Audio { ring_sound: false, ..config::Audio::default() });
+    room.audio.apply(AudioPlan { ring: true, playback: true, ..AudioPlan::default() });
+    wait("half a second of silence", || room.length() > 24_000);
+    assert!(room.recorded().iter().all(|sample| *sample == 0.0));
+}
+
+#[test]
+fn a_constant_bitrate_that_is_configured_knows_no_pauses() {
+    let config = config::Audio { constant_bitrate: true, ..config::Audio::default() };
+    let room = Room::with(None, config::Audio { backend: Backend::Null, ..config });
+    let mut microphone = room.audio.microphone();
+    room.audio.apply(call(1));
+    let mut sizes = Vec::new();
+    wait("half a second of silence", || {
+        sizes.extend(std::iter::from_fn(|| microphone.try_recv().ok()).map(|frame| frame.payload.len()));
+        sizes.len() > 25
+    });
+    assert!(sizes[0] > 60 && sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
 }
 
 #[test]

@@ -11,19 +11,20 @@ const FIRST: u32 = u32::MAX - 48_000;
 struct Hum {
     encoder: Encoder,
     hz: f32,
+    amplitude: f32,
     sequence: u16,
     timestamp: u32,
 }
 
 impl Hum {
     fn new(hz: f32) -> Self {
-        Self { encoder: Encoder::new().unwrap(), hz, sequence: 65_530, timestamp: FIRST }
+        Self { encoder: Encoder::new().unwrap(), hz, amplitude: 0.25, sequence: 65_530, timestamp: FIRST }
     }
 
     fn packet(&mut self, arrival: Instant) -> ReceivedPacket {
         let began = self.timestamp;
         let frame: [f32; FRAME_SAMPLES] =
-            std::array::from_fn(|at| 0.25 * tone(self.hz, began.wrapping_sub(FIRST).wrapping_add(at as u32)));
+            std::array::from_fn(|at| self.amplitude * tone(self.hz, began.wrapping_sub(FIRST).wrapping_add(at as u32)));
         let payload = self.encoder.encode(&frame).unwrap();
         self.timestamp = began.wrapping_add(FRAME_SAMPLES as u32);
         self.numbered(payload, began, arrival)
@@ -227,6 +228,24 @@ fn of_two_calls_only_the_active_one_is_heard_and_spoken_to() {
         let left = spoken_to[..switched].last();
         assert!(left.is_none_or(|(_, pauses)| *pauses), "a call that is left is told so");
     }
+}
+
+#[test]
+fn voices_that_are_too_loud_together_are_limited_and_not_cut() {
+    let room = Room::new(Some(&speech(2.0)));
+    let mut microphone = room.audio.microphone();
+    let mut far = [(HERE, Hum::new(300.0)), (THERE, Hum::new(700.0))].map(|(leg, hum)| (room.audio.add_leg(leg), hum));
+    [HERE, THERE].map(|leg| room.audio.set_gain(leg, Gain { percent: 200, blocked: false }));
+    far.iter_mut().for_each(|(_, hum)| hum.amplitude = 0.4);
+    room.audio.apply(AudioPlan { legs: [HERE, THERE].into(), ..call(0) });
+    wait("a second and a half", || {
+        while microphone.try_recv().is_ok() {
+            far.iter_mut().for_each(|(input, hum)| input.push(hum.packet(Instant::now())));
+        }
+        room.length() > 72_000
+    });
+    let loudest = loudest(&room.recorded());
+    assert!((0.8..0.96).contains(&loudest), "{loudest}, where 1.6 comes together");
 }
 
 #[test]
