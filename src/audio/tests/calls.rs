@@ -234,9 +234,11 @@ fn of_two_calls_only_the_active_one_is_heard_and_spoken_to() {
 fn voices_that_are_too_loud_together_are_limited_and_not_cut() {
     let room = Room::new(Some(&speech(2.0)));
     let mut microphone = room.audio.microphone();
-    let mut far = [(HERE, Hum::new(300.0)), (THERE, Hum::new(700.0))].map(|(leg, hum)| (room.audio.add_leg(leg), hum));
-    [HERE, THERE].map(|leg| room.audio.set_gain(leg, Gain { percent: 200, blocked: false }));
-    far.iter_mut().for_each(|(_, hum)| hum.amplitude = 0.4);
+    let mut far = [(HERE, 300.0), (THERE, 700.0)].map(|(leg, hz)| {
+        let input = room.audio.add_leg(leg);
+        room.audio.set_gain(leg, Gain { percent: 200, blocked: false });
+        (input, Hum { amplitude: 0.4, ..Hum::new(hz) })
+    });
     room.audio.apply(AudioPlan { legs: [HERE, THERE].into(), ..call(0) });
     wait("a second and a half", || {
         while microphone.try_recv().is_ok() {
