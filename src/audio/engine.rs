@@ -356,11 +356,14 @@ impl Engine {
             }
         }
         for _ in 0..BLOCKS_A_TURN {
-            if !self.output.active().is_some_and(|speaker| speaker.wants(now)) {
+            let Some(speaker) = self.output.active() else { break };
+            // A file gets what was missed while the machine stood still: each block of it has its own moment.
+            let due = speaker.due().map_or(now, |due| due.min(now));
+            if !speaker.wants(now) {
                 break;
             }
             self.output.flowed();
-            let block = self.mix(now);
+            let block = self.mix(now, due);
             if let Some(processing) = &mut self.processing {
                 processing.played(&block);
             }
@@ -381,10 +384,10 @@ impl Engine {
         }
     }
 
-    fn mix(&mut self, now: Instant) -> Block {
+    fn mix(&mut self, now: Instant, due: Instant) -> Block {
         let mut sum = [0.0; BLOCK_SAMPLES];
         if let Some(tap) = &mut self.recording {
-            tap.tick(now);
+            tap.tick(due);
         }
         for (id, leg) in &mut self.legs {
             let mut started = false;

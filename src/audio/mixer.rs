@@ -196,9 +196,10 @@ mod tests {
         let shout = hum(200.0, 3.0, |t| if t < 0.1 { 3.0 } else { 0.5 });
         let heard = limited(&mut Limiter::default(), &shout);
         let gain_at = |ms: usize| loudest(&heard[ms * 48..ms * 48 + 480]) / 0.5;
-        println!("{:.2} {:.2} {:.2}", gain_at(130), gain_at(300), gain_at(1_200));
-        assert!(gain_at(130) < 0.5 && (0.5..0.9).contains(&gain_at(300)));
-        assert_eq!(&heard[100_000 + AHEAD_SAMPLES..143_000], &shout[100_000..143_000 - AHEAD_SAMPLES]);
+        let (soon, later) = (gain_at(130), gain_at(300));
+        assert!(soon < 0.5 && (0.5..0.9).contains(&later), "{soon:.2} after 30 ms, {later:.2} after 200 ms");
+        let (heard, said) = (&heard[100_000 + AHEAD_SAMPLES..143_000], &shout[100_000..143_000 - AHEAD_SAMPLES]);
+        assert!(heard == said, "two seconds later it is not as it was said");
     }
 
     #[test]
@@ -243,9 +244,14 @@ mod tests {
     fn the_level_is_that_of_the_last_second_and_has_a_floor() {
         let mut meter = Meter::default();
         assert!(meter.level_db() <= FLOOR_DB);
-        (0..500).for_each(|_| meter.add(Some(&[0.1; BLOCK_SAMPLES])));
-        assert!((meter.level_db() + 20.0).abs() < 0.1, "{}", meter.level_db());
-        (0..500).for_each(|_| meter.add(None));
-        assert!(meter.level_db() < -35.0);
+        let mut level_after = |blocks, block: Option<&Block>| {
+            (0..blocks).for_each(|_| meter.add(block));
+            meter.level_db()
+        };
+        let (tone, a_second_later) = (level_after(500, Some(&[0.1; BLOCK_SAMPLES])), level_after(100, None));
+        assert!((tone + 20.0).abs() < 0.1, "{tone} dBFS");
+        // A memory of a second has 1/e of its power then.
+        assert!((a_second_later + 24.3).abs() < 0.5, "{a_second_later} dBFS");
+        assert!(level_after(100_000, None) <= FLOOR_DB);
     }
 }

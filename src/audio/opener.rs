@@ -326,6 +326,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sounds_can_be_switched_off_but_for_the_one_that_is_asked_for() {
+        for sounds in [true, false] {
+            let config = config::Audio { backend: Backend::Null, sounds, ..config::Audio::default() };
+            let mut opener = Opener::new(config, backend::Waker::here());
+            opener.config.backend = Backend::Alsa;
+            let lets = [Sound::Joined, Sound::Left, Sound::Busy, Sound::Test].map(|sound| opener.lets_sound(sound));
+            assert_eq!((lets, opener.lets_ring_back()), ([sounds, sounds, sounds, true], sounds));
+        }
+    }
+
+    #[test]
     fn what_is_wrong_with_each_device_is_said_until_it_was_tried_or_another_one_is_chosen() {
         let config = config::Audio { backend: Backend::Null, ring_output: "bell".into(), ..config::Audio::default() };
         let shared = Shared::new(&config);

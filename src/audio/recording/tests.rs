@@ -8,11 +8,12 @@ use std::{
 use super::*;
 use crate::{
     audio::{
-        FRAME_SAMPLES,
+        Audio, FRAME_SAMPLES,
         codec::Decoder,
         testing::{best_correlation, speech},
     },
-    proto::io::Recorded,
+    config,
+    proto::io::{AudioPlan, Recorded},
 };
 
 const CALL: [u8; 16] = [0x11; 16];
@@ -368,7 +369,7 @@ fn what_cannot_go_on_keeps_the_files_that_hold_sound_and_no_others() {
         tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who }));
         let mut now = Instant::now();
         for block in blocks_of(&speech(before)) {
-            tap.own(block.try_into().unwrap());
+            tap.own(block.try_into().unwrap(), now);
             tap.tick(now);
             now += Duration::from_millis(10);
         }
@@ -412,6 +413,41 @@ fn who_comes_late_is_at_the_right_place_behind_a_silence_that_costs_next_to_noth
         // Eight packets a second in silence, up to 255 of them on a page; then the clip.
         assert!(packets < 8 * 61 + 80 && pages < 12, "{name}: {packets} packets on {pages} pages");
     }
+}
+
+#[test]
+fn what_is_made_up_for_after_the_machine_stood_still_makes_no_recording_longer() {
+    let directory = tempfile::tempdir().unwrap();
+    let output_file = directory.path().join("heard.wav").to_str().unwrap().into();
+    let config = config::Audio { backend: config::Backend::File, output_file, ..config::Audio::default() };
+    let (events, _told) = tokio::sync::mpsc::channel(16);
+    let audio = Audio::start(&config, events);
+    let began = Instant::now();
+    let recording = made(new_recording(&directory.path().join("kept"), &[])).unwrap();
+    let own = recording.directory().join("own.opus");
+    audio.start_recording(recording);
+    let recorded = Recorded { call: CallId::from_bytes(CALL), who: BTreeMap::new() };
+    audio.apply(AudioPlan { playback: true, recording: Some(recorded), ..AudioPlan::default() });
+    let until_longer_than = |samples: usize| {
+        let limit = Instant::now() + PATIENCE;
+        while read(&own).len() <= samples {
+            assert!(Instant::now() < limit, "{} samples", read(&own).len());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        read(&own).len()
+    };
+    let before = until_longer_than(0);
+    // As long as this is held the audio thread does not come to its next turn.
+    let stands_still = audio.shared.board();
+    let (stood_still, length) = (Instant::now(), Duration::from_secs(1));
+    while let Some(rest) = length.checked_sub(stood_still.elapsed()) {
+        std::thread::park_timeout(rest);
+    }
+    drop(stands_still);
+    until_longer_than(before + 2 * 48_000);
+    drop(audio);
+    let (recorded_ms, passed_ms) = (read(&own).len() / 48, began.elapsed().as_millis());
+    assert!(recorded_ms as u128 <= passed_ms, "{recorded_ms} ms in {passed_ms} ms");
 }
 
 #[test]
