@@ -9,6 +9,8 @@ const AHEAD_SAMPLES: usize = 24;
 /// How much of the way back to full gain is gone in one piece: a time constant of 200 ms, so slow that neither words nor the
 /// waves of a deep voice are heard to pump.
 const RELEASE: f32 = 0.0025;
+/// A mute takes so long to be without a step: 2.5 ms.
+const GATE_SAMPLES: usize = 120;
 /// What the level of a silent leg reads, dBFS.
 pub const FLOOR_DB: f64 = -120.0;
 /// Weight of one block of 10 ms in the level: about a second of memory.
@@ -82,11 +84,42 @@ impl Ramp {
     }
 }
 
+/// What of the own microphone others may hear: nothing of a block that was captured while muted, and all of what was said before a
+/// mute, although both may meet in one frame.
+#[derive(Default)]
+pub struct Gate {
+    /// The last sample that passed; `None` while nothing does.
+    passed: Option<f32>,
+}
+
+impl Gate {
+    /// The block as it may be sent, without a step: it begins softly, and at a mute nothing but the last sample before it fades away.
+    pub fn apply(&mut self, block: &mut Block, muted: bool) {
+        let passes = (!muted).then_some(block[BLOCK_SAMPLES - 1]);
+        let passed = std::mem::replace(&mut self.passed, passes);
+        if muted {
+            block.fill(0.0);
+            block[..GATE_SAMPLES].fill(passed.unwrap_or(0.0));
+        }
+        if muted || passed.is_none() {
+            for (at, sample) in block[..GATE_SAMPLES].iter_mut().enumerate() {
+                let share = (at + 1) as f32 / GATE_SAMPLES as f32;
+                *sample *= if muted { 1.0 - share } else { share };
+            }
+        }
+    }
+}
+
 /// Adds `sound` to `sum`.
 pub fn add(sum: &mut Block, sound: &Block) {
     for (sum, sample) in sum.iter_mut().zip(sound) {
         *sum += sample;
     }
+}
+
+/// The power of a sound; 0 of none.
+pub fn mean_square(sound: &[f32]) -> f32 {
+    sound.iter().map(|sample| sample * sample).sum::<f32>() / sound.len().max(1) as f32
 }
 
 /// The level of about the last second.
@@ -98,8 +131,7 @@ pub struct Meter {
 impl Meter {
     /// Takes a block in; `None` is silence.
     pub fn add(&mut self, block: Option<&Block>) {
-        let energy = block.map_or(0.0, |block| block.iter().map(|sample| sample * sample).sum::<f32>());
-        let mean_square = f64::from(energy) / BLOCK_SAMPLES as f64;
+        let mean_square = f64::from(block.map_or(0.0, |block| mean_square(block)));
         self.mean_square += (mean_square - self.mean_square) * LEVEL_WEIGHT;
     }
 
@@ -164,9 +196,10 @@ mod tests {
         let shout = hum(200.0, 3.0, |t| if t < 0.1 { 3.0 } else { 0.5 });
         let heard = limited(&mut Limiter::default(), &shout);
         let gain_at = |ms: usize| loudest(&heard[ms * 48..ms * 48 + 480]) / 0.5;
-        println!("{:.2} {:.2} {:.2}", gain_at(130), gain_at(300), gain_at(1_200));
-        assert!(gain_at(130) < 0.5 && (0.5..0.9).contains(&gain_at(300)));
-        assert_eq!(&heard[100_000 + AHEAD_SAMPLES..143_000], &shout[100_000..143_000 - AHEAD_SAMPLES]);
+        let (soon, later) = (gain_at(130), gain_at(300));
+        assert!(soon < 0.5 && (0.5..0.9).contains(&later), "{soon:.2} after 30 ms, {later:.2} after 200 ms");
+        let (heard, said) = (&heard[100_000 + AHEAD_SAMPLES..143_000], &shout[100_000..143_000 - AHEAD_SAMPLES]);
+        assert!(heard == said, "two seconds later it is not as it was said");
     }
 
     #[test]
@@ -192,12 +225,33 @@ mod tests {
     }
 
     #[test]
+    fn a_mute_lets_nothing_through_that_was_captured_in_it_and_has_no_step() {
+        let (mut gate, mut heard) = (Gate::default(), Vec::new());
+        for muted in [false, false, true, true, false] {
+            // What is said while muted is another voice, so to speak.
+            let mut block = [if muted { -0.7 } else { 0.5 }; BLOCK_SAMPLES];
+            gate.apply(&mut block, muted);
+            heard.extend(block);
+        }
+        assert!(heard.iter().all(|sample| *sample >= 0.0), "nothing of the other voice");
+        assert!(heard[BLOCK_SAMPLES..2 * BLOCK_SAMPLES].iter().all(|sample| *sample == 0.5), "all before the mute");
+        assert!(heard[2 * BLOCK_SAMPLES + GATE_SAMPLES..4 * BLOCK_SAMPLES].iter().all(|sample| *sample == 0.0));
+        let steepest = heard.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(heard[0], f32::max);
+        assert!(steepest <= 0.5 / GATE_SAMPLES as f32 + 1e-6, "{steepest}");
+    }
+
+    #[test]
     fn the_level_is_that_of_the_last_second_and_has_a_floor() {
         let mut meter = Meter::default();
         assert!(meter.level_db() <= FLOOR_DB);
-        (0..500).for_each(|_| meter.add(Some(&[0.1; BLOCK_SAMPLES])));
-        assert!((meter.level_db() + 20.0).abs() < 0.1, "{}", meter.level_db());
-        (0..500).for_each(|_| meter.add(None));
-        assert!(meter.level_db() < -35.0);
+        let mut level_after = |blocks, block: Option<&Block>| {
+            (0..blocks).for_each(|_| meter.add(block));
+            meter.level_db()
+        };
+        let (tone, a_second_later) = (level_after(500, Some(&[0.1; BLOCK_SAMPLES])), level_after(100, None));
+        assert!((tone + 20.0).abs() < 0.1, "{tone} dBFS");
+        // A memory of a second has 1/e of its power then.
+        assert!((a_second_later + 24.3).abs() < 0.5, "{a_second_later} dBFS");
+        assert!(level_after(100_000, None) <= FLOOR_DB);
     }
 }

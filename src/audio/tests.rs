@@ -162,6 +162,10 @@ struct Room {
 
 impl Room {
     fn new(clip: Option<&[f32]>) -> Self {
+        Self::with(clip, config::Audio::default())
+    }
+
+    fn with(clip: Option<&[f32]>, config: config::Audio) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (input, output) = (directory.path().join("in.wav"), directory.path().join("out.wav"));
         if let Some(clip) = clip {
@@ -171,7 +175,7 @@ impl Room {
             backend: Backend::File,
             input_file: input.to_str().unwrap().into(),
             output_file: output.to_str().unwrap().into(),
-            ..config::Audio::default()
+            ..config
         };
         let (sender, events) = mpsc::channel(16);
         Self { audio: Audio::start(&config, sender), events, output, _directory: directory }
@@ -179,6 +183,11 @@ impl Room {
 
     fn recorded(&self) -> Vec<f32> {
         read_wav(&self.output)
+    }
+
+    /// Of what was recorded, in samples. To read all of it again and again would hold up who looks.
+    fn length(&self) -> usize {
+        hound::WavReader::open(&self.output).map_or(0, |reader| reader.len() as usize)
     }
 
     /// Waits until the output file is closed, which is told after it has happened.
@@ -256,7 +265,7 @@ fn a_clip_spoken_into_a_call_is_found_in_the_output_file() {
     let mut stats = LegAudioStats::default();
     room.loop_back(7, |room| {
         stats = room.audio.leg_stats().get(&LegId(7)).copied().unwrap_or(stats);
-        room.recorded().len() > 48_000 * 5 / 2
+        room.length() > 48_000 * 5 / 2
     });
     assert!(std::iter::from_fn(|| room.events.try_recv().ok()).any(|event| event == AudioEvent::FirstAudio(LegId(7))));
     let status = room.audio.status();
@@ -276,8 +285,8 @@ fn a_muted_microphone_sends_silence_and_a_deafened_speaker_plays_it() {
     let mut room = Room::new(Some(&speech(1.0)));
     for plan in [AudioPlan { muted: true, ..call(1) }, AudioPlan { deafened: true, ..call(0) }] {
         room.audio.apply(plan.clone());
-        let before = room.recorded().len();
-        room.loop_back(u64::from(plan.muted), |room| room.recorded().len() > before + 48_000);
+        let before = room.length();
+        room.loop_back(u64::from(plan.muted), |room| room.length() > before + 48_000);
         assert!(room.recorded()[before..].iter().all(|sample| sample.abs() < 0.001), "{plan:?}");
     }
 }
@@ -286,11 +295,33 @@ fn a_muted_microphone_sends_silence_and_a_deafened_speaker_plays_it() {
 fn the_ring_tone_sounds_without_a_call_and_stops_with_the_ringing() {
     let room = Room::new(None);
     room.audio.apply(AudioPlan { ring: true, ..AudioPlan::default() });
-    wait("half a second of ringing", || room.recorded().len() > 24_000);
+    wait("half a second of ringing", || room.length() > 24_000);
     room.audio.apply(AudioPlan::default());
     let loudest = room.recorded().iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
     assert!(loudest > 0.1, "{loudest}");
     room.until_closed();
+}
+
+#[test]
+fn a_ring_tone_that_is_switched_off_is_not_heard() {
+    let room = Room::with(None, config::Audio { ring_sound: false, ..config::Audio::default() });
+    room.audio.apply(AudioPlan { ring: true, playback: true, ..AudioPlan::default() });
+    wait("half a second of silence", || room.length() > 24_000);
+    assert!(room.recorded().iter().all(|sample| *sample == 0.0));
+}
+
+#[test]
+fn a_constant_bitrate_that_is_configured_knows_no_pauses() {
+    let config = config::Audio { constant_bitrate: true, ..config::Audio::default() };
+    let room = Room::with(None, config::Audio { backend: Backend::Null, ..config });
+    let mut microphone = room.audio.microphone();
+    room.audio.apply(call(1));
+    let mut sizes = Vec::new();
+    wait("half a second of silence", || {
+        sizes.extend(std::iter::from_fn(|| microphone.try_recv().ok()).map(|frame| frame.payload.len()));
+        sizes.len() > 25
+    });
+    assert!(sizes[0] > 60 && sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
 }
 
 #[test]
@@ -299,8 +330,8 @@ fn a_second_call_continues_the_recording_and_starts_the_clip_anew() {
     let mut room = Room::new(Some(&clip));
     for leg in 0..2 {
         room.audio.apply(call(leg));
-        let before = room.recorded().len();
-        room.loop_back(leg, |room| room.recorded().len() >= before + 72_000);
+        let before = room.length();
+        room.loop_back(leg, |room| room.length() >= before + 72_000);
         room.audio.apply(AudioPlan::default());
         room.until_closed();
         let recorded = room.recorded();
@@ -434,7 +465,7 @@ fn who_speaks_is_told_of_the_user_and_of_a_leg_and_so_is_the_end_of_it() {
             AudioEvent::FirstAudio(_)
             | AudioEvent::TalkedWhileMuted
             | AudioEvent::RecordingMade
-            | AudioEvent::RecordingFailed
+            | AudioEvent::RecordingEnded
             | AudioEvent::Changed => None,
         }));
         [None, Some(LegId(3))].iter().all(|who| told.contains(&(*who, false)))

@@ -2,9 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::support::{
     daemon::{Daemon, Start},
     pulse::PulseServer,
+    speech::speech,
+    wav,
 };
 
 fn daemon_at(server: &PulseServer) -> Daemon {
@@ -21,6 +25,32 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < limit, "waited in vain for {what}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn devices_are_listed_with_the_default_ones_and_with_what_only_hears_a_speaker() {
+    let server = PulseServer::start();
+    server.plug_in("headset", 48_000, 2);
+    let mut listed: Vec<String> = daemon_at(&server).json(&["devices"])["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|device| {
+            let mark = |mark: &str| if device[mark] == true { format!(" {mark}") } else { String::new() };
+            let [direction, name] = ["direction", "name"].map(|field| device[field].as_str().unwrap());
+            format!("{direction} {name}{}{}", mark("default"), mark("monitor"))
+        })
+        .collect();
+    listed.sort();
+    let expected = [
+        "input headset.monitor monitor",
+        "input microphone.monitor default monitor",
+        "input speaker.monitor monitor",
+        "output headset",
+        "output microphone",
+        "output speaker default",
+    ];
+    assert_eq!(listed, expected);
 }
 
 #[test]
@@ -42,18 +72,83 @@ fn connections_to_the_sound_server_do_not_pile_up() {
 }
 
 #[test]
+fn a_sound_server_that_is_missing_is_logged_once_for_all_that_need_it() {
+    let ada = Daemon::start_with(Start {
+        config: "[audio]\nbackend = \"pulseaudio\"\n".into(),
+        env: vec![("PULSE_SERVER".into(), "unix:/nonexistent".into())],
+        ..Start::default()
+    });
+    for what in ["speaker", "mic", "speaker"] {
+        let output = ada.run(&["test", what]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.code() == Some(14) && said.contains("no PulseAudio or PipeWire server answers"),
+            "{said}"
+        );
+    }
+    let log = ada.log();
+    assert_eq!(log.matches("no PulseAudio or PipeWire server answers").count(), 1, "{log}");
+}
+
+#[test]
 fn in_a_call_the_sound_server_is_not_asked_for_what_it_tells() {
-    /// Lists are read every two seconds where nobody tells.
-    const LONGER: Duration = Duration::from_secs(3);
+    /// Where nobody tells, lists are read every two seconds, and once more six seconds after a change.
+    const LONGER: Duration = Duration::from_secs(7);
     let server = PulseServer::start();
     let mut ada = daemon_at(&server);
     let mut ben = Daemon::start("[audio]\nbackend = \"null\"\n");
     ben.connect(&mut ada);
     ben.json(&["call", &ada.did]);
     ada.until(&["status"], |status| status["audio"]["capturing"] == true && status["audio"]["playing"] == true);
-    until("three seconds in which the look-out sleeps without a break", || {
+    until("seven seconds in which the look-out sleeps without a break", || {
         let sleeps = ada.sleeps("audio-watch");
         std::thread::park_timeout(LONGER);
         sleeps.is_some() && ada.sleeps("audio-watch") == sleeps
+    });
+}
+
+#[test]
+fn a_sound_server_that_hangs_in_a_call_is_told_of_until_it_goes_on() {
+    let server = PulseServer::start();
+    let mut ada = daemon_at(&server);
+    let mut ben = Daemon::start("[audio]\nbackend = \"null\"\n");
+    ben.connect(&mut ada);
+    ben.json(&["call", &ada.did]);
+    // A device may take its time to begin, so that nothing is told of before sound has flowed.
+    server.speak(&speech(20.0));
+    ada.until(&["status"], |status| status["speaking"] == true);
+    ada.until(&["stats"], |stats| stats["legs"][0]["delay_ms"]["device"].as_f64() > Some(0.0));
+    server.signal(Signal::STOP);
+    ada.until(&["status"], |status| {
+        let problem = status["audio"]["problem"].as_str().unwrap_or_default();
+        problem.contains("microphone.monitor has given no sound") && problem.contains("speaker has taken no sound")
+    });
+    server.signal(Signal::CONT);
+    ada.until(&["status"], |status| status["audio"]["problem"].is_null());
+}
+
+#[test]
+fn who_talks_to_a_speaker_beside_a_microphone_does_not_come_back() {
+    const SECOND: usize = 48_000;
+    let server = PulseServer::start();
+    let beside = ["module-loopback", "source=speaker.monitor", "sink=microphone", "latency_msec=50"];
+    assert!(server.pactl(&[&["load-module"][..], &beside].concat()));
+    let files = tempfile::tempdir().unwrap();
+    let (says, hears) = (files.path().join("says.wav"), files.path().join("hears.wav"));
+    let clip = speech(10.0);
+    wav::write(&says, &clip);
+    let mut ada = daemon_at(&server);
+    let mut ben =
+        Daemon::start(&format!("[audio]\nbackend = \"file\"\ninput_file = {says:?}\noutput_file = {hears:?}\n"));
+    ben.connect(&mut ada);
+    let microphone = server.record("microphone");
+    ben.json(&["call", &ada.did]);
+    until("Ben's voice in Ada's microphone", || microphone.loud().is_some());
+    let power = |sound: &[f32]| sound.iter().map(|sample| sample * sample).sum::<f32>() / sound.len() as f32;
+    let begin = wav::read(&hears).len();
+    until("three seconds in which what comes back is 20 dB weaker", || {
+        let heard = wav::read(&hears);
+        let last = &heard[begin.max(heard.len().saturating_sub(3 * SECOND)).min(heard.len())..];
+        last.len() == 3 * SECOND && last.chunks(SECOND).all(|second| power(second) < 0.01 * power(&clip))
     });
 }

@@ -267,6 +267,33 @@ fn a_leg_whose_wish_was_not_granted_sends_fewer_copies() {
 }
 
 #[test]
+fn a_queue_that_grows_with_what_is_sent_leaves_less_to_send() {
+    let start = Instant::now();
+    let at = |ms: u64| start + Duration::from_millis(ms);
+    let mut adaptation = Adaptation::new(start);
+    let kbps = |adaptation: &mut Adaptation, ms| {
+        let plan = adaptation.plan(at(ms), circumstances());
+        wire_kbps(plan.wish, plan.near.len(), IPV4_BYTES)
+    };
+    let mut sends = kbps(&mut adaptation, 0);
+    let before = sends;
+    let mut queue_ms = 0.0;
+    for ms in (0..10_000).step_by(100) {
+        let outcomes: Vec<Outcome> = (0..5)
+            .map(|packet| {
+                queue_ms = (queue_ms + 20.0 * (sends / 70.0 - 1.0)).max(0.0);
+                let transit_us = Some(30_000 + (queue_ms * 1000.0) as i64);
+                Outcome { sent: at(ms + 20 * packet), length_ms: 20, fate: Fate::Arrived { transit_us } }
+            })
+            .collect();
+        adaptation.learn(&outcomes, sends, at(ms + 100));
+        sends = kbps(&mut adaptation, ms + 100);
+    }
+    println!("{before:.0} kbit/s, then {sends:.0} where 70 fit through");
+    assert!(before > 100.0 && sends <= 70.0 && queue_ms < 200.0, "{before} {sends} {queue_ms} ms");
+}
+
+#[test]
 fn many_legs_share_what_a_line_carries() {
     let start = Instant::now();
     let mut adaptation = Adaptation::new(start);

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{daemon::NO_SYSTEM_BUS, wav};
@@ -228,6 +229,14 @@ impl PulseServer {
             .output()
             .expect("this test needs pactl: apt-get install pulseaudio-utils");
         String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        for child in &self.children {
+            let pid = Pid::from_raw(child.id().cast_signed()).expect("a child has a number");
+            kill_process(pid, signal).expect("the server is this test's own child");
+        }
     }
 
     /// Ends the server at once, as a crash would.

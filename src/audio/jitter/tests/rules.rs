@@ -244,6 +244,43 @@ fn what_is_decoded_ahead_is_told_apart_from_what_waits() {
 }
 
 #[test]
+fn what_is_lost_comes_from_a_copy_or_else_from_fec_and_only_then_from_deep_redundancy() {
+    let instead_of = |lost: std::ops::Range<u16>, copied: bool| {
+        let mut buffer = JitterBuffer::new(Instant::now());
+        let mut packets = Vec::new();
+        for n in (0..60).filter(|n| !lost.contains(n)) {
+            let (mut at_ms, packet) = sent(&buffer, n, 20 * u32::from(n));
+            let mut packet = ReceivedPacket { payload: Bytes::from_static(WITH_FEC), dred: true, ..packet };
+            // The way was longer before, so that what follows on a lost one is there in time.
+            if n < 45 {
+                at_ms += 60;
+                packet.arrival += Duration::from_millis(60);
+            }
+            if copied && n == lost.end {
+                packets.push((
+                    at_ms,
+                    ReceivedPacket { timestamp: 960 * u32::from(lost.start), copy: true, ..packet.clone() },
+                ));
+            }
+            packets.push((at_ms, packet));
+        }
+        packets.sort_by_key(|(at_ms, _)| *at_ms);
+        let pulled = pulls(&packets, 1_240, &mut buffer).into_iter().filter(|(at_ms, _)| *at_ms > 900);
+        let kinds = pulled.filter_map(|(_, pull)| match pull {
+            Pull::Packet(_) => None,
+            Pull::Recover(_, samples) => Some(("FEC", samples)),
+            Pull::Conceal(samples, Some(_)) => Some(("DRED", samples)),
+            Pull::Conceal(samples, None) => Some(("nothing", samples)),
+            Pull::Idle | Pull::Pause => Some(("silence", 0)),
+        });
+        (kinds.collect::<Vec<_>>(), buffer.stats().by_copy)
+    };
+    assert_eq!(instead_of(50..51, true), (vec![], 1));
+    assert_eq!(instead_of(50..51, false), (vec![("FEC", 960)], 0));
+    assert_eq!(instead_of(50..52, false), (vec![("DRED", 960), ("FEC", 960)], 0));
+}
+
+#[test]
 fn what_is_described_later_is_waited_for() {
     let wait_ms = |reach, payload, tenths_ms: u32| {
         let mut buffer = JitterBuffer::new(Instant::now());
