@@ -160,8 +160,8 @@ pub enum AudioEvent {
     TalkedWhileMuted,
     /// The files of a recording are there, or cannot be: [`Audio::made_recording`] says which.
     RecordingMade,
-    /// A recording cannot be written any further: [`Audio::recording`] says why.
-    RecordingFailed,
+    /// The files of a recording are closed, because it is over or cannot be written any further: [`Audio::recording`] says which.
+    RecordingEnded,
     /// Somebody began or ceased to speak, as heard here.
     Speaking {
         /// The leg; `None`: the user, to the others.
@@ -426,15 +426,15 @@ impl Audio {
     /// # Errors
     /// When there is no thread for it.
     pub fn make_recording(&self, new: NewRecording) -> Result<(), RecordingError> {
-        let (events, failed, slot) = (self.events.clone(), self.events.clone(), self.made.clone());
+        let (events, ended, slot) = (self.events.clone(), self.events.clone(), self.made.clone());
         let made = move |recording| {
             *lock(&slot) = Some(recording);
             let _daemon_gone = events.blocking_send(AudioEvent::RecordingMade);
         };
-        let failed = move || {
-            let _daemon_gone = failed.blocking_send(AudioEvent::RecordingFailed);
+        let ended = move || {
+            let _daemon_gone = ended.blocking_send(AudioEvent::RecordingEnded);
         };
-        recording::start(new, made, failed)
+        recording::start(new, made, ended)
     }
 
     /// What became of the files that [`Self::make_recording`] asked for last, once. Never blocks.
@@ -449,7 +449,8 @@ impl Audio {
         self.wake();
     }
 
-    /// Ends the recording, if there is one; its files are completed in a moment. Never blocks.
+    /// Ends the recording, if there is one; its files are completed in a moment, and [`AudioEvent::RecordingEnded`] follows. Never
+    /// blocks.
     pub fn stop_recording(&self) {
         self.shared.inbox().tap = Some(None);
         self.wake();
@@ -493,7 +494,7 @@ impl Drop for Audio {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nobody panics while holding it.
+    // Nobody panics while holding one, and every state of it is a right one.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -584,11 +585,10 @@ impl Shared {
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        // Nobody panics while holding it, and every state of it is a right one.
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inbox)
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.board)
     }
 }

@@ -13,7 +13,7 @@
 //! reach the last branch, never make the user wait.
 //!
 //! Nothing here awaits slow work: dialling and listing devices run in tasks with replies of their own, at most `MAX_TASKS` of each at once,
-//! and a recording's own thread makes its files.
+//! and a recording's own thread makes and completes its files.
 
 use std::{
     collections::BTreeMap,
@@ -166,6 +166,8 @@ struct Daemon {
     recordings: PathBuf,
     /// While the files of a recording are being made.
     to_record: Option<requests::ToRecord>,
+    /// While those of one that was stopped are being completed.
+    to_complete: Option<requests::ToComplete>,
     people: People,
     rung: Rung,
     journal: Journal,
@@ -237,6 +239,7 @@ impl Daemon {
                 Turn::Signal => self.stop(now()),
                 Turn::Timer => {
                     self.node.handle_timeout(now());
+                    self.recording_late(now());
                     self.timer_rests_until = Instant::now() + TIMER_REST;
                 }
                 Turn::Found(found) => self.device_found(found),
@@ -262,13 +265,14 @@ impl Daemon {
         self.watchdog.feed(Instant::now());
     }
 
-    /// The core's next timer, the next limit of the stop, or the next look at the clocks.
+    /// The core's next timer, the next limit of the stop or of a recording's last pages, or the next look at the clocks.
     fn wake_at(&self) -> Instant {
         let limits = self.stopping.map(|stopping| [stopping.outbox_until, stopping.legs_until]);
         let now = Instant::now();
         let limits = limits.into_iter().flatten().filter(|limit| *limit > now);
         let timer = self.node.poll_timeout().map(|timer| timer.max(self.timer_rests_until));
-        limits.chain(timer).chain(self.watchdog.due()).fold(now + LOOK, Instant::min)
+        let pages = self.to_complete.as_ref().map(requests::ToComplete::due);
+        limits.chain(timer).chain(pages).chain(self.watchdog.due()).fold(now + LOOK, Instant::min)
     }
 
     fn finished(&self, now: Instant) -> bool {
@@ -300,7 +304,7 @@ impl Daemon {
             AudioEvent::TalkedWhileMuted => self.tell(Event::TalkedWhileMuted, now),
             AudioEvent::Speaking { who, speaking } => self.speaks(who, speaking, now),
             AudioEvent::RecordingMade => self.recording_made(now),
-            AudioEvent::RecordingFailed => self.recording_failed(now),
+            AudioEvent::RecordingEnded => self.recording_ended(now),
             AudioEvent::Changed => self.audio_changed(now),
         }
     }

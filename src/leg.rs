@@ -36,6 +36,7 @@ use futures::FutureExt as _;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use addresses::has_address;
 pub use statistics::LegStats;
 
 use crate::{

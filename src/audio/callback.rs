@@ -11,6 +11,9 @@ use cpal::{FromSample, Sample};
 
 use super::backend::Waker;
 
+/// Forty dB above full scale no microphone is: what is larger, or no number, is a driver's mistake.
+const LOUDEST: f32 = 100.0;
+
 /// What the output callback tells the audio thread.
 #[derive(Default)]
 pub struct Gauge {
@@ -43,7 +46,9 @@ impl InputEnd {
         if let Ok(chunk) = self.ring.write_chunk_uninit(frames) {
             let mono = data
                 .chunks_exact(self.channels)
-                .map(|frame| frame.iter().map(|s| f32::from_sample(*s)).sum::<f32>() * scale);
+                .map(|frame| frame.iter().map(|s| f32::from_sample(*s)).sum::<f32>() * scale)
+                // A single one would stay in filters and in the encoder for ever.
+                .map(|sample| if sample.abs() <= LOUDEST { sample } else { 0.0 });
             chunk.fill_from_iter(mono);
         }
         if self.ring.buffer().capacity() - self.ring.slots() >= self.wake_at {
@@ -104,6 +109,16 @@ mod tests {
         assert_eq!(mono, [0.25, -1.0, 0.0]);
         assert_no_alloc(|| (0..10).for_each(|_| end.captured(&data)));
         assert_eq!(taken.slots(), 8, "full: the rest is dropped");
+    }
+
+    #[test]
+    fn what_is_no_sound_is_silence_and_goes_no_further() {
+        let (ring, mut taken) = rtrb::RingBuffer::new(8);
+        let mut end = InputEnd { ring, channels: 1, waker: Waker::here(), wake_at: 1 };
+        end.captured(&[0.5, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -1.5]);
+        let mut mono = [9.0; 6];
+        taken.pop_entire_slice(&mut mono).unwrap();
+        assert_eq!(mono, [0.5, 0.0, 0.0, 0.0, 0.0, -1.5]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::watch::Seen;
 
 /// What the user chose for one port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Choice {
     /// `default`, or a device's name or description.
     wanted: String,
@@ -34,6 +34,11 @@ impl Choice {
     /// What to open.
     pub fn name(&self) -> &str {
         self.moved_to.as_deref().unwrap_or(&self.wanted)
+    }
+
+    /// The user chose the same for both, wherever the streams are by now.
+    pub fn is_chosen_like(&self, other: &Self) -> bool {
+        self.wanted == other.wanted || (is_default(&self.wanted) && is_default(&other.wanted))
     }
 
     /// Where the stream was moved does not count any more.
@@ -133,6 +138,16 @@ mod tests {
         assert_eq!(choice.step("a", &rescued), Step::Moved("b"));
         assert_eq!(choice.step("b", &rescued), Step::Switch);
         assert_eq!(choice.name(), "a");
+    }
+
+    #[test]
+    fn two_ports_have_the_same_device_chosen_whatever_became_of_the_streams() {
+        let (mut output, ring) = (Choice::new("a"), Choice::new("a"));
+        assert_eq!(output.step("a", &seen(&["a", "b"], "a", &["a"])), Step::Stay);
+        assert!(output.is_chosen_like(&ring), "it was in use");
+        assert_eq!(output.step("a", &seen(&["a", "b"], "a", &["b"])), Step::Moved("b"));
+        assert!(ring.is_chosen_like(&output), "it was moved");
+        assert!(Choice::new("default").is_chosen_like(&Choice::new("")) && !ring.is_chosen_like(&Choice::new("b")));
     }
 
     #[test]

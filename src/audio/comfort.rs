@@ -3,7 +3,7 @@
 //! It is made of the quietest sound of the last seconds, in grains that overlap at random: as loud and as coloured as what
 //! was heard before, and it costs next to nothing. A silent room stays silent.
 
-use super::{BLOCK_SAMPLES, Block};
+use super::{BLOCK_SAMPLES, Block, mixer::mean_square};
 
 /// What is kept of the room: 80 ms.
 const KEPT_BLOCKS: usize = 8;
@@ -49,7 +49,7 @@ impl ComfortNoise {
     /// Looks at what was really said.
     pub fn learn(&mut self, sound: &[f32]) {
         for block in sound.as_chunks::<BLOCK_SAMPLES>().0 {
-            let mean_square = block.iter().map(|sample| sample * sample).sum::<f32>() / BLOCK_SAMPLES as f32;
+            let mean_square = mean_square(block);
             self.window += 1;
             if self.window == FLOOR_BLOCKS {
                 (self.floors, self.window) = ([f32::INFINITY, self.floors[0]], 0);

@@ -4,11 +4,15 @@
 //! `unix:/path` form, which is all that cpal's client speaks. Opening may take seconds: never on the audio thread.
 
 use std::{
+    collections::BTreeMap,
     fs::OpenOptions,
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,10 +22,11 @@ use cpal::{
 };
 
 use super::{
-    BLOCK_SAMPLES, Block, Device, SAMPLE_RATE_HZ,
+    BLOCK_SAMPLES, Block, Device, Role, SAMPLE_RATE_HZ,
     backend::{Capture, Playback, Waker},
     callback::{Gauge, InputEnd, OutputEnd},
     choice::is_default,
+    lock,
     port::{Attempt, Opened},
     pulse,
     resample::{Inward, Outward},
@@ -56,9 +61,10 @@ pub struct Probe {
     pub backend: String,
     pub input: String,
     pub output: String,
+    /// What is wrong with the whole sound system.
     pub problem: Option<String>,
-    /// What is wrong with the ring tone's own device.
-    pub ring_problem: Option<String>,
+    /// What is wrong with each of the devices.
+    pub problems: BTreeMap<Role, String>,
 }
 
 /// Finds, but does not open, these devices; `ring` is that of the ring tone, where it has one of its own.
@@ -67,29 +73,22 @@ pub fn probe(backend: Backend, input: &str, output: &str, ring: Option<&str>) ->
         Ok(host) => host,
         Err(why) => {
             let (input, output) = (input.to_owned(), output.to_owned());
-            return Probe { backend: "none".into(), input, output, problem: Some(why), ring_problem: None };
+            return Probe { backend: "none".into(), input, output, problem: Some(why), problems: BTreeMap::new() };
         }
     };
-    let mut problems = Vec::new();
-    if backend == Backend::Pipewire {
-        problems.extend(NO_PIPEWIRE.map(String::from));
-    }
-    let mut find = |direction: Direction, wanted: &str| match locate(&host, direction, wanted) {
-        Ok((_, name, instead)) => {
-            problems.extend(instead.filter(|instead| !problems.contains(instead)));
-            name
-        }
-        Err(why) => {
-            problems.push(why);
-            wanted.to_owned()
-        }
+    let mut problems = BTreeMap::new();
+    let mut find = |role: Role, direction: Direction, wanted: &str| {
+        let (name, problem) = match locate(&host, direction, wanted) {
+            Ok((_, name, instead)) => (name, instead),
+            Err(why) => (wanted.to_owned(), Some(why)),
+        };
+        problems.extend(problem.map(|problem| (role, problem)));
+        name
     };
-    let input = find(Direction::Input, input);
-    let output = find(Direction::Output, output);
-    let ring_problem =
-        ring.and_then(|ring| locate(&host, Direction::Output, ring).map_or_else(Some, |(.., instead)| instead));
-    let problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
-    Probe { backend: backend_name(&host).into(), input, output, problem, ring_problem }
+    let input = find(Role::Input, Direction::Input, input);
+    let output = find(Role::Output, Direction::Output, output);
+    ring.map(|ring| find(Role::Ring, Direction::Output, ring));
+    Probe { backend: backend_name(&host).into(), input, output, problem: None, problems }
 }
 
 /// The devices of a sound system; none when there is no such system. May take for ever.
@@ -206,9 +205,13 @@ impl Capture for DeviceInput {
         if ready < needs {
             return false;
         }
-        // What was captured before anybody listened was said to nobody, or into the device before.
-        let (most, left) =
-            if std::mem::take(&mut self.fresh) { (needs, needs) } else { (MAX_BACKLOG_BLOCKS * needs, 2 * needs) };
+        // What was captured before anybody listened was said to nobody, or into the device before. And a block does not always need
+        // as much: the converter may hold enough for the next one.
+        let block_samples = (self.rate_hz / 100) as usize;
+        let (most, left) = match std::mem::take(&mut self.fresh) {
+            true => (needs, needs),
+            false => (MAX_BACKLOG_BLOCKS * block_samples, needs.max(2 * block_samples)),
+        };
         if ready > most
             && let Ok(old) = self.ring.read_chunk(ready - left)
         {
@@ -292,24 +295,26 @@ impl Playback for DeviceOutput {
     }
 }
 
-/// What a stream's error callback leaves for the audio thread. Errors are not real-time: a lock is fine there.
+/// What a stream's error callback leaves for the audio thread. What ends the stream is not real-time: a lock is fine there.
 pub struct Broken {
     what: String,
     why: Mutex<Option<String>>,
+    /// How often it was disturbed, and went on, since that was last said.
+    disturbed: AtomicU32,
     waker: Waker,
 }
 
 impl Broken {
     /// Of a stream that works; `what` it is, in the user's words.
     pub fn new(waker: Waker, what: String) -> Arc<Self> {
-        Arc::new(Self { what, why: Mutex::default(), waker })
+        Arc::new(Self { what, why: Mutex::default(), disturbed: AtomicU32::new(0), waker })
     }
 
     fn report(&self, error: &cpal::Error) {
         match error.kind() {
-            // The stream goes on.
+            // The stream goes on, and this may be the thread that moves its sound.
             ErrorKind::Xrun | ErrorKind::DeviceChanged | ErrorKind::RealtimeDenied => {
-                tracing::debug!(%error, what = self.what, "audio stream");
+                self.disturbed.fetch_add(1, Relaxed);
             }
             _ => self.stop(&error.to_string()),
         }
@@ -318,13 +323,21 @@ impl Broken {
     /// It does not work any more.
     pub fn stop(&self, why: &str) {
         let why = format!("{} stopped ({why}); while it is needed it is tried again every few seconds", self.what);
-        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        *lock(&self.why) = Some(why);
         self.waker.wake();
     }
 
-    /// Why it does not, once.
+    /// Why it does not, once. Not for a callback: it may log.
     pub fn take(&self) -> Option<String> {
-        self.why.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let times = self.disturbed.swap(0, Relaxed);
+        if times > 0 {
+            tracing::debug!(
+                what = self.what,
+                times,
+                "an audio stream was disturbed (too late, or changed) and goes on"
+            );
+        }
+        lock(&self.why).take()
     }
 }
 
@@ -495,7 +508,7 @@ fn host(backend: Backend) -> Result<Arc<cpal::Host>, String> {
 /// more, so that each one would stay, and a server takes 64.
 fn pulse_host() -> Result<Arc<cpal::Host>, String> {
     static KEPT: Mutex<Option<Arc<cpal::Host>>> = Mutex::new(None);
-    let kept = || KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = || lock(&KEPT);
     // Asking may take long: not under the lock.
     let known = kept().clone();
     if let Some(host) = known.filter(|host| host.devices().is_ok()) {
@@ -574,3 +587,6 @@ fn name(device: &cpal::Device) -> String {
 fn description(device: &cpal::Device) -> String {
     device.description().map_or_else(|_| "unnamed".into(), |description| description.name().to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::{
     AudioEvent, BLOCK_SAMPLES, Block, DelayShares, EncodedFrame, LegAudioStats, Role, Shared,
     backend::{Nowhere, Silence},
-    mixer::{self, Limiter, Ramp},
+    mixer::{self, Gate, Limiter, Ramp},
     opener::Opener,
     port::{Opened, Port},
     processing::{Processing, Stages},
@@ -30,8 +30,6 @@ use crate::proto::{id::LegId, io::AudioPlan};
 
 /// Figures for `leg_stats` and `status` are renewed so often while something plays.
 const REPORT: Duration = Duration::from_millis(250);
-/// What a muted microphone says.
-const SILENCE: Block = [0.0; BLOCK_SAMPLES];
 /// The same while somebody looks at the level.
 const METER: Duration = Duration::from_millis(100);
 /// Longest sleep while something is open: a callback that does not come is noticed.
@@ -64,7 +62,9 @@ pub struct Engine {
     processing: Option<Processing>,
     /// …and between which input and output sound may come back.
     room: (Option<Opened>, Option<Opened>),
-    voice: OwnVoice,
+    /// While the microphone is open.
+    voice: Option<OwnVoice>,
+    gate: Gate,
     uplink: Uplink,
     /// The uplink has begun.
     speaks: bool,
@@ -78,6 +78,8 @@ pub struct Engine {
     sounds: Sounds,
     trial: Option<Trial>,
     report_at: Instant,
+    /// What was last said not to work.
+    problems: Vec<String>,
     recording: Option<Tap>,
 }
 
@@ -102,7 +104,8 @@ impl Engine {
             stages,
             processing: None,
             room: (None, None),
-            voice: OwnVoice::default(),
+            voice: None,
+            gate: Gate::default(),
             uplink: Uplink::new(microphone, constant_bitrate),
             speaks: false,
             legs: BTreeMap::new(),
@@ -113,6 +116,7 @@ impl Engine {
             sounds: Sounds::new(),
             trial: None,
             report_at: Instant::now(),
+            problems: Vec::new(),
             recording: None,
         }
     }
@@ -177,7 +181,9 @@ impl Engine {
             self.opener.look_again();
         }
         match test {
-            Some(seconds) if seconds > 0 && !self.plan.is_heard() => self.trial = Some(Trial::new(seconds)),
+            Some(seconds) if seconds > 0 && !self.plan.is_heard() => {
+                self.trial = Some(Trial::new(seconds, Instant::now()));
+            }
             Some(_) => self.end_trial(),
             None => {}
         }
@@ -232,6 +238,9 @@ impl Engine {
 
     /// Opens, closes and retries; tells when that changed the status.
     fn drive_ports(&mut self, now: Instant) {
+        if let Some(trial) = &mut self.trial {
+            trial.tick(now);
+        }
         let trial_ended = self.trial.as_ref().is_some_and(Trial::is_over);
         if trial_ended {
             self.end_trial();
@@ -247,16 +256,15 @@ impl Engine {
             self.ring.forget();
             changed = true;
         }
-        let mut answered = self.input.drive(self.plan.microphone || listens, now, || self.opener.input());
-        answered |= self.output.drive(self.plan.playback || sounds, now, || self.opener.output());
-        if self.ring.drive(rings_apart, now, || self.opener.ring()) {
-            self.opener.ring_answered();
-            answered = true;
+        let answered = [
+            (Role::Input, self.input.drive(self.plan.microphone || listens, now, || self.opener.input())),
+            (Role::Output, self.output.drive(self.plan.playback || sounds, now, || self.opener.output())),
+            (Role::Ring, self.ring.drive(rings_apart, now, || self.opener.ring())),
+        ];
+        for (role, _) in answered.into_iter().filter(|(_, answered)| *answered) {
+            self.opener.answered(role);
+            changed = true;
         }
-        if answered {
-            self.opener.ports_answered();
-        }
-        changed |= answered;
         // From time to time also without news: what could not be had before may be tried again by now.
         if self.opener.watch(self.is_in_use()) || changed || now >= self.report_at {
             changed |= self.opener.lead(&mut self.input, &mut self.output, &mut self.ring, now);
@@ -303,9 +311,10 @@ impl Engine {
         let to_ear_ms = self.output.active().map_or(0.0, |speaker| speaker.delay_ms());
         let (muted, opening) = (self.plan.muted, self.input.is_opening(now));
         let Some(microphone) = self.input.active() else {
-            self.voice = OwnVoice::default();
+            (self.voice, self.gate) = (None, Gate::default());
             return;
         };
+        let voice = self.voice.get_or_insert_default();
         let mut block = [0.0; BLOCK_SAMPLES];
         let mut flowed = false;
         for _ in 0..BLOCKS_A_TURN {
@@ -324,13 +333,14 @@ impl Engine {
                 }
                 continue;
             }
-            if let Some(tap) = &mut self.recording {
-                tap.own(if muted { &SILENCE } else { &block });
-            }
-            if self.voice.hears(Some(&block), muted) {
+            if voice.hears(Some(&block), muted) {
                 self.unsent.push(AudioEvent::TalkedWhileMuted);
             }
-            self.uplink.add(&block, muted);
+            self.gate.apply(&mut block, muted);
+            if let Some(tap) = &mut self.recording {
+                tap.own(&block, now);
+            }
+            self.uplink.add(&block);
         }
         if flowed {
             self.input.flowed();
@@ -361,7 +371,10 @@ impl Engine {
                 speaker.play(&block);
             }
         }
-        while self.ring.active().is_some_and(|speaker| speaker.wants(now)) {
+        for _ in 0..BLOCKS_A_TURN {
+            if !self.ring.active().is_some_and(|speaker| speaker.wants(now)) {
+                break;
+            }
             self.ring.flowed();
             let mut block = [0.0; BLOCK_SAMPLES];
             self.sounds.add_ring_to(&mut block);
@@ -411,7 +424,8 @@ impl Engine {
             self.voices.clear();
         }
         let heard = self.voices.iter().filter(|(_, voice)| voice.speaks()).map(|(id, _)| Some(*id));
-        let speaking: BTreeSet<_> = heard.chain(self.voice.speaks().then_some(None)).collect();
+        let user = self.voice.as_ref().is_some_and(OwnVoice::speaks).then_some(None);
+        let speaking: BTreeSet<_> = heard.chain(user).collect();
         let news: Vec<_> = speaking.symmetric_difference(&self.speaking).copied().collect();
         for who in news {
             let begins = speaking.contains(&who);
@@ -454,10 +468,14 @@ impl Engine {
     fn publish_status(&mut self) {
         let mut problems = Vec::new();
         let ports = [self.output.problem(), self.ring.problem(), self.input.problem()];
-        for problem in self.opener.problems().into_iter().chain(ports).flatten() {
+        for problem in self.opener.problems().into_iter().chain(ports.into_iter().flatten()) {
             if !problems.contains(&problem) {
                 problems.push(problem);
             }
+        }
+        // A server that does not answer is the same for all ports, and the log says it once.
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            tracing::warn!(problem, "sound");
         }
         let input_started = self.input.active().and_then(|microphone| microphone.started_unix_us());
         let output_started = self.output.active().and_then(|speaker| speaker.started_unix_us());
@@ -466,6 +484,7 @@ impl Engine {
         let mut board = self.shared.board();
         let status = &mut board.status;
         status.problem = if problems.is_empty() { None } else { Some(problems.join("; ")) };
+        self.problems = problems;
         // The last pass's times stay readable after the call.
         status.input_started_unix_us = input_started.or(status.input_started_unix_us);
         status.output_started_unix_us = output_started.or(status.output_started_unix_us);
@@ -507,3 +526,6 @@ impl Engine {
         [input, output, ring, retry, alive].into_iter().flatten().min()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ const AHEAD_SAMPLES: usize = 24;
 /// How much of the way back to full gain is gone in one piece: a time constant of 200 ms, so slow that neither words nor the
 /// waves of a deep voice are heard to pump.
 const RELEASE: f32 = 0.0025;
+/// A mute takes so long to be without a step: 2.5 ms.
+const GATE_SAMPLES: usize = 120;
 /// What the level of a silent leg reads, dBFS.
 pub const FLOOR_DB: f64 = -120.0;
 /// Weight of one block of 10 ms in the level: about a second of memory.
@@ -82,11 +84,42 @@ impl Ramp {
     }
 }
 
+/// What of the own microphone others may hear: nothing of a block that was captured while muted, and all of what was said before a
+/// mute, although both may meet in one frame.
+#[derive(Default)]
+pub struct Gate {
+    /// The last sample that passed; `None` while nothing does.
+    passed: Option<f32>,
+}
+
+impl Gate {
+    /// The block as it may be sent, without a step: it begins softly, and at a mute nothing but the last sample before it fades away.
+    pub fn apply(&mut self, block: &mut Block, muted: bool) {
+        let passes = (!muted).then_some(block[BLOCK_SAMPLES - 1]);
+        let passed = std::mem::replace(&mut self.passed, passes);
+        if muted {
+            block.fill(0.0);
+            block[..GATE_SAMPLES].fill(passed.unwrap_or(0.0));
+        }
+        if muted || passed.is_none() {
+            for (at, sample) in block[..GATE_SAMPLES].iter_mut().enumerate() {
+                let share = (at + 1) as f32 / GATE_SAMPLES as f32;
+                *sample *= if muted { 1.0 - share } else { share };
+            }
+        }
+    }
+}
+
 /// Adds `sound` to `sum`.
 pub fn add(sum: &mut Block, sound: &Block) {
     for (sum, sample) in sum.iter_mut().zip(sound) {
         *sum += sample;
     }
+}
+
+/// The power of a sound; 0 of none.
+pub fn mean_square(sound: &[f32]) -> f32 {
+    sound.iter().map(|sample| sample * sample).sum::<f32>() / sound.len().max(1) as f32
 }
 
 /// The level of about the last second.
@@ -98,8 +131,7 @@ pub struct Meter {
 impl Meter {
     /// Takes a block in; `None` is silence.
     pub fn add(&mut self, block: Option<&Block>) {
-        let energy = block.map_or(0.0, |block| block.iter().map(|sample| sample * sample).sum::<f32>());
-        let mean_square = f64::from(energy) / BLOCK_SAMPLES as f64;
+        let mean_square = f64::from(block.map_or(0.0, |block| mean_square(block)));
         self.mean_square += (mean_square - self.mean_square) * LEVEL_WEIGHT;
     }
 
@@ -190,6 +222,22 @@ mod tests {
         let steepest = heard.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(0.0, f32::max);
         assert!(steepest <= 0.25 * 2.0 / BLOCK_SAMPLES as f32 + 1e-6, "{steepest}");
         assert!(ramp.is_silent() && heard[5 * BLOCK_SAMPLES..].iter().all(|sample| *sample == 0.0));
+    }
+
+    #[test]
+    fn a_mute_lets_nothing_through_that_was_captured_in_it_and_has_no_step() {
+        let (mut gate, mut heard) = (Gate::default(), Vec::new());
+        for muted in [false, false, true, true, false] {
+            // What is said while muted is another voice, so to speak.
+            let mut block = [if muted { -0.7 } else { 0.5 }; BLOCK_SAMPLES];
+            gate.apply(&mut block, muted);
+            heard.extend(block);
+        }
+        assert!(heard.iter().all(|sample| *sample >= 0.0), "nothing of the other voice");
+        assert!(heard[BLOCK_SAMPLES..2 * BLOCK_SAMPLES].iter().all(|sample| *sample == 0.5), "all before the mute");
+        assert!(heard[2 * BLOCK_SAMPLES + GATE_SAMPLES..4 * BLOCK_SAMPLES].iter().all(|sample| *sample == 0.0));
+        let steepest = heard.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(heard[0], f32::max);
+        assert!(steepest <= 0.5 / GATE_SAMPLES as f32 + 1e-6, "{steepest}");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Who opens a port for which backend, which device each one is to have, and who looks at what there is.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{Receiver, sync_channel},
     },
     time::Instant,
@@ -13,7 +14,7 @@ use super::{
     Role, Shared, Sound,
     backend::{self, Capture, Nowhere, Playback, Silence},
     choice::Choice,
-    device, file,
+    device, file, lock,
     port::{Attempt, Opened, Port},
     watch::{Sight, Watch},
 };
@@ -28,9 +29,10 @@ pub struct Opener {
     waker: backend::Waker,
     clip: Arc<KeptClip>,
     probe: Option<Receiver<device::Probe>>,
+    /// What is wrong with the sound system, until a port says so itself…
     problem: Option<String>,
-    /// What is wrong with the ring tone's own device, until that port says so itself.
-    ring_problem: Option<String>,
+    /// …and with each device, until its port does.
+    untried: BTreeMap<Role, String>,
     watch: Option<Watch>,
     sight: Option<Sight>,
 }
@@ -41,8 +43,8 @@ impl Opener {
         let [input, output, ring] = [&config.input, &config.output, &config.ring_output].map(|name| Choice::new(name));
         let clip = Arc::new(KeptClip::new(&config.input_file));
         let (probe, watch, sight) = (None, None, None);
-        let (problem, ring_problem) = (None, None);
-        let mut opener = Self { config, input, output, ring, waker, clip, probe, problem, ring_problem, watch, sight };
+        let (problem, untried) = (None, BTreeMap::new());
+        let mut opener = Self { config, input, output, ring, waker, clip, probe, problem, untried, watch, sight };
         match opener.config.backend {
             Backend::File => opener.begin_load(),
             Backend::Null => {}
@@ -51,16 +53,22 @@ impl Opener {
         opener
     }
 
-    /// What the configuration asks for and cannot have.
-    pub fn problems(&self) -> [Option<String>; 2] {
-        [self.problem.clone(), self.ring_problem.clone().filter(|_| self.rings_apart())]
+    /// What the configuration asks for and cannot have, as far as no port says so.
+    pub fn problems(&self) -> Vec<String> {
+        let build = match self.config.backend {
+            Backend::Pipewire => device::NO_PIPEWIRE.map(String::from),
+            Backend::Auto | Backend::Pulseaudio | Backend::Alsa | Backend::File | Backend::Null => None,
+        };
+        let system = build.into_iter().chain(self.problem.clone());
+        let untried = self.untried.iter().filter(|(role, _)| **role != Role::Ring || self.rings_apart());
+        system.chain(untried.map(|(_, problem)| problem.clone())).collect()
     }
 
     /// Takes over what a look-around found; true when that was news.
     pub fn take_probe(&mut self, shared: &Shared) -> bool {
         let Some(Ok(probe)) = self.probe.as_ref().map(Receiver::try_recv) else { return false };
         self.probe = None;
-        (self.problem, self.ring_problem) = (probe.problem, probe.ring_problem);
+        (self.problem, self.untried) = (probe.problem, probe.problems);
         let mut board = shared.board();
         board.status.backend = probe.backend;
         board.status.input = probe.input;
@@ -68,17 +76,10 @@ impl Opener {
         true
     }
 
-    /// From here on the ring tone's own port speaks for itself.
-    pub fn ring_answered(&mut self) {
-        self.ring_problem = None;
-    }
-
-    /// From here on the ports speak for themselves; what cannot be had stays said.
-    pub fn ports_answered(&mut self) {
-        self.problem = match self.config.backend {
-            Backend::Pipewire => device::NO_PIPEWIRE.map(String::from),
-            Backend::Auto | Backend::Pulseaudio | Backend::Alsa | Backend::File | Backend::Null => None,
-        };
+    /// From here on that port speaks for itself.
+    pub fn answered(&mut self, role: Role) {
+        self.problem = None;
+        self.untried.remove(&role);
     }
 
     /// The user chose another device for this; true when what is open has to go over to it.
@@ -87,8 +88,9 @@ impl Opener {
         match role {
             Role::Input => self.input = choice,
             Role::Output => self.output = choice,
-            Role::Ring => (self.ring, self.ring_problem) = (choice, None),
+            Role::Ring => self.ring = choice,
         }
+        self.untried.remove(&role);
         if self.has_devices() {
             self.begin_probe();
         }
@@ -104,7 +106,7 @@ impl Opener {
 
     /// The ring tone has a device of its own.
     pub fn rings_apart(&self) -> bool {
-        self.has_devices() && !self.ring.name().is_empty() && self.ring != self.output
+        self.has_devices() && !self.ring.name().is_empty() && !self.ring.is_chosen_like(&self.output)
     }
 
     /// What the ring tone's own device is called, where it has one.
@@ -221,8 +223,8 @@ impl Opener {
             backend: "file".into(),
             input,
             output,
-            problem: clip.load().err(),
-            ring_problem: None,
+            problem: None,
+            problems: clip.load().err().map(|problem| (Role::Input, problem)).into_iter().collect(),
         };
         self.probe = Some(in_background("audio-load", load, waker));
     }
@@ -269,7 +271,7 @@ impl KeptClip {
     /// Read once; when that failed, again with the next attempt. Not for the audio thread.
     fn load(&self) -> Result<file::Clip, String> {
         // There is a whole clip in it or none.
-        let mut kept = self.clip.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.clip);
         if let Some(clip) = &*kept {
             return Ok(clip.clone());
         }
@@ -335,24 +337,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_ring_is_said_until_it_was_tried_or_another_one_is_chosen() {
+    fn what_is_wrong_with_each_device_is_said_until_it_was_tried_or_another_one_is_chosen() {
         let config = config::Audio { backend: Backend::Null, ring_output: "bell".into(), ..config::Audio::default() };
         let shared = Shared::new(&config);
         let mut opener = Opener::new(config, backend::Waker::here());
         opener.config.backend = Backend::Alsa;
+        let roles = [(Role::Input, "no microphone"), (Role::Output, "no speaker"), (Role::Ring, "no bell")];
         let look_around = |opener: &mut Opener| {
-            let [problem, ring_problem] = ["no speaker", "no bell"].map(|what| Some(what.to_owned()));
+            let problems = roles.map(|(role, problem)| (role, problem.to_owned())).into();
             let (backend, input, output) = ("alsa".into(), "mic".into(), "speaker".into());
-            opener.probe = Some(ready(device::Probe { backend, input, output, problem, ring_problem }));
+            let problem = Some("no server".into());
+            opener.probe = Some(ready(device::Probe { backend, input, output, problem, problems }));
             assert!(opener.take_probe(&shared));
+            assert_eq!(opener.problems(), ["no server", "no microphone", "no speaker", "no bell"]);
         };
         look_around(&mut opener);
-        opener.ports_answered();
-        assert_eq!(opener.problems(), [None, Some("no bell".into())], "nobody has tried the bell");
-        opener.ring_answered();
-        assert_eq!(opener.problems(), [None, None]);
+        opener.answered(Role::Input);
+        assert_eq!(opener.problems(), ["no speaker", "no bell"], "nobody has tried these");
+        opener.answered(Role::Output);
+        opener.answered(Role::Ring);
+        assert!(opener.problems().is_empty());
         look_around(&mut opener);
         assert!(opener.choose(Role::Ring, "gong"));
-        assert_eq!(opener.problems(), [Some("no speaker".into()), None]);
+        assert_eq!(opener.problems(), ["no server", "no microphone", "no speaker"]);
     }
 }

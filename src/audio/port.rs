@@ -24,8 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a speaker that gives way has still to play, so long it stays open; a sound server holds some tens of ms.
 const DRAIN: Duration = Duration::from_millis(150);
 
-/// After so long without sound from a sound server whose sound has flowed, `status` says so.
+/// After so long without sound from a device whose sound has flowed, `status` says so.
 const STILL: Duration = Duration::from_secs(3);
+
+/// And after so long without any: a device that was asleep, or Bluetooth's, may begin late.
+const BEGINS: Duration = Duration::from_secs(5);
 
 /// Who did not look for longer than this, because the machine or the daemon stood still, has seen nothing of the rest.
 const LONGEST_TURN: Duration = Duration::from_millis(200);
@@ -83,7 +86,7 @@ impl<T: ?Sized> Open<T> {
     }
 }
 
-/// Whether sound still flows: a sound server that hangs says nothing.
+/// Whether sound flows: a sound server that hangs says nothing.
 struct Flow {
     began: bool,
     looked: Instant,
@@ -98,9 +101,12 @@ impl Flow {
 
     fn look(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));
-        if self.began {
-            self.still = self.still.saturating_add(passed.min(LONGEST_TURN));
-        }
+        self.still = self.still.saturating_add(passed.min(LONGEST_TURN));
+    }
+
+    /// It should have come by now.
+    fn is_missed(&self) -> bool {
+        self.still >= if self.began { STILL } else { BEGINS }
     }
 }
 
@@ -130,7 +136,9 @@ impl Stops for dyn Capture {
     }
 
     fn hangs(&self, device: &str) -> String {
-        format!("the microphone {device} has given no sound for a while; the sound server may hang: restart it")
+        format!(
+            "the microphone {device} has given no sound for a while; it or the sound server may hang: choose another one, or restart it"
+        )
     }
 }
 impl Stops for dyn Playback {
@@ -143,7 +151,9 @@ impl Stops for dyn Playback {
     }
 
     fn hangs(&self, device: &str) -> String {
-        format!("the speaker {device} has taken no sound for a while; the sound server may hang: restart it")
+        format!(
+            "the speaker {device} has taken no sound for a while; it or the sound server may hang: choose another one, or restart it"
+        )
     }
 }
 
@@ -200,7 +210,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     /// What does not work, and what to do about it.
     pub fn problem(&self) -> Option<String> {
         match &self.state {
-            State::Open(open) if open.flow.still >= STILL && !keeps_its_own_clock(&open.name) => {
+            State::Open(open) if open.flow.is_missed() && !keeps_its_own_clock(&open.name) => {
                 Some(open.device.hangs(&open.name.device))
             }
             State::Open(open) => self.problem.clone().or_else(|| open.name.instead.clone()),
@@ -242,9 +252,14 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     pub fn switch(&mut self, now: Instant, open: impl FnOnce() -> Receiver<Attempt<T>>) {
         match &mut self.state {
             State::Closed => self.forget(),
-            State::Opening { attempt, .. } => *attempt = Pending { answer: open(), since: now },
+            State::Opening { attempt, .. } => {
+                drop_apart(std::mem::replace(attempt, Pending { answer: open(), since: now }), Duration::ZERO);
+            }
             State::Open(present) => {
-                present.next = Some(Next { attempt: Pending { answer: open(), since: now }, opened: None });
+                let next = Next { attempt: Pending { answer: open(), since: now }, opened: None };
+                if let Some(unwanted) = present.next.replace(next) {
+                    drop_apart(unwanted, Duration::ZERO);
+                }
                 present.patient_until = now + RETRY;
             }
             State::Broken { retry_at, .. } => *retry_at = now,
@@ -295,7 +310,13 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     fn go_over(&mut self, mut present: Box<Open<T>>, now: Instant) -> Box<Open<T>> {
         let Some(mut next) = present.next.take() else { return present };
         let opened = match next.opened.take() {
-            Some((mut device, name)) => device.stopped().map_or(Ok((device, name)), Err),
+            Some((mut device, name)) => match device.stopped() {
+                None => Ok((device, name)),
+                Some(why) => {
+                    drop_apart(device, Duration::ZERO);
+                    Err(why)
+                }
+            },
             None => match next.attempt.answer.try_recv() {
                 Ok(opened) => opened,
                 Err(TryRecvError::Disconnected) => return present,
@@ -318,7 +339,6 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
                 present
             }
             Err(why) => {
-                tracing::warn!(%why, "audio does not go over to another device");
                 self.problem = Some(why);
                 present
             }
@@ -333,7 +353,6 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         begin: impl FnOnce() -> Pending<T>,
         now: Instant,
     ) -> State<T> {
-        tracing::warn!(%why, "audio stopped");
         self.problem = Some(why);
         let (next, worked) = (present.next.take(), now.saturating_duration_since(present.since) > RETRY);
         close(State::Open(present), Duration::ZERO);
@@ -367,9 +386,6 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
                 State::Open(Open::new(device, name, now))
             }
             Err(why) => {
-                if self.problem.as_deref() != Some(&why) {
-                    tracing::warn!(%why, "audio does not open");
-                }
                 self.problem = Some(why);
                 State::Broken { stand_in, retry_at: now + RETRY }
             }
@@ -377,20 +393,31 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
     }
 }
 
-/// No sound server is asked for its sound.
+/// It is no device.
 fn keeps_its_own_clock(name: &Opened) -> bool {
-    matches!(name.backend.as_str(), "alsa" | "file" | "null")
+    matches!(name.backend.as_str(), "file" | "null")
 }
 
-/// Closing a device may wait for its server: not on the audio thread.
+/// What is open plays on for a moment.
 fn close<T: ?Sized + Send + 'static>(state: State<T>, after: Duration) {
-    let State::Open(open) = state else { return };
-    let Open { device, name, next, .. } = *open;
-    if matches!(name.backend.as_str(), "file" | "null") {
-        return drop(device);
+    match state {
+        State::Closed | State::Broken { .. } => {}
+        // It may be open by now.
+        State::Opening { attempt, .. } => drop_apart(attempt, Duration::ZERO),
+        // Whoever closes a file may read it at once.
+        State::Open(open) if keeps_its_own_clock(&open.name) => drop(open),
+        State::Open(mut open) => {
+            if let Some(next) = open.next.take() {
+                drop_apart(next, Duration::ZERO);
+            }
+            drop_apart(open, after);
+        }
     }
+}
+
+/// Drops what is or may be a device, which may wait for its server: not on the audio thread.
+fn drop_apart(device: impl Send + 'static, after: Duration) {
     let close = move || {
-        drop(next);
         std::thread::sleep(after);
         drop(device);
     };
@@ -399,184 +426,4 @@ fn close<T: ?Sized + Send + 'static>(state: State<T>, after: Duration) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc::sync_channel,
-    };
-
-    use super::*;
-    use crate::audio::{Block, backend::Nowhere, opener::named};
-
-    /// A speaker of a test: whether it runs, and whether it has broken.
-    #[derive(Clone, Default)]
-    struct Fake {
-        runs: Arc<AtomicBool>,
-        broken: Arc<AtomicBool>,
-    }
-
-    impl Playback for Fake {
-        fn wants(&mut self, _now: Instant) -> bool {
-            false
-        }
-        fn play(&mut self, _block: &Block) {}
-        fn due(&self) -> Option<Instant> {
-            None
-        }
-        fn flows(&self) -> bool {
-            self.runs.load(Relaxed)
-        }
-        fn broken(&mut self) -> Option<String> {
-            self.broken.swap(false, Relaxed).then(|| "unplugged".into())
-        }
-    }
-
-    fn opened(fake: &Fake, device: &str) -> Attempt<dyn Playback> {
-        Ok((Box::new(fake.clone()), Opened { backend: "null".into(), device: device.into(), instead: None }))
-    }
-
-    fn answered(attempt: Attempt<dyn Playback>) -> Receiver<Attempt<dyn Playback>> {
-        let (send, answer) = sync_channel(1);
-        send.send(attempt).unwrap();
-        answer
-    }
-
-    fn unasked() -> Receiver<Attempt<dyn Playback>> {
-        panic!("nothing is opened by itself")
-    }
-
-    fn open(fake: &Fake, now: Instant) -> Port<dyn Playback> {
-        let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
-        assert!(port.drive(true, now, || answered(opened(fake, "first"))));
-        port
-    }
-
-    fn device(port: &Port<dyn Playback>) -> String {
-        port.name().map_or_else(|| "none".into(), |opened| opened.device)
-    }
-
-    #[test]
-    fn the_present_device_goes_on_until_the_next_one_is_open_and_runs() {
-        let (now, first, second) = (Instant::now(), Fake::default(), Fake::default());
-        let mut port = open(&first, now);
-        let (send, answer) = sync_channel(1);
-        port.switch(now, || answer);
-        assert!(!port.drive(true, now, unasked));
-        send.send(opened(&second, "second")).unwrap();
-        assert!(!port.drive(true, now, unasked));
-        assert_eq!(device(&port), "first", "open, and not running yet");
-        second.runs.store(true, Relaxed);
-        assert!(port.drive(true, now, unasked));
-        assert_eq!(device(&port), "second");
-    }
-
-    #[test]
-    fn one_that_never_runs_is_taken_after_a_while() {
-        let now = Instant::now();
-        let mut port = open(&Fake::default(), now);
-        port.switch(now, || answered(opened(&Fake::default(), "second")));
-        port.drive(true, now + PATIENCE, unasked);
-        assert_eq!(device(&port), "first");
-        port.drive(true, now + PATIENCE + Duration::from_millis(1), unasked);
-        assert_eq!(device(&port), "second");
-    }
-
-    #[test]
-    fn a_switch_that_fails_leaves_the_present_device_and_says_why() {
-        let now = Instant::now();
-        let mut port = open(&Fake::default(), now);
-        port.switch(now, || answered(Err("there is no second".into())));
-        assert!(port.drive(true, now, unasked));
-        assert_eq!((device(&port).as_str(), port.problem().as_deref()), ("first", Some("there is no second")));
-    }
-
-    #[test]
-    fn a_closed_port_knows_what_did_not_work_until_it_works_or_another_device_is_wanted() {
-        let (now, why) = (Instant::now(), || Err("no server".into()));
-        let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
-        assert!(port.drive(true, now, || answered(why())));
-        for _ in 0..2 {
-            assert!(!port.drive(false, now, unasked) && !port.drive(true, now, || answered(why())), "nothing new");
-            assert_eq!(port.problem().as_deref(), Some("no server"));
-        }
-        port.drive(false, now, unasked);
-        port.switch(now, unasked);
-        assert_eq!(port.problem(), None);
-        let name = Opened { instead: Some("no headset".into()), ..named("null", "first") };
-        assert!(port.drive(true, now, || answered(Ok((Box::new(Fake::default()), name)))));
-        assert!(port.drive(false, now, unasked), "it has no name any more");
-        assert_eq!(port.problem().as_deref(), Some("no headset"));
-        assert!(port.drive(true, now, || answered(opened(&Fake::default(), "headset"))));
-        port.drive(false, now, unasked);
-        assert_eq!(port.problem(), None);
-    }
-
-    #[test]
-    fn a_sound_server_that_hangs_is_told_of_until_sound_flows_again() {
-        let mut now = Instant::now();
-        let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
-        let attempt = || answered(Ok((Box::new(Fake::default()), named("pulseaudio", "first"))));
-        assert!(port.drive(true, now, attempt));
-        let mut pass = |port: &mut Port<dyn Playback>, turns: u32| {
-            (0..turns).any(|_| {
-                now += LONGEST_TURN;
-                port.drive(true, now, unasked)
-            })
-        };
-        let turns = STILL.div_duration_f64(LONGEST_TURN) as u32;
-        assert!(!pass(&mut port, 2 * turns), "some take their time to begin");
-        port.flowed();
-        assert!(!pass(&mut port, turns - 1));
-        port.flowed();
-        assert!(!pass(&mut port, turns - 1), "it has flowed in between");
-        assert!(pass(&mut port, 1), "nothing is told after {STILL:?} without sound");
-        let problem = port.problem().unwrap();
-        assert!(
-            problem.starts_with("the speaker first has taken no sound") && problem.ends_with("restart it"),
-            "{problem}"
-        );
-        port.flowed();
-        assert_eq!(port.problem(), None);
-    }
-
-    #[test]
-    fn a_daemon_that_stood_still_and_a_device_with_a_clock_of_its_own_give_no_alarm() {
-        for (backend, turn) in [("pulseaudio", 20 * STILL), ("alsa", LONGEST_TURN)] {
-            let mut now = Instant::now();
-            let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
-            port.drive(true, now, || answered(Ok((Box::new(Fake::default()), named(backend, "first")))));
-            port.flowed();
-            for _ in 0..if backend == "alsa" { 100 } else { 1 } {
-                now += turn;
-                assert!(!port.drive(true, now, unasked), "{backend}: {:?}", port.problem());
-            }
-        }
-    }
-
-    #[test]
-    fn a_device_that_breaks_meanwhile_makes_way_at_once() {
-        let (now, first, second) = (Instant::now(), Fake::default(), Fake::default());
-        let mut port = open(&first, now);
-        port.switch(now, || answered(opened(&second, "second")));
-        port.drive(true, now, unasked);
-        first.broken.store(true, Relaxed);
-        assert!(port.drive(true, now, unasked));
-        assert_eq!((device(&port).as_str(), port.problem()), ("second", None));
-    }
-
-    #[test]
-    fn what_breaks_after_a_while_is_opened_again_at_once_and_what_breaks_soon_only_later() {
-        let (now, first, again) = (Instant::now(), Fake::default(), Fake::default());
-        let mut port = open(&first, now);
-        let later = now + RETRY + Duration::from_millis(1);
-        first.broken.store(true, Relaxed);
-        assert!(port.drive(true, later, || answered(opened(&again, "again"))));
-        assert!(port.drive(true, later, unasked), "its answer is taken");
-        assert_eq!(device(&port), "again");
-        again.broken.store(true, Relaxed);
-        assert!(port.drive(true, later, unasked));
-        assert_eq!((device(&port).as_str(), port.problem().as_deref()), ("none", Some("unplugged")));
-        assert!(!port.drive(true, later, unasked), "not yet");
-    }
-}
+mod tests;

@@ -13,13 +13,15 @@ use std::{
         unix::net::{SocketAddr, UnixStream},
     },
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit};
+
+use super::lock;
 
 /// Among the real-time priorities a low one, as sound servers' clients take; the kit gives 20 at most.
 const PRIORITY: u32 = 10;
@@ -61,7 +63,7 @@ pub fn was_given_back() -> bool {
 #[expect(unsafe_code, reason = "a signal handler")]
 fn heed_warnings() -> io::Result<()> {
     static HEEDS: Mutex<bool> = Mutex::new(false);
-    let mut heeds = HEEDS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut heeds = lock(&HEEDS);
     if !*heeds {
         // SAFETY: it makes two system calls and sets a flag; it takes no lock and no memory.
         unsafe { signal_hook_registry::register(libc::SIGXCPU, give_back) }?;

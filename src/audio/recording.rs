@@ -12,6 +12,7 @@
 //!
 //! [`Recorded`]: crate::proto::io::Recorded
 
+mod own;
 mod recorder;
 mod tap;
 #[cfg(test)]
@@ -20,7 +21,7 @@ mod track;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::DirBuilder,
+    fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -37,6 +38,7 @@ use crate::{
     civil::file_stamp,
     private::{DirectoryError, prepare_directory},
     proto::id::{CallId, Did, LegId},
+    text::cut,
 };
 
 pub use tap::Tap;
@@ -49,6 +51,9 @@ const BLOCKS_PER_S: u64 = (SAMPLE_RATE_HZ as usize / BLOCK_SAMPLES) as u64;
 const MOST_ALIKE: usize = 100;
 /// Longest part of a file's name that is a contact's, in characters: with 4 bytes each it is a name still.
 const MAX_NAME_CHARS: usize = 48;
+
+/// Longest part of a path that an error repeats.
+const MAX_PATH_CHARS: usize = 256;
 
 /// What is to be recorded, and where.
 #[derive(Debug, Clone)]
@@ -72,15 +77,19 @@ pub struct NewRecording {
 pub struct RecordingStatus {
     /// Where its files are.
     pub directory: PathBuf,
-    /// Why it could not be written any further: the cause and the remedy.
-    pub problem: Option<String>,
+    /// Once they are closed: whether there are any, since without any sound none are kept; or why they could not be written to their
+    /// end, the cause and the remedy.
+    pub end: Option<Result<bool, String>>,
 }
 
 /// Why nothing can be recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
     /// No directory or no file.
-    #[error("nothing can be recorded in {path:?}: {source}; name a directory that you may write to, with space left")]
+    #[error(
+        "nothing can be recorded in {}: {source}; name a directory that you may write to, with space left",
+        shown(path)
+    )]
     Unusable {
         /// The directory or the file.
         path: PathBuf,
@@ -88,7 +97,7 @@ pub enum RecordingError {
         source: io::Error,
     },
     /// The parent is relative, and the daemon was started somewhere.
-    #[error("{path:?} is no absolute path; write it from the root on")]
+    #[error("{} is no absolute path; write it from the root on", shown(path))]
     Relative {
         /// As given.
         path: PathBuf,
@@ -99,6 +108,11 @@ pub enum RecordingError {
     /// No thread or no memory.
     #[error("there is no memory for a recording ({0}); free some, and begin again")]
     NoMemory(String),
+}
+
+/// A path in quotes; any client may have named it.
+fn shown(path: &Path) -> String {
+    cut(&format!("{path:?}"), MAX_PATH_CHARS)
 }
 
 /// One block on its way to the disk.
@@ -136,47 +150,46 @@ impl Recording {
 /// A recording and its thread, as others see them.
 pub struct Running {
     directory: PathBuf,
-    problem: Arc<OnceLock<String>>,
+    /// As in [`RecordingStatus`].
+    end: Arc<OnceLock<Result<bool, String>>>,
     /// Ends with the thread.
     is_done: Receiver<()>,
 }
 
 impl Running {
-    /// Where it is, and what is wrong with it.
+    /// Where it is, and how it ended.
     pub fn status(&self) -> RecordingStatus {
-        RecordingStatus { directory: self.directory.clone(), problem: self.problem.get().cloned() }
+        RecordingStatus { directory: self.directory.clone(), end: self.end.get().cloned() }
     }
 
-    /// Waits until its files are complete, at most so long.
+    /// Waits until its files are closed, at most so long.
     pub fn wait(self, patience: Duration) {
         let _ended_or_late = self.is_done.recv_timeout(patience);
     }
 }
 
 /// Begins the thread of a recording, which alone touches the disk: it makes the directory and the first two files, tells with
-/// `made` how that went, and writes until the [`Tap`] is dropped. `failed` is called when it cannot go on; the status says why then.
-/// Never blocks; both are called on that thread.
+/// `made` how that went, and writes until the [`Tap`] is dropped. `ended` is called when the files are closed, also where it could not
+/// go on; the status says why then. Never blocks; both are called on that thread.
 ///
 /// # Errors
 /// When there is no thread.
 pub fn start(
     new: NewRecording,
     made: impl FnOnce(Result<Recording, RecordingError>) + Send + 'static,
-    failed: impl FnOnce() + Send + 'static,
+    ended: impl FnOnce() + Send + 'static,
 ) -> Result<(), RecordingError> {
     let run = move || {
         let (recorder, recording, done) = match make(&new) {
             Ok(all) => all,
             Err(error) => return made(Err(error)),
         };
-        let problem = recording.running.problem.clone();
+        let end = recording.running.end.clone();
         made(Ok(recording));
-        if let Err(error) = recorder.run() {
-            tracing::warn!(%error, "a recording ended");
-            problem.get_or_init(|| error.to_string());
-            failed();
-        }
+        let kept = recorder.run().inspect_err(|error| tracing::warn!(%error, "a recording ended"));
+        end.get_or_init(|| kept.map_err(|error| error.to_string()));
         drop(done);
+        ended();
     };
     let thread = std::thread::Builder::new().name("recorder".into()).spawn(run);
     thread.map(drop).map_err(|error| RecordingError::NoMemory(error.to_string()))
@@ -187,9 +200,11 @@ fn make(new: &NewRecording) -> Result<(recorder::Recorder, Recording, SyncSender
     let directory = make_directory(new)?;
     let shared = Arc::new(Shared { started: Instant::now(), place: AtomicU64::new(0), people: Mutex::default() });
     let (sender, pieces) = rtrb::RingBuffer::new(BLOCKS_WAITING);
-    let recorder = recorder::Recorder::new(new, &directory, shared.clone(), pieces)?;
+    let recorder = recorder::Recorder::new(new, &directory, shared.clone(), pieces)
+        // Nobody else has seen it, and there is no sound in it.
+        .inspect_err(|_| drop(fs::remove_dir_all(&directory)))?;
     let (done, is_done) = sync_channel(1);
-    let running = Running { directory, problem: Arc::default(), is_done };
+    let running = Running { directory, end: Arc::default(), is_done };
     Ok((recorder, Recording { tap: Tap::new(new.call, sender, shared), running }, done))
 }
 

@@ -5,7 +5,7 @@
 
 use earshot::Detector;
 
-use super::{BLOCK_SAMPLES, Block, SAMPLE_RATE_HZ};
+use super::{BLOCK_SAMPLES, Block, SAMPLE_RATE_HZ, mixer::mean_square};
 
 /// The network takes 16 ms at 16 kHz.
 const FRAME_SAMPLES: usize = 256;
@@ -89,7 +89,7 @@ impl SpeechDetector {
 }
 
 fn is_loud(block: &Block) -> bool {
-    block.iter().map(|sample| sample * sample).sum::<f32>() > QUIET * BLOCK_SAMPLES as f32
+    mean_square(block) > QUIET
 }
 
 /// The user's own voice, and whether the user should be told that nobody hears it.

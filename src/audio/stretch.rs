@@ -4,7 +4,7 @@
 //! the whole length of the change. What was played is looked at, too, so that time can grow within one short frame. Where
 //! there is no good place the sound is left alone; the next one may do. Allocates nothing while there is capacity.
 
-use super::jitter::Haste;
+use super::{jitter::Haste, mixer::mean_square};
 
 /// Shortest change: 2.5 ms (400 Hz).
 const SHORTEST: usize = 120;
@@ -100,10 +100,6 @@ pub fn grow(sound: &mut Vec<f32>, place: Place) -> usize {
         sound[from + at] = next + (before - next) * share;
     }
     period
-}
-
-fn mean_square(sound: &[f32]) -> f32 {
-    sound.iter().map(|sample| sample * sample).sum::<f32>() / sound.len().max(1) as f32
 }
 
 /// Normalised correlation.

@@ -465,7 +465,7 @@ fn who_speaks_is_told_of_the_user_and_of_a_leg_and_so_is_the_end_of_it() {
             AudioEvent::FirstAudio(_)
             | AudioEvent::TalkedWhileMuted
             | AudioEvent::RecordingMade
-            | AudioEvent::RecordingFailed
+            | AudioEvent::RecordingEnded
             | AudioEvent::Changed => None,
         }));
         [None, Some(LegId(3))].iter().all(|who| told.contains(&(*who, false)))

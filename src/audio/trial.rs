@@ -1,11 +1,19 @@
 //! The microphone test: listens for a while, then plays what it heard. Nothing of it leaves the machine.
 
+use std::time::{Duration, Instant};
+
 use serde::{Deserialize, Serialize};
 
-use super::{BLOCK_SAMPLES, Block, SAMPLE_RATE_HZ, mixer::Meter};
+use super::{
+    BLOCK_SAMPLES, Block, SAMPLE_RATE_HZ,
+    mixer::{self, Meter},
+};
 
 /// Longest that a test listens, in seconds (5.8 MB).
 pub const MAX_SECONDS: u32 = 30;
+/// So much longer than its sound a stage may last, since devices take their time to open. Then it ends without sound, whether
+/// somebody still waits for it or not.
+const LATE: Duration = Duration::from_secs(10);
 
 /// How a microphone test stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +30,9 @@ pub struct MicTest {
 pub struct Trial {
     clip: Vec<f32>,
     wanted: usize,
+    /// When it began, and how long each stage may last.
+    begun: Instant,
+    patience: Duration,
     /// What of the clip was played.
     played: usize,
     meter: Meter,
@@ -29,9 +40,21 @@ pub struct Trial {
 
 impl Trial {
     /// Listens for so many seconds, [`MAX_SECONDS`] at most.
-    pub fn new(seconds: u32) -> Self {
-        let wanted = (seconds.clamp(1, MAX_SECONDS) * SAMPLE_RATE_HZ) as usize;
-        Self { clip: Vec::with_capacity(wanted), wanted, played: 0, meter: Meter::default() }
+    pub fn new(seconds: u32, now: Instant) -> Self {
+        let seconds = seconds.clamp(1, MAX_SECONDS);
+        let (wanted, patience) = ((seconds * SAMPLE_RATE_HZ) as usize, Duration::from_secs(seconds.into()) + LATE);
+        Self { clip: Vec::with_capacity(wanted), wanted, begun: now, patience, played: 0, meter: Meter::default() }
+    }
+
+    /// Time passes also where no sound does: no device is kept open for sound that never comes.
+    pub fn tick(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.begun);
+        if passed >= self.patience {
+            self.wanted = self.clip.len();
+        }
+        if passed >= 2 * self.patience {
+            self.played = self.clip.len();
+        }
     }
 
     /// The microphone is to be open.
@@ -63,7 +86,7 @@ impl Trial {
         }
         self.played += BLOCK_SAMPLES;
         self.meter.add(Some(&block));
-        sum.iter_mut().zip(&block).for_each(|(sum, sample)| *sum += sample);
+        mixer::add(sum, &block);
     }
 
     /// How it stands.
@@ -85,7 +108,7 @@ mod tests {
     #[test]
     fn it_listens_then_plays_exactly_what_it_heard_and_ends() {
         let clip = speech(1.5);
-        let mut trial = Trial::new(1);
+        let mut trial = Trial::new(1, Instant::now());
         let mut blocks = clip.as_chunks::<BLOCK_SAMPLES>().0.iter();
         while trial.listens() {
             assert_eq!(trial.status().stage, "listening");
@@ -108,6 +131,23 @@ mod tests {
 
     #[test]
     fn nobody_makes_it_listen_for_long() {
-        assert_eq!(Trial::new(u32::MAX).status().left_ms, MAX_SECONDS * 1000);
+        assert_eq!(Trial::new(u32::MAX, Instant::now()).status().left_ms, MAX_SECONDS * 1000);
+    }
+
+    #[test]
+    fn it_ends_by_the_clock_where_no_sound_comes_or_goes() {
+        let begun = Instant::now();
+        let late = |seconds: u64| begun + Duration::from_secs(seconds) + LATE;
+        let mut trial = Trial::new(5, begun);
+        trial.tick(late(4));
+        assert!(trial.listens());
+        trial.tick(late(5));
+        assert!(!trial.listens() && trial.is_over(), "there is nothing to play");
+        let mut trial = Trial::new(5, begun);
+        trial.hear(&[0.1; BLOCK_SAMPLES]);
+        trial.tick(late(5));
+        assert!(!trial.listens() && !trial.is_over(), "what there is is played");
+        trial.tick(late(10) + LATE);
+        assert!(trial.is_over());
     }
 }

@@ -221,8 +221,8 @@ impl Uplink {
         self.encoder = Encoder::new().inspect_err(|error| tracing::error!(%error, "no memory for Opus")).ok();
     }
 
-    /// Adds 10 ms; the last block of a frame completes it. A muted frame is silence as a whole.
-    pub fn add(&mut self, block: &Block, muted: bool) {
+    /// Adds 10 ms; the last block of a frame completes it.
+    pub fn add(&mut self, block: &Block) {
         if self.filled == 0 {
             self.suit();
         }
@@ -233,9 +233,6 @@ impl Uplink {
         }
         self.filled = 0;
         let frame = &mut self.frame[..self.frame_samples];
-        if muted {
-            frame.fill(0.0);
-        }
         let timestamp = self.timestamp;
         self.timestamp = timestamp.wrapping_add(self.frame_samples as u32);
         match self.encoder.as_mut().map(|encoder| encoder.encode(frame)) {

@@ -7,13 +7,13 @@
 use std::{
     os::unix::net::UnixStream,
     sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     },
     time::{Duration, Instant},
 };
 
-use super::{backend::Waker, device, pulse::LookOut};
+use super::{backend::Waker, device, lock, pulse::LookOut};
 use crate::config::Backend;
 
 /// How often the list is read where nobody tells.
@@ -82,8 +82,8 @@ impl Seen {
 /// The look-out. Dropping it ends its thread.
 pub struct Watch {
     sights: Receiver<Sight>,
-    /// Dropped, it ends the waiting of a thread that reads lists.
-    _stop: SyncSender<()>,
+    /// Dropped, it ends the waiting of a thread that reads lists, and tells the other that it is not wanted any more.
+    stop: Option<SyncSender<()>>,
     /// Shut down, it ends the waiting of a thread that is told.
     ear: Ear,
 }
@@ -100,7 +100,7 @@ impl Watch {
         if let Err(error) = std::thread::Builder::new().name("audio-watch".into()).spawn(move || post.stand()) {
             tracing::error!(%error, "no thread to look at sound devices");
         }
-        Self { sights, _stop: stop, ear }
+        Self { sights, stop: Some(stop), ear }
     }
 
     /// The latest sight, when there is a new one.
@@ -111,7 +111,8 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(ear) = &*self.ear.lock().unwrap_or_else(PoisonError::into_inner) {
+        self.stop = None;
+        if let Some(ear) = &*lock(&self.ear) {
             // It may be closed already.
             drop(ear.shutdown(std::net::Shutdown::Both));
         }
@@ -153,7 +154,7 @@ impl Post {
     }
 
     fn lend(&self, ear: Option<UnixStream>) {
-        *self.ear.lock().unwrap_or_else(PoisonError::into_inner) = ear;
+        *lock(&self.ear) = ear;
     }
 
     fn listen(&self, pulse: &mut LookOut) -> bool {
@@ -170,12 +171,18 @@ impl Post {
             };
             changed = match waited {
                 Ok(changed) => changed,
+                Err(_) if self.is_unwanted() => return true,
                 Err(error) => {
                     tracing::debug!(%error, "the sound server does not tell any more");
                     return self.read_list();
                 }
             };
         }
+    }
+
+    /// Nobody wants to know any more.
+    fn is_unwanted(&self) -> bool {
+        self.stopped.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     /// True when nobody wants to know any more.
@@ -188,5 +195,29 @@ impl Post {
         let sent = self.sights.send(sight).is_ok();
         self.waker.wake();
         sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_look_out_that_is_woken_since_it_is_not_wanted_any_more_knows_it() {
+        let (ear, mut server) = UnixStream::pair().unwrap();
+        let (send, sights) = sync_channel(1);
+        let (stop, stopped) = sync_channel(0);
+        let ear: Ear = Arc::new(Mutex::new(Some(ear)));
+        let watch = Watch { sights, stop: Some(stop), ear: ear.clone() };
+        let post = Post { backend: Backend::Null, waker: Waker::here(), sights: send, stopped, ear };
+        assert!(!post.is_unwanted());
+        let woken = std::thread::spawn(move || {
+            assert_eq!(server.read(&mut [0]).unwrap(), 0, "the end");
+            post.is_unwanted()
+        });
+        drop(watch);
+        assert!(woken.join().unwrap());
     }
 }

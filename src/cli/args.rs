@@ -337,7 +337,8 @@ pub enum RecordVerb {
         directory: Option<AbsolutePath>,
     },
     /// End the recording
-    #[command(after_help = "Example: telecon record stop")]
+    #[command(after_help = "Example: telecon record stop\n\n\
+        When it returns the files are complete.")]
     Stop,
 }
 

@@ -22,7 +22,7 @@ pub const NO_ANSWER: u8 = 11;
 pub const BUSY: u8 = 12;
 /// No device answered, or nothing could be dialled.
 pub const UNREACHABLE: u8 = 13;
-/// Accepted, but no audio came through; in the demo, not everybody heard everybody; the speaker that was tested does not open.
+/// Accepted, but no audio came through; in the demo, not everybody heard everybody; the device that was tested does not open.
 pub const MEDIA_FAILED: u8 = 14;
 /// Wrong arguments.
 pub const USAGE: u8 = 64;
@@ -134,7 +134,7 @@ pub fn report(error: &CliError) -> u8 {
     let mut stderr = io::stderr().lock();
     for line in error.message.lines() {
         // Nothing is left to be done when even stderr is gone.
-        let _gone = writeln!(stderr, "telecon: {}", text::safe(line));
+        let _gone = writeln!(stderr, "telecon: {}", text::safe(&text::bounded(line)));
     }
     error.code
 }
@@ -149,7 +149,8 @@ pub fn usage(error: &clap::Error) -> u8 {
     }
     let said = error.render().to_string();
     let said = said.strip_prefix("error: ").map_or(said.clone(), |sentence| format!("telecon: {sentence}"));
-    let _gone = io::stderr().lock().write_all(text::safe_lines(said.trim_end()).as_bytes());
+    let lines: Vec<_> = said.trim_end().lines().map(text::bounded).collect();
+    let _gone = io::stderr().lock().write_all(text::safe_lines(&lines.join("\n")).as_bytes());
     USAGE
 }
 

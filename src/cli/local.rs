@@ -12,10 +12,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     audio,
-    config::{self, Audio, Backend, Config, ConfigError, Paths},
+    config::{self, Backend, Config, ConfigError, Paths},
     control::server,
     daemon::{self, DaemonError},
     demo::{self, Progress},
+    leg,
 };
 
 use super::{
@@ -131,7 +132,7 @@ pub fn config_check(file: &Path, mut printer: Printer) -> Result<(), CliError> {
             return Err(error.into());
         }
     };
-    let notes = notes(&checked.config.audio);
+    let notes = notes(&checked.config);
     if printer.is_json() {
         let idle = checked.idle.iter().map(|idle| json!({ "line": idle.line, "key": idle.key }));
         let answer = json!({ "ok": true, "file": file, "no_effect": idle.collect::<Vec<_>>(), "notes": notes });
@@ -150,7 +151,7 @@ pub fn config_check(file: &Path, mut printer: Printer) -> Result<(), CliError> {
 }
 
 /// What is right, but perhaps not what was meant.
-fn notes(audio: &Audio) -> Vec<String> {
+fn notes(Config { audio, network, .. }: &Config) -> Vec<String> {
     let (input, output) = (Path::new(&audio.input_file), Path::new(&audio.output_file));
     let mut notes = Vec::new();
     match audio.backend {
@@ -172,6 +173,13 @@ fn notes(audio: &Audio) -> Vec<String> {
             format!("audio.output_file: there is no directory {}; make it, or name another file", directory.display())
         }));
     }
+    // It may come later, such as that of a VPN.
+    notes.extend(network.ice_interfaces.iter().filter(|name| !leg::has_address(name)).map(|name| {
+        format!(
+            "network.ice_interfaces: {name:?} has no address on this machine now, so that no call goes over it; `ip address` \
+             lists what there is"
+        )
+    }));
     notes
 }
 
@@ -231,6 +239,18 @@ mod tests {
             assert_eq!(ended.recv_timeout(Duration::from_secs(60)), Ok(true));
             drop(let_go);
         }
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_noted() {
+        let mut config = Config::default();
+        assert!(notes(&config).is_empty());
+        config.network.ice_interfaces = vec!["lo".into(), "nowhere0".into()];
+        let notes = notes(&config);
+        assert!(
+            notes.len() == 1 && notes[0].starts_with("network.ice_interfaces: \"nowhere0\" has no address"),
+            "{notes:?}"
+        );
     }
 
     struct Count(std::sync::Arc<std::sync::atomic::AtomicUsize>);

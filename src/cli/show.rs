@@ -139,7 +139,7 @@ pub fn record_started(answer: &Value) -> String {
 pub fn record_stopped(answer: &Value) -> String {
     line(&match answer["directory"].as_str() {
         Some(directory) => format!("recorded in {directory}"),
-        None => "stopped before it began; nothing was recorded".into(),
+        None => "stopped before there was any sound; nothing was recorded".into(),
     })
 }
 

@@ -10,6 +10,9 @@ use serde_json::Value;
 use super::exit::CliError;
 use crate::text::is_dangerous;
 
+/// Longest line of an error that is shown whole.
+const MAX_LINE_CHARS: usize = 1000;
+
 /// Writes answers to stdout, for people or for scripts.
 #[derive(Debug, Clone, Copy)]
 pub struct Printer {
@@ -45,6 +48,17 @@ impl Printer {
         }
         Ok(stdout.flush()?)
     }
+}
+
+/// A line of an error. What somebody typed or a file holds may stand in it, however long: then the middle is left out, since the cause
+/// and the remedy stand at the end.
+pub fn bounded(line: &str) -> Cow<'_, str> {
+    let chars = line.chars().count();
+    if chars <= MAX_LINE_CHARS {
+        return Cow::Borrowed(line);
+    }
+    let tail = line.chars().skip(chars - MAX_LINE_CHARS / 2);
+    Cow::Owned(line.chars().take(MAX_LINE_CHARS / 4).chain(['…']).chain(tail).collect())
 }
 
 /// One line of text that is safe on a terminal.
@@ -125,6 +139,18 @@ mod tests {
         assert_eq!(safe("\u{1b}[31mred\r\n\u{7f}\u{9b}2J"), "\\u{1b}[31mred\\r\\n\\u{7f}\\u{9b}2J");
         assert_eq!(safe("\u{202e}bob\u{2066}"), "\\u{202e}bob\\u{2066}");
         assert_eq!(safe("Zoë 👩\u{200d}🔬 ıñ"), "Zoë 👩\u{200d}🔬 ıñ");
+    }
+
+    #[test]
+    fn of_an_endless_line_the_beginning_and_the_end_are_shown() {
+        let shown = bounded("do what you can").into_owned();
+        assert_eq!(shown, "do what you can");
+        let endless = format!("no file {}: name too long; take another", "ß".repeat(100_000));
+        let shown = bounded(&endless);
+        assert!(shown.chars().count() < MAX_LINE_CHARS, "{}", shown.len());
+        assert!(
+            shown.starts_with("no file ßß") && shown.contains('…') && shown.ends_with("ß: name too long; take another")
+        );
     }
 
     #[test]

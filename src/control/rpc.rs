@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::wire::{EventRecord, Failure, Method};
+use crate::text::cut;
 
 /// Longest line that a client may send, its newline apart.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -182,10 +183,6 @@ fn unknown_method(method: &str) -> String {
 /// A client's own words in an error: enough to recognise them, never all of 64 KiB.
 fn short(text: &str) -> String {
     cut(text, 64)
-}
-
-fn cut(text: &str, chars: usize) -> String {
-    if text.chars().count() <= chars { text.to_owned() } else { text.chars().take(chars).chain(['…']).collect() }
 }
 
 /// The line that answers a request.

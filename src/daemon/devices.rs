@@ -8,6 +8,7 @@ use tokio::task;
 use super::{
     Daemon,
     requests::{ReplyTo, permit},
+    resolve::shown,
 };
 use crate::{
     audio::{self, AudioStatus, Device, MAX_TEST_SECONDS, Role, Sound},
@@ -203,7 +204,8 @@ fn find(config: &config::Audio, role: Role, wanted: &str) -> Result<Option<Strin
     let devices = audio::devices(config).map_err(hangs)?;
     let mut of_it = devices.iter().filter(|device| device.direction == direction);
     let found = of_it.find(|device| device.name == wanted || device.description == wanted);
-    let missing = || format!("there is no {direction} device called {wanted:?}; `telecon devices` lists what there is");
+    let missing =
+        || format!("there is no {direction} device called {}; `telecon devices` lists what there is", shown(wanted));
     found.map(|device| Some(device.name.clone())).ok_or_else(|| Failure::new("no_such_device", missing()))
 }
 

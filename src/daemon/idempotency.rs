@@ -36,8 +36,7 @@ impl Answers {
         let fresh = |kept: &&KeptAnswer| kept.key == key && now_ms.saturating_sub(kept.time_ms) <= ANSWER_MS;
         let kept = self.oldest_first.iter().find(fresh)?;
         if kept.asked != hash(method) {
-            let message = "this request_key belongs to another request; take a new key for each request";
-            return Some(Err(Failure::new("request_key_reused", message)));
+            return Some(Err(reused()));
         }
         let unreadable = |_| {
             let message =
@@ -62,6 +61,12 @@ impl Answers {
             self.oldest_first.pop_front();
         }
     }
+}
+
+/// For a key that another request has.
+pub(super) fn reused() -> Failure {
+    let message = "this request_key belongs to another request; take a new key for each request";
+    Failure::new("request_key_reused", message)
 }
 
 fn hash(method: &Method) -> [u8; 32] {

@@ -13,9 +13,14 @@ use tokio::{
 };
 use tracing::error;
 
-pub(super) use recording::ToRecord;
+pub(super) use recording::{ToComplete, ToRecord};
 
-use super::{Daemon, idempotency::Answer, resolve::Verb, views};
+use super::{
+    Daemon,
+    idempotency::{self, Answer},
+    resolve::Verb,
+    views,
+};
 use crate::{
     control::wire::{Command, Failure, Method, Subscription},
     net,
@@ -72,8 +77,13 @@ impl Daemon {
         {
             return drop(pending.reply.send(first));
         }
+        let is_other = |earlier: &Pending| pending.key == earlier.key && pending.method != earlier.method;
+        if pending.key.is_some() && self.unanswered().any(is_other) {
+            return drop(pending.reply.send(Err(idempotency::reused())));
+        }
         match pending.method.clone() {
             Method::MediaRecord { call, directory } => self.record(pending, call.as_deref(), directory, now),
+            Method::MediaStopRecord {} => self.stop_record(pending, now),
             method => {
                 let answer = self.answer(method, now);
                 self.conclude(pending, answer, now);
@@ -119,7 +129,6 @@ impl Daemon {
             Method::MediaVolume { who, percent } => self.volume(&who, percent, now),
             Method::MediaBlock { who } => self.block_audio(&who, true, now),
             Method::MediaUnblock { who } => self.block_audio(&who, false, now),
-            Method::MediaStopRecord {} => self.stop_record(now),
             Method::MediaStats {} => Ok(self.stats()),
             Method::AudioTestMic { seconds } => self.test_microphone(seconds),
             Method::AudioTestSpeaker {} => self.test_speaker(),
@@ -140,6 +149,7 @@ impl Daemon {
             // `command` and `answer_once` see to these.
             Method::DaemonStop {}
             | Method::MediaRecord { .. }
+            | Method::MediaStopRecord {}
             | Method::NetConnect { .. }
             | Method::AudioDevices {}
             | Method::AudioSelect { .. } => {

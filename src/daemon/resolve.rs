@@ -11,6 +11,7 @@ use crate::{
         io::{CallState, CallView, PastCall},
     },
     store::{Contact, ContactName},
+    text::cut,
 };
 
 /// Longest piece of a user's text in an answer, in characters.
@@ -19,11 +20,10 @@ const MAX_SHOWN_CHARS: usize = 64;
 /// A user's text in quotes, escaped and shortened.
 pub(super) fn shown(text: &str) -> String {
     let mut shown = String::from("\"");
-    for c in text.chars().take(MAX_SHOWN_CHARS) {
+    for c in cut(text, MAX_SHOWN_CHARS).chars() {
         if c == '"' { shown.push(c) } else { shown.extend(c.escape_debug()) }
     }
-    shown.push_str(if text.chars().nth(MAX_SHOWN_CHARS).is_some() { "…\"" } else { "\"" });
-    shown
+    shown + "\""
 }
 
 /// Whom a call invites: without doubles, in the order given, never the own DID.

@@ -85,6 +85,7 @@ pub(super) async fn start(
         store,
         recordings: paths.recordings.clone(),
         to_record: None,
+        to_complete: None,
         people,
         rung: Rung::default(),
         journal,

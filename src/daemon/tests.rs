@@ -45,11 +45,28 @@ async fn home_in(dir: TempDir) -> Home {
 }
 
 impl Home {
-    async fn ask_with(&mut self, method: Value, request_key: Option<&str>) -> Result<Value, Failure> {
+    /// Asks for something that may be answered later.
+    fn begin(&mut self, method: Value, request_key: Option<&str>) -> oneshot::Receiver<Result<Value, Failure>> {
         let (reply, answer) = oneshot::channel();
         let method: Method = serde_json::from_value(method).unwrap();
         self.daemon.command(Command::Call { method, request_key: request_key.map(String::from), reply }, now());
-        answer.await.unwrap()
+        answer
+    }
+
+    async fn ask_with(&mut self, method: Value, request_key: Option<&str>) -> Result<Value, Failure> {
+        let answer = self.begin(method, request_key);
+        self.answered(answer).await
+    }
+
+    /// An answer, for which the recorder's thread may have to tell something first.
+    async fn answered(&mut self, mut answer: oneshot::Receiver<Result<Value, Failure>>) -> Result<Value, Failure> {
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer.unwrap(),
+                Some(event) = self.doors.audio.recv() => self.daemon.audio_event(event, now()),
+            }
+        }
     }
 
     async fn ask(&mut self, method: Value) -> Result<Value, Failure> {

@@ -25,6 +25,11 @@ impl ToSocketAddrs for Interfaces {
     }
 }
 
+/// Whether a leg can bind anything on the interface of that name now.
+pub fn has_address(interface: &str) -> bool {
+    !local(&[interface.to_owned()]).is_empty()
+}
+
 /// The addresses to bind, each with port 0; empty when the machine has none that fits.
 pub(super) fn local(interfaces: &[String]) -> Vec<SocketAddr> {
     let listed = match ifaces() {
@@ -113,5 +118,6 @@ mod tests {
     fn this_machine_has_an_address() {
         assert!(!local(&[]).is_empty());
         assert!(local(&["lo".into()]).iter().all(|address| address.ip().is_loopback()));
+        assert!(has_address("lo") && !has_address("nowhere0"));
     }
 }

@@ -417,6 +417,8 @@ fn follow(server: &PulseServer) {
     echo.until("the default again", |status| status["output"] == "headset");
 }
 
+/// Here the server converts, and telecon is given 48 kHz mono whatever the device has: this shows that it asks for that. What telecon
+/// converts itself (ALSA's devices, PipeWire's own protocol) is tested in `src/audio/device/tests.rs`.
 #[test]
 fn speech_goes_through_devices_of_other_rates_and_channels() {
     let server = PulseServer::start();

@@ -42,15 +42,19 @@ fn try_to_play(file: &Path) -> Result<Vec<f32>, String> {
     Ok(samples.map(|bytes| f32::from(i16::from_le_bytes(*bytes)) / 32_768.0).collect())
 }
 
-/// Waits until the recorder has ended every file, with a last page that says so (RFC 3533, §6).
-fn until_complete(directory: &Path) {
+/// The recorder has ended every file, with a last page that says so (RFC 3533, §6).
+fn all_complete(directory: &Path) -> bool {
     let is_complete = |path: PathBuf| {
         let bytes = fs::read(path).unwrap();
         let last_page = bytes.windows(4).rposition(|word| word == b"OggS");
         last_page.and_then(|at| bytes.get(at + 5)).is_some_and(|flags| flags & 4 != 0)
     };
+    fs::read_dir(directory).unwrap().all(|file| is_complete(file.unwrap().path()))
+}
+
+fn until_complete(directory: &Path) {
     let limit = Instant::now() + PATIENCE;
-    while !fs::read_dir(directory).unwrap().all(|file| is_complete(file.unwrap().path())) {
+    while !all_complete(directory) {
         assert!(Instant::now() < limit, "{} is never complete", directory.display());
         std::thread::park_timeout(Duration::from_millis(10));
     }
@@ -163,13 +167,13 @@ fn all_files_are_in_step_with_what_was_heard_over_loss_mute_and_coming_back() {
     until_records(&mut ada, &me, true);
     until_longer(&mut cyn, &directory, 4);
     cyn.json(&["record", "stop"]);
+    assert!(all_complete(&directory), "they can be played at once");
     for other in [&mut ada, &mut ben] {
         until_records(other, &me, false);
     }
     cyn.json(&["hangup"]);
     cyn.terminate();
 
-    until_complete(&directory);
     let played = play_all(&directory);
     assert_eq!(played.keys().collect::<Vec<_>>(), ["ada", "ben", "mixed", "own"], "one file a person");
     let lengths: Vec<usize> = played.values().map(Vec::len).collect();
@@ -258,6 +262,10 @@ fn a_full_disk_ends_the_recording_with_a_reason_and_not_the_call() {
     let refused = ada.run(&["record", "start"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(65) && said.contains("space"), "{said}");
+    for recording in fs::read_dir(ada.home().join("recordings")).unwrap().map(|recording| recording.unwrap().path()) {
+        let played = play_all(&recording);
+        assert!(!played.is_empty() && played.values().all(|samples| !samples.is_empty()), "{}", recording.display());
+    }
     disk.free();
     ada.json(&["record", "start"]);
     until_records(&mut ben, &ada.did, true);

@@ -4,14 +4,14 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use super::{BLOCKS_PER_S, Block, FileNames, NewRecording, Piece, RecordingError, Shared, track::Track};
 use crate::{
     audio::{
-        BLOCK_SAMPLES,
+        BLOCK_SAMPLES, lock,
         mixer::{self, Limiter},
     },
     proto::{
@@ -76,8 +76,13 @@ impl Recorder {
         })
     }
 
-    /// Writes until the other end is gone, then ends the files.
-    pub fn run(mut self) -> Result<(), RecordingError> {
+    /// Writes until the other end is gone, then ends the files; false: there was nothing to keep. Where that does not work, what
+    /// holds no sound goes.
+    pub fn run(mut self) -> Result<bool, RecordingError> {
+        self.write_all().inspect_err(|_| self.remove_empty())
+    }
+
+    fn write_all(&mut self) -> Result<bool, RecordingError> {
         loop {
             // Looked at first: what was handed over before is there now.
             let is_over = self.pieces.is_abandoned();
@@ -138,7 +143,7 @@ impl Recorder {
 
     /// To whom the leg leads, or led.
     fn person(&self, leg: LegId) -> Option<Did> {
-        self.shared.people.lock().unwrap_or_else(PoisonError::into_inner).get(&leg).cloned()
+        lock(&self.shared.people).get(&leg).cloned()
     }
 
     /// Their file; somebody who comes back goes on in the same one.
@@ -171,15 +176,24 @@ impl Recorder {
     }
 
     /// All files end together. Without a single block nothing was recorded, and there is nothing to keep.
-    fn finish(mut self) -> Result<(), RecordingError> {
+    fn finish(&mut self) -> Result<bool, RecordingError> {
         let end = self.tracks().map(|track| track.place()).max().unwrap_or(0);
         if end == 0 {
-            let path = self.directory;
-            return fs::remove_dir_all(&path).map_err(|source| RecordingError::Unusable { path, source });
+            let path = self.directory.clone();
+            return fs::remove_dir_all(&path)
+                .map_err(|source| RecordingError::Unusable { path, source })
+                .map(|()| false);
         }
         self.pad_to(end)?;
-        let Self { own, mixed, others, .. } = self;
-        [own, mixed].into_iter().chain(others.into_values()).try_for_each(Track::finish)
+        self.tracks().try_for_each(Track::finish).map(|()| true)
+    }
+
+    /// Files without sound, and the directory when no other is in it. What cannot be removed stays: the disk fails already.
+    fn remove_empty(&mut self) {
+        for track in self.tracks().filter(|track| track.is_empty()) {
+            track.remove();
+        }
+        drop(fs::remove_dir(&self.directory));
     }
 }
 

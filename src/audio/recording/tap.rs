@@ -1,26 +1,26 @@
 //! The audio thread's end of a recording: gives every block its place and hands it over, without waiting or allocating.
 //!
 //! Time passes with the blocks that are mixed, since all participants are heard on that beat; the own microphone, which has
-//! a beat of its own, is fitted into it. After a pause the clock says how long it was.
+//! a beat of its own, is fitted into it. While nothing is mixed, since a speaker hangs, it passes with the own microphone's blocks.
+//! After a pause the clock says how long it was.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::{Arc, PoisonError, atomic::Ordering},
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use super::{BLOCKS_PER_S, Block, Piece, Shared};
-use crate::proto::{
-    id::{CallId, LegId},
-    io::Recorded,
+use super::{BLOCKS_PER_S, Block, Piece, Shared, own::Own};
+use crate::{
+    audio::lock,
+    proto::{
+        id::{CallId, LegId},
+        io::Recorded,
+    },
 };
 
 /// Without a block for so long, the clock says where the next one belongs.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Of the own microphone's blocks so many may wait for their beat; the oldest go.
-const MOST_WAITING: usize = 16;
-/// So long it is looked how many of them wait for nothing.
-const LOOK_BLOCKS: u32 = 100;
 /// As many legs are remembered, so that what was handed over finds its file although the leg is gone.
 const MAX_LEGS: usize = 256;
 /// The beat of a sound card may be ahead of the clock by so many blocks before the clock is not believed any more.
@@ -40,9 +40,9 @@ pub struct Tap {
     ticked_at: Option<Instant>,
     /// It was closed since.
     paused: bool,
-    own: VecDeque<Block>,
-    /// The fewest own blocks that waited lately, and for how many beats that was counted.
-    fewest: (usize, u32),
+    own: Own,
+    /// Nothing was mixed for so long that no more own blocks could wait.
+    alone: bool,
 }
 
 impl Tap {
@@ -56,8 +56,8 @@ impl Tap {
             place: 0,
             ticked_at: None,
             paused: true,
-            own: VecDeque::with_capacity(MOST_WAITING),
-            fewest: (usize::MAX, 0),
+            own: Own::new(),
+            alone: false,
         }
     }
 
@@ -69,7 +69,7 @@ impl Tap {
         };
         self.is_open = true;
         self.legs = recorded.who.keys().copied().collect();
-        let mut people = self.shared.people.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut people = lock(&self.shared.people);
         if people.len() + recorded.who.len() > MAX_LEGS {
             people.retain(|leg, _| recorded.who.contains_key(leg));
         }
@@ -82,18 +82,19 @@ impl Tap {
         }
         self.paused = true;
         self.own.clear();
-        self.fewest = (usize::MAX, 0);
+        self.alone = false;
     }
 
     /// 10 ms of the own microphone, as they are sent.
-    pub fn own(&mut self, block: &Block) {
+    pub fn own(&mut self, block: &Block, now: Instant) {
         if !self.is_open {
             return;
         }
-        if self.own.len() == MOST_WAITING {
-            self.own.pop_front();
+        if self.own.is_full() {
+            self.alone = true;
+            self.pass(now, Own::next);
         }
-        self.own.push_back(*block);
+        self.own.push(block);
     }
 
     /// The next 10 ms are mixed: what others bring until the next call belongs to them.
@@ -101,10 +102,20 @@ impl Tap {
         if !self.is_open {
             return;
         }
+        if std::mem::take(&mut self.alone) {
+            // What was said before this beat belongs before it.
+            while self.own.len() > 1 {
+                self.pass(now, Own::next);
+            }
+        }
+        self.pass(now, Own::next_on_beat);
+    }
+
+    fn pass(&mut self, now: Instant, next: fn(&mut Own) -> Option<Block>) {
         self.place = self.next_place(now);
         self.ticked_at = Some(now);
         self.shared.place.store(self.place, Ordering::Release);
-        if let Some(block) = self.next_own() {
+        if let Some(block) = next(&mut self.own) {
             self.hand_over(None, &block);
         }
     }
@@ -134,19 +145,6 @@ impl Tap {
         let by_beat = self.place + blocks(since);
         // What a speaker took in advance when it was opened is made up for here; a card that runs faster is not.
         if by_beat > by_clock + MAX_AHEAD { by_beat } else { by_clock.max(self.place + 1) }
-    }
-
-    /// The own block for this beat. What always waits is only late: it goes.
-    fn next_own(&mut self) -> Option<Block> {
-        let (fewest, beats) = self.fewest;
-        self.fewest = (fewest.min(self.own.len()), beats + 1);
-        if beats + 1 == LOOK_BLOCKS {
-            for _ in 1..self.fewest.0 {
-                self.own.pop_front();
-            }
-            self.fewest = (usize::MAX, 0);
-        }
-        self.own.pop_front()
     }
 }
 

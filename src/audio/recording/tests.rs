@@ -57,7 +57,7 @@ impl Session {
     /// 10 ms in which the own microphone and these legs bring that.
     fn block(&mut self, own: &[f32], legs: &[(u64, &[f32])]) {
         let tap = self.tap.as_mut().unwrap();
-        tap.own(own.try_into().unwrap());
+        tap.own(own.try_into().unwrap(), self.now);
         tap.tick(self.now);
         for (leg, block) in legs {
             tap.heard(LegId(*leg), (*block).try_into().unwrap());
@@ -74,8 +74,9 @@ impl Session {
         let directory = self.directory();
         drop(self.tap.take());
         let running = self.running.take().unwrap();
-        assert_eq!(running.status().problem, None);
+        let end = running.end.clone();
         running.wait(PATIENCE);
+        assert_eq!(end.get(), Some(&Ok(true)));
         read_all(&directory)
     }
 }
@@ -83,7 +84,7 @@ impl Session {
 /// A recording that begins, as soon as its files are there.
 fn made(new: NewRecording) -> Result<Recording, RecordingError> {
     let (told, made) = sync_channel(1);
-    start(new, move |result| told.send(result).unwrap(), || panic!("the disk is full")).unwrap();
+    start(new, move |result| told.send(result).unwrap(), || ()).unwrap();
     made.recv_timeout(PATIENCE).unwrap()
 }
 
@@ -233,13 +234,15 @@ fn what_does_not_fit_into_the_ring_is_silence_in_its_place() {
     let mut tap = Tap::new(CallId::from_bytes(CALL), sender, shared.clone());
     tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who: BTreeMap::new() }));
     for at in 0..6_u32 {
-        tap.own(&QUIET);
-        tap.tick(shared.started + Duration::from_millis(10) * at);
+        let now = shared.started + Duration::from_millis(10) * at;
+        tap.own(&QUIET, now);
+        tap.tick(now);
     }
     let places: Vec<u64> = std::iter::from_fn(|| pieces.pop().ok()).map(|piece| piece.at).collect();
     assert_eq!(places, [0, 1, 2, 3]);
-    tap.own(&QUIET);
-    tap.tick(shared.started + Duration::from_millis(60));
+    let now = shared.started + Duration::from_millis(60);
+    tap.own(&QUIET, now);
+    tap.tick(now);
     assert_eq!(pieces.pop().unwrap().at, 6);
 }
 
@@ -251,14 +254,34 @@ fn an_own_microphone_that_is_always_late_is_fitted_into_the_beat() {
     tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who: BTreeMap::new() }));
     let mark = |number: u32| std::array::from_fn(|_| number as f32);
     // Five blocks came at once at the beginning, and from then on one with every beat.
-    (0..5).for_each(|number| tap.own(&mark(number)));
+    (0..5).for_each(|number| tap.own(&mark(number), shared.started));
     for at in 0..300 {
-        tap.own(&mark(at + 5));
-        tap.tick(shared.started + Duration::from_millis(10) * at);
+        let now = shared.started + Duration::from_millis(10) * at;
+        tap.own(&mark(at + 5), now);
+        tap.tick(now);
     }
     let last = std::iter::from_fn(|| pieces.pop().ok()).last().unwrap();
     assert_eq!(last.at, 299);
     assert!(last.block[0] >= 303.0, "{} is {} blocks late", last.block[0], 304.0 - last.block[0]);
+}
+
+#[test]
+fn what_is_said_while_the_speaker_hangs_is_recorded_and_in_step_again_when_it_goes_on() {
+    let (sender, mut pieces) = rtrb::RingBuffer::new(1024);
+    let shared = Arc::new(Shared { started: Instant::now(), place: AtomicU64::new(0), people: Mutex::default() });
+    let mut tap = Tap::new(CallId::from_bytes(CALL), sender, shared.clone());
+    tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who: BTreeMap::new() }));
+    for at in 0..400_u32 {
+        let now = shared.started + Duration::from_millis(10) * at;
+        tap.own(&[at as f32; BLOCK_SAMPLES], now);
+        if !(50..300).contains(&at) {
+            tap.tick(now);
+        }
+    }
+    // Where two blocks meet, nothing is to be joined.
+    let said: Vec<(u64, f32)> =
+        std::iter::from_fn(|| pieces.pop().ok()).map(|piece| (piece.at, piece.block[0])).collect();
+    assert_eq!(said[1..], (1..400).map(|at| (at, at as f32)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -313,6 +336,10 @@ fn where_nothing_can_be_written_it_is_said_and_nothing_begins() {
     assert!(refused.contains("file/below") && refused.contains(';'), "{refused}");
     let relative = made(new_recording(Path::new("meetings"), &[])).err().unwrap();
     assert!(matches!(relative, RecordingError::Relative { .. }), "{relative}");
+    for beginning in [Path::new(""), parent.path()] {
+        let long = made(new_recording(&beginning.join("x".repeat(60_000)), &[])).err().unwrap().to_string();
+        assert!(long.len() < 500 && long.contains("xxx…") && long.contains(';'), "{}", long.len());
+    }
     std::fs::set_permissions(parent.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let shared = made(NewRecording { is_private: true, ..new_recording(parent.path(), &[]) }).err().unwrap();
     assert!(matches!(shared, RecordingError::Parent(_)), "{shared}");
@@ -323,9 +350,38 @@ fn a_recording_that_does_not_begin_leaves_nothing_behind() {
     let parent = tempfile::tempdir().unwrap();
     let Recording { tap, running } = made(new_recording(parent.path(), &[])).unwrap();
     assert!(running.directory.join("own.opus").exists());
+    let end = running.end.clone();
     drop(tap);
     running.wait(PATIENCE);
+    assert_eq!(end.get(), Some(&Ok(false)));
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_cannot_go_on_keeps_the_files_that_hold_sound_and_no_others() {
+    for (before, left) in [(0.3, &["Bob.opus"][..]), (3.0, &["Bob.opus", "mixed.opus", "own.opus"])] {
+        let parent = tempfile::tempdir().unwrap();
+        let (recorder, Recording { mut tap, running }, _) =
+            make(&new_recording(parent.path(), &[(did_of(2), "Bob")])).unwrap();
+        // His file cannot be made.
+        std::fs::write(running.directory.join("Bob.opus"), "somebody else's").unwrap();
+        let who = [(LegId(1), did_of(2))].into();
+        tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who }));
+        let mut now = Instant::now();
+        for block in blocks_of(&speech(before)) {
+            tap.own(block.try_into().unwrap());
+            tap.tick(now);
+            now += Duration::from_millis(10);
+        }
+        tap.heard(LegId(1), &QUIET);
+        drop(tap);
+        let problem = recorder.run().unwrap_err().to_string();
+        assert!(problem.contains("Bob.opus"), "{problem}");
+        let files = std::fs::read_dir(&running.directory).unwrap();
+        let names: BTreeSet<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(names.iter().map(String::as_str).collect::<Vec<_>>(), left);
+        assert_eq!(std::fs::read_to_string(running.directory.join("Bob.opus")).unwrap(), "somebody else's");
+    }
 }
 
 #[test]

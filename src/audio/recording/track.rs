@@ -3,7 +3,7 @@
 //! Whole pages reach the file with one write each, so that after a `kill -9` half a second is missing at most.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use ogg::{PacketWriter, writing::PacketWriteEndInfo};
 
 use super::{BLOCK_SAMPLES, Block, RecordingError};
-use crate::audio::{FRAME_SAMPLES, SAMPLE_RATE_HZ, codec::Encoder};
+use crate::audio::{FRAME_SAMPLES, SAMPLE_RATE_HZ, codec::Encoder, mixer::mean_square};
 
 /// Frames of 20 ms on one page: half a second.
 const FRAMES_PER_PAGE: u32 = 25;
@@ -42,6 +42,8 @@ pub struct Track {
     /// Frames in the file and on the page that is being filled.
     frames: u64,
     on_page: u32,
+    /// No page with sound is in the file.
+    is_empty: bool,
     /// What the next frame of a silence that goes on looks like.
     silence: Option<Bytes>,
 }
@@ -66,12 +68,22 @@ impl Track {
             frame: [0.0; FRAME_SAMPLES],
             frames: 0,
             on_page: 0,
+            is_empty: true,
             silence: None,
         };
-        for header in [head(lookahead_samples), comments(tags)] {
-            track.packet(header, PacketWriteEndInfo::EndPage, 0)?;
-        }
-        Ok(track)
+        let mut headers = [head(lookahead_samples), comments(tags)].into_iter();
+        let written = headers.try_for_each(|header| track.packet(header, PacketWriteEndInfo::EndPage, 0));
+        written.inspect_err(|_| track.remove()).map(|()| track)
+    }
+
+    /// Nothing can be heard in it, not even silence.
+    pub fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
+    /// Takes the file away.
+    pub fn remove(&self) {
+        drop(fs::remove_file(&self.path));
     }
 
     /// How long the file is, in blocks.
@@ -85,8 +97,7 @@ impl Track {
             return Ok(());
         }
         self.pad_to(at)?;
-        let power = block.iter().map(|sample| sample * sample).sum::<f32>() / BLOCK_SAMPLES as f32;
-        self.push(if power < SILENT_POWER { &SILENCE } else { block })
+        self.push(if mean_square(block) < SILENT_POWER { &SILENCE } else { block })
     }
 
     /// Makes the file that long with silence. An hour of it is a millisecond's work and less than a megabyte: somebody who
@@ -113,7 +124,7 @@ impl Track {
     }
 
     /// Ends the file properly; its length is exactly that of the blocks.
-    pub fn finish(mut self) -> Result<(), RecordingError> {
+    pub fn finish(&mut self) -> Result<(), RecordingError> {
         let end = self.place * BLOCK_SAMPLES as u64 + self.lookahead_samples;
         // The last samples come out of the decoder only behind what follows on them.
         let payload = self.encode()?;
@@ -153,7 +164,12 @@ impl Track {
         let paged = self.pages.write_packet(packet, self.serial, end, granule);
         let written = paged.and_then(|()| {
             let whole = std::mem::take(self.pages.inner_mut());
-            if whole.is_empty() { Ok(()) } else { self.file.write_all(&whole) }
+            if whole.is_empty() {
+                return Ok(());
+            }
+            self.file.write_all(&whole)?;
+            self.is_empty &= granule == 0;
+            Ok(())
         });
         written.map_err(|error| self.unusable(error))
     }

@@ -169,7 +169,7 @@ fn call(clip: &[f32], network: Network, seed: u64) -> (Vec<f32>, Run) {
         if let Some(processing) = &mut processing {
             processing.captured(&mut block, 0.0);
         }
-        uplink.add(&block, false);
+        uplink.add(&block);
         for ms in 0..10 {
             let now = epoch + backend::BLOCK * (number as u32 + 1) + Duration::from_millis(ms);
             let voice = std::iter::from_fn(|| frames.try_recv().ok()).filter_map(|frame| here.send(LEG, &frame, now));

@@ -1,13 +1,16 @@
-//! What clients ask about recordings, and the end of one that cannot be written any further.
+//! What clients ask about recordings, and how they end. The answers come when the disk has done its part.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tracing::debug;
 
 use super::{Answer, Pending, not_done};
 use crate::{
-    audio::{NewRecording, RecordingError},
+    audio::{NewRecording, RecordingError, RecordingStatus},
     control::wire::Failure,
     daemon::{Daemon, resolve::Verb},
     proto::{
@@ -15,6 +18,9 @@ use crate::{
         io::{CallState, Event, Now, Request},
     },
 };
+
+/// How long `media.stop_record` waits for the last pages.
+const LAST_PAGES: Duration = Duration::from_secs(5);
 
 /// A recording whose files are being made.
 pub(in crate::daemon) struct ToRecord {
@@ -26,21 +32,55 @@ pub(in crate::daemon) struct ToRecord {
 impl ToRecord {
     /// The same request waits for the same answer. Another one hears of a failure that no key keeps, since nothing was decided.
     fn also(&mut self, pending: Pending) {
-        let is_same = |first: &Pending| first.key == pending.key && first.method == pending.method;
-        if pending.key.is_some() && self.asked.iter().any(is_same) {
-            self.asked.retain(|earlier| !earlier.reply.is_closed());
-            return self.asked.push(pending);
+        if pending.key.is_some() && self.asked.iter().any(|first| first.key == pending.key) {
+            return wait(&mut self.asked, pending);
         }
-        let why = "the files of a recording are being made already; if that takes long, the disk does not answer";
-        let _client_gone = pending.reply.send(Err(Failure::new("try_again", why)));
+        try_again(
+            pending,
+            "the files of a recording are being made already; if that takes long, the disk does not answer",
+        );
     }
 }
 
+/// A recording that is over, and whose files are being completed.
+pub(in crate::daemon) struct ToComplete {
+    call: CallId,
+    /// Who waits for it.
+    asked: Vec<Pending>,
+    until: Instant,
+}
+
+impl ToComplete {
+    /// When nobody waits any longer.
+    pub(in crate::daemon) fn due(&self) -> Instant {
+        self.until
+    }
+}
+
+/// Also that one waits; in place of clients that are gone, so that the others bound how many there are.
+fn wait(asked: &mut Vec<Pending>, pending: Pending) {
+    asked.retain(|earlier| !earlier.reply.is_closed());
+    asked.push(pending);
+}
+
+fn try_again(pending: Pending, why: &str) {
+    let _client_gone = pending.reply.send(Err(Failure::new("try_again", why)));
+}
+
 impl Daemon {
+    /// The requests whose answers the disk holds up.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = &Pending> {
+        let to_record = self.to_record.iter().flat_map(|to_record| &to_record.asked);
+        to_record.chain(self.to_complete.iter().flat_map(|to_complete| &to_complete.asked))
+    }
+
     /// Files first, which take as long as the disk does; [`Self::recording_made`] goes on.
     pub(super) fn record(&mut self, pending: Pending, call: Option<&str>, directory: Option<PathBuf>, now: Now) {
         if let Some(to_record) = &mut self.to_record {
             return to_record.also(pending);
+        }
+        if self.to_complete.is_some() {
+            return try_again(pending, "the files of the last recording are being completed");
         }
         let answer = match self.find(call, Verb::Record) {
             Err(failure) => Err(failure),
@@ -91,48 +131,86 @@ impl Daemon {
             self.audio.start_recording(recording);
             Ok(json!({ "call": call, "directory": directory }))
         });
+        self.conclude_all(asked, answer, now);
+    }
+
+    /// The answer comes when the files are closed; [`Self::recording_ended`] or [`Self::recording_late`] goes on.
+    pub(super) fn stop_record(&mut self, pending: Pending, now: Now) {
+        if let Some(to_complete) = &mut self.to_complete {
+            return wait(&mut to_complete.asked, pending);
+        }
+        let stopped = match (self.stop_early(now), self.recorded()) {
+            (Some(call), _) => return self.conclude(pending, Ok(json!({ "call": call, "directory": null })), now),
+            (None, Some((call, _))) => self.ask(Request::Record { call, on: false }, now).map(|_| call),
+            (None, None) => {
+                Err(Failure::new("not_recording", "no call is being recorded; `telecon record start` begins"))
+            }
+        };
+        match stopped {
+            Err(failure) => self.conclude(pending, Err(failure), now),
+            Ok(call) => {
+                self.to_complete = Some(ToComplete { call, asked: vec![pending], until: now.mono + LAST_PAGES });
+                self.carry_out(now);
+                // It may have ended by itself a moment ago.
+                self.recording_ended(now);
+            }
+        }
+    }
+
+    /// A recording whose files are not there yet never begins, and they go when they come. `None`: there is no such one.
+    fn stop_early(&mut self, now: Now) -> Option<CallId> {
+        let to_record = self.to_record.as_mut().filter(|to_record| !to_record.asked.is_empty())?;
+        let (call, asked) = (to_record.call, std::mem::take(&mut to_record.asked));
+        let why = "the recording was stopped before its files were there; nothing was recorded";
+        self.conclude_all(asked, Err(Failure::new("not_recording", why)), now);
+        Some(call)
+    }
+
+    /// Files are closed: those of a recording that was stopped, and whoever did that is told; or of one that cannot be written any
+    /// further, and everybody is. What became of one that is not the latest nobody asks any more.
+    pub(in crate::daemon) fn recording_ended(&mut self, now: Now) {
+        let Some(RecordingStatus { directory, end: Some(end) }) = self.audio.recording() else { return };
+        if let Some(ToComplete { call, asked, .. }) = self.to_complete.take() {
+            let directory = |kept: bool| kept.then_some(directory);
+            let answer = end.clone().map(|kept| json!({ "call": call, "directory": directory(kept) }));
+            let lacking = |problem| format!("the recording is over, and the end of its files is missing: {problem}");
+            self.conclude_all(asked, answer.map_err(|problem| Failure::new("not_writable", lacking(problem))), now);
+        }
+        if let (Err(problem), Some((call, _))) = (end, self.recorded()) {
+            self.tell(Event::RecordingFailed { call, problem }, now);
+            if let Err(error) = self.ask(Request::Record { call, on: false }, now) {
+                debug!(%error, "the recording was over already");
+            }
+        }
+    }
+
+    /// A disk that hangs holds no answer up for ever.
+    pub(in crate::daemon) fn recording_late(&mut self, now: Now) {
+        let Some(ToComplete { asked, .. }) = self.to_complete.take_if(|to_complete| now.mono >= to_complete.until)
+        else {
+            return;
+        };
+        let directory = self.directory().unwrap_or_default();
+        let why = format!(
+            "the recording in {} is over, but the disk has not taken the end of its files for {} s; they are complete once it does",
+            directory.display(),
+            LAST_PAGES.as_secs()
+        );
+        self.conclude_all(asked, Err(Failure::new("not_writable", why)), now);
+    }
+
+    fn conclude_all(&mut self, asked: Vec<Pending>, answer: Answer, now: Now) {
         for pending in asked {
             self.conclude(pending, answer.clone(), now);
         }
     }
 
-    /// A recording whose files are not there yet is stopped as well: it never begins, and they go when they come.
-    pub(super) fn stop_record(&mut self, now: Now) -> Answer {
-        if let Some(ToRecord { call, asked }) = self.to_record.as_mut().filter(|to_record| !to_record.asked.is_empty())
-        {
-            let (call, asked) = (*call, std::mem::take(asked));
-            let stopped = Failure::new(
-                "not_recording",
-                "the recording was stopped before its files were there; nothing was recorded",
-            );
-            for pending in asked {
-                self.conclude(pending, Err(stopped.clone()), now);
-            }
-            return Ok(json!({ "call": call, "directory": null }));
-        }
-        let Some((call, _)) = self.recorded() else {
-            return Err(Failure::new("not_recording", "no call is being recorded; `telecon record start` begins"));
-        };
-        self.ask(Request::Record { call, on: false }, now)?;
-        Ok(json!({ "call": call, "directory": self.directory() }))
-    }
-
     /// For `status`: what is recorded now, and why the last recording ended by itself.
     pub(super) fn recording(&self) -> (Value, Option<String>) {
-        let problem = self.audio.recording().and_then(|recording| recording.problem);
+        let problem = self.audio.recording().and_then(|recording| recording.end?.err());
         let Some((call, state)) = self.recorded() else { return (Value::Null, problem) };
         let paused = state == CallState::OnHold;
         (json!({ "call": call, "directory": self.directory(), "paused": paused }), problem)
-    }
-
-    /// The files cannot be written any more: clients are told why, and the others in the call that it is over.
-    pub(in crate::daemon) fn recording_failed(&mut self, now: Now) {
-        let Some((call, _)) = self.recorded() else { return };
-        let Some(problem) = self.audio.recording().and_then(|recording| recording.problem) else { return };
-        self.tell(Event::RecordingFailed { call, problem }, now);
-        if let Err(error) = self.ask(Request::Record { call, on: false }, now) {
-            debug!(%error, "the recording was over already");
-        }
     }
 
     fn recorded(&self) -> Option<(CallId, CallState)> {

@@ -35,6 +35,14 @@ async fn only_a_device_that_is_there_can_be_chosen_and_default_goes_back_to_the_
 }
 
 #[tokio::test]
+async fn a_name_however_long_is_repeated_in_part_only() {
+    let mut home = home().await;
+    home.daemon.config.audio.backend = Backend::Alsa;
+    let refused = home.select("output", &"x".repeat(60_000)).await.unwrap_err();
+    assert!(refused.message.len() < 200 && refused.message.contains("xxx…\"; `telecon devices`"), "{refused}");
+}
+
+#[tokio::test]
 async fn of_two_choices_the_later_one_holds_whichever_is_found_first() {
     let mut home = home().await;
     let [first, second, third] = [(); 3].map(|()| home.daemon.choices.next());

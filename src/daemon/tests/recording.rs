@@ -1,5 +1,7 @@
 //! Recordings whose files take their time, which the loop does not wait for.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::audio::AudioEvent;
 
@@ -11,10 +13,21 @@ type Answer = oneshot::Receiver<Result<Value, Failure>>;
 impl Home {
     /// Asks for a recording of the active call; the answer comes when the files are there.
     fn record(&mut self, request_key: Option<&str>) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        let method: Method = serde_json::from_value(method("media.record", json!({}))).unwrap();
-        self.daemon.command(Command::Call { method, request_key: request_key.map(String::from), reply }, now());
-        answer
+        self.begin(method("media.record", json!({})), request_key)
+    }
+
+    /// Asks for its end; the answer comes when its files are closed.
+    fn stop(&mut self, request_key: Option<&str>) -> Answer {
+        self.begin(method("media.stop_record", json!({})), request_key)
+    }
+
+    /// A call that is recorded, and the directory.
+    async fn recorded(&mut self) -> (Value, PathBuf) {
+        let call = self.ask(offer(&[did_of(2).as_str()])).await.unwrap()["call"].clone();
+        let answer = self.record(None);
+        self.until_made().await;
+        let directory = answer.await.unwrap().unwrap()["directory"].as_str().unwrap().into();
+        (call, directory)
     }
 
     /// Lets the loop see that they are.
@@ -113,4 +126,55 @@ async fn a_double_click_while_the_files_are_made_gets_one_answer() {
     assert_eq!(home.record(Some("click")).try_recv().unwrap().unwrap(), made, "the first answer under this key");
     let other = home.record(Some("another click")).try_recv().unwrap();
     assert_eq!(other.unwrap(), made, "`try_again` was no answer that a key keeps");
+}
+
+#[tokio::test]
+async fn who_stops_a_recording_is_answered_when_its_files_are_closed() {
+    let mut home = home().await;
+    let (call, directory) = home.recorded().await;
+    assert!(directory.exists());
+    let (mut first, mut second) = (home.stop(Some("stop")), home.stop(Some("stop")));
+    assert!(first.try_recv().is_err() && second.try_recv().is_err(), "as far as the loop knows, they are open");
+    assert_eq!(home.done("daemon.status", json!({})).await["recording"], Value::Null);
+    assert_eq!(home.record(None).try_recv().unwrap().unwrap_err().code, "try_again", "one after the other");
+    let answer = home.answered(first).await.unwrap();
+    assert_eq!(answer, json!({ "call": call, "directory": null }), "nobody was there who could be heard");
+    assert!(!directory.exists());
+    assert_eq!(second.await.unwrap().unwrap(), answer);
+    assert_eq!(home.stop(Some("stop")).try_recv().unwrap().unwrap(), answer, "the first answer under this key");
+    assert_eq!(home.refusal("media.stop_record", json!({})).await, "not_recording");
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_holds_the_end_of_a_recording_up_for_a_while_only() {
+    let mut home = home().await;
+    home.recorded().await;
+    let mut answer = home.stop(None);
+    let late = |by: Duration| Now { mono: Instant::now() + by, ..now() };
+    home.daemon.recording_late(late(Duration::from_secs(4)));
+    assert!(answer.try_recv().is_err());
+    home.daemon.recording_late(late(Duration::from_secs(5)));
+    assert_eq!(answer.try_recv().unwrap().unwrap_err().code, "not_writable");
+    let again = home.record(None);
+    home.until_made().await;
+    assert!(again.await.unwrap().is_ok(), "the next one does not wait for it");
+}
+
+#[tokio::test]
+async fn a_key_that_waits_for_the_disk_is_no_other_requests() {
+    let mut home = home().await;
+    home.ask(offer(&[did_of(2).as_str()])).await.unwrap();
+    let answer = home.record(Some("click"));
+    let elsewhere = method("media.record", json!({ "directory": "/elsewhere" }));
+    for other in [method("media.mute", json!({})), elsewhere, method("media.stop_record", json!({}))] {
+        let refused = home.begin(other, Some("click")).try_recv().unwrap().unwrap_err();
+        assert_eq!(refused.code, "request_key_reused");
+    }
+    assert_eq!(home.done("daemon.status", json!({})).await["muted"], false);
+    home.until_made().await;
+    assert!(answer.await.unwrap().is_ok());
+    let stopped = home.stop(Some("stop"));
+    let refused = home.begin(method("media.mute", json!({})), Some("stop")).try_recv().unwrap().unwrap_err();
+    assert_eq!(refused.code, "request_key_reused");
+    assert!(home.answered(stopped).await.is_ok());
 }

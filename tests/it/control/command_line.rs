@@ -320,11 +320,24 @@ async fn a_test_names_the_device_that_was_opened() {
 }
 
 #[tokio::test]
-async fn a_speaker_that_does_not_open_is_an_error_that_says_why() {
-    let state = json!({ "output": "default", "playing": false, "speaker_test": null, "problem": "no server answers; start one" });
-    let output = run(with_sound(vec![state]).dir.path(), "test speaker").await;
-    let said = (code(&output), stdout(&output), stderr(&output));
-    assert_eq!(said, (14, String::new(), "telecon: no server answers; start one\n".into()));
+async fn a_device_that_does_not_open_is_an_error_that_says_why() {
+    let problem = "no server answers; start one";
+    let test = json!({ "stage": "listening", "level_db": -120, "left_ms": 100 });
+    let state = json!({ "playing": false, "capturing": false, "speaker_test": null, "problem": problem, "test": test });
+    for what in ["speaker", "mic"] {
+        let fake = with_sound(vec![state.clone()]);
+        let output = run(fake.dir.path(), &format!("test {what}")).await;
+        let said = (code(&output), stdout(&output), stderr(&output));
+        assert_eq!(said, (14, String::new(), format!("telecon: {problem}\n")));
+        assert!(
+            what != "mic" || fake.asked().contains(&Method::AudioTestMic { seconds: Some(0) }),
+            "nobody listens any more"
+        );
+    }
+    let output = run(with_sound(vec![state]).dir.path(), "test mic --json").await;
+    let over = json!({ "stage": "over", "input": null, "heard": false, "loudest_db": -120, "problem": problem });
+    let last: Value = serde_json::from_str(stdout(&output).lines().last().expect("a line")).expect("JSON");
+    assert_eq!((code(&output), last), (14, over));
 }
 
 #[tokio::test]
