@@ -369,7 +369,7 @@ fn what_cannot_go_on_keeps_the_files_that_hold_sound_and_no_others() {
         tap.follow(Some(&Recorded { call: CallId::from_bytes(CALL), who }));
         let mut now = Instant::now();
         for block in blocks_of(&speech(before)) {
-            tap.own(block.try_into().unwrap());
+            tap.own(block.try_into().unwrap(), now);
             tap.tick(now);
             now += Duration::from_millis(10);
         }
