@@ -133,7 +133,7 @@ impl Media {
             self.adapt(now);
         }
         let copies = match codecs.red {
-            Some(_) => self.spoken.copies(frame, behind(&self.plan, frame.samples)),
+            Some(_) => self.spoken.copies(frame, behind(&self.plan, frame.samples), self.meter.room(now)),
             None => Vec::new(),
         };
         self.spoken.keep(frame);
@@ -305,6 +305,25 @@ mod tests {
         media.codecs = None;
         media.received(rtp::Packet { payload: Bytes::from_static(b"x"), ..Default::default() }, now);
         assert!(heard.pop().is_err() && media.meter.stats.packets_ignored == 1);
+    }
+
+    #[test]
+    fn no_second_is_busier_than_it_may_be_whatever_the_plan_says() {
+        let start = Instant::now();
+        let (mut media, _) = media(start);
+        let mut sent = Vec::new();
+        for n in 0..500 {
+            let now = start + n * Duration::from_millis(20);
+            media.plan.near = &[1, 2, 3];
+            let spoken = frame(n, &[1; 120]);
+            let packet = media.packet(LegId(1), &spoken, now).expect("every frame is sent");
+            assert!(packet.payload.ends_with(&spoken.payload));
+            media.meter.sent(packet.payload.len(), now);
+            // All of IPv6, UDP, RTP and SRTP's tag.
+            sent.push(packet.payload.len() + 40 + 36);
+        }
+        let busiest = sent.windows(50).map(|second| second.iter().sum::<usize>()).max().unwrap();
+        assert!((19_000..20_000).contains(&busiest), "{busiest} bytes in a second");
     }
 
     #[test]

@@ -15,6 +15,10 @@ const RTP_HEADER_BYTES: usize = 12;
 const UDP_BYTES: usize = 8;
 /// Over so much time IP bytes are counted.
 const WIRE_WINDOW: Duration = Duration::from_secs(1);
+/// No second has more than 160 kbit/s (20 000 bytes). So many are earned in each…
+const EARNED_BYTES: f64 = 18_600.0;
+/// …and so many may be saved. The rest is for one frame that cannot wait, RTCP's own reports, and the checks of the path.
+const SAVED_BYTES: f64 = 900.0;
 
 /// Figures of one leg. Rates are means over about the last second.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -65,6 +69,9 @@ pub(super) struct Meter {
     pub(super) ip_bytes: usize,
     /// IP bytes of voice and of what is told of what arrives, of [`WIRE_WINDOW`]; bounded by what is sent in that time.
     wire: VecDeque<(Instant, usize)>,
+    /// IP bytes that may still be sent, and when that was reckoned.
+    spare_bytes: f64,
+    earned: Instant,
     /// Datagrams, and bytes in them, that had been sent when that was last looked up.
     datagrams: (u64, u64),
 }
@@ -81,6 +88,8 @@ impl Meter {
             // The dearer one, until the path is known.
             ip_bytes: IPV6_BYTES,
             wire: VecDeque::new(),
+            spare_bytes: SAVED_BYTES,
+            earned: now,
             datagrams: (0, 0),
         }
     }
@@ -103,6 +112,8 @@ impl Meter {
     pub(super) fn wired(&mut self, bytes: usize, now: Instant) {
         self.wire.push_back((now, self.ip_bytes + bytes));
         self.forget(now);
+        self.earn(now);
+        self.spare_bytes -= (self.ip_bytes + bytes) as f64;
     }
 
     fn forget(&mut self, now: Instant) {
@@ -115,6 +126,17 @@ impl Meter {
     pub(super) fn wire_kbps(&mut self, now: Instant) -> f64 {
         self.forget(now);
         self.wire.iter().map(|(_, bytes)| *bytes).sum::<usize>() as f64 * 8.0 / 1000.0 / WIRE_WINDOW.as_secs_f64()
+    }
+
+    /// How many bytes of payload a packet with copies may have now: budgets are means, and a voice that varies is busier at times.
+    pub(super) fn room(&mut self, now: Instant) -> usize {
+        self.earn(now);
+        (self.spare_bytes as usize).saturating_sub(self.ip_bytes + PACKET_OVERHEAD_BYTES)
+    }
+
+    fn earn(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(std::mem::replace(&mut self.earned, now)).as_secs_f64();
+        self.spare_bytes = (self.spare_bytes + EARNED_BYTES * passed).min(SAVED_BYTES);
     }
 
     /// A packet of voice came in.
