@@ -266,9 +266,8 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// What a change of device may cost at most here. 50 ms are promised, and printed is what it was; the machine that runs
-/// these tests may stand still for longer than that, while a change that breaks the sound takes longer than this.
-const LONGEST_GAP_MS: u128 = 300;
+/// What a change of device may cost at most, in ms.
+const LONGEST_GAP_MS: u128 = 50;
 
 /// A tone that has no pause.
 fn steady_tone(seconds: f64) -> Vec<f32> {
@@ -276,22 +275,17 @@ fn steady_tone(seconds: f64) -> Vec<f32> {
     (0..samples).map(|at| 0.3 * (at as f32 * std::f32::consts::TAU * 440.0 / 48_000.0).sin()).collect()
 }
 
-/// Plays a tone into the microphone and records what comes out of the speaker while `act` happens; returns the longest
-/// silence, in ms.
-fn longest_gap_ms(server: &PulseServer, act: impl FnOnce()) -> u128 {
-    let recording = server.record("speaker");
-    server.speak(&steady_tone(8.0));
-    record_on(&recording, 2.0);
-    act();
-    record_on(&recording, 2.0);
-    let (heard, _) = recording.stop();
-    let heard: Vec<bool> = heard.chunks_exact(240).map(loud).collect();
-    // From a second after the tone is first heard, so that the beginning does not count, to where it ends.
-    let first = heard.iter().position(|heard| *heard).expect("the tone is heard") + 200;
-    let last = heard.iter().rposition(|heard| *heard).unwrap();
-    let gap = heard[first..last].split(|heard| *heard).map(<[bool]>::len).max().unwrap_or(0);
-    assert!(last > first + 400, "two seconds and more are heard: {first} to {last}");
-    gap as u128 * 5
+/// Plays a tone into the microphone and changes a device, there and back. A busy machine breaks sound now and
+/// then, and never mends any: what is too long is tried again.
+fn change_without_a_break(server: &PulseServer, mut devices: [&str; 2], mut gap_ms: impl FnMut([&str; 2]) -> u128) {
+    server.speak(&steady_tone(60.0));
+    let gaps = std::iter::repeat_with(|| {
+        let gap_ms = gap_ms(devices);
+        println!("from {} to {}: a gap of {gap_ms} ms", devices[0], devices[1]);
+        devices.reverse();
+        gap_ms
+    });
+    assert!(gaps.take(5).any(|gap_ms| gap_ms <= LONGEST_GAP_MS), "each change breaks the sound");
 }
 
 #[test]
@@ -310,22 +304,21 @@ fn another_speaker(mut server: PulseServer) {
     let mut echo = Echo::start(&server);
     echo.say("call");
     echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
-    let (before, after) = (server.record("speaker"), server.record("headset"));
-    server.speak(&steady_tone(20.0));
-    until("the tone", || before.loud().is_some());
-    record_on(&before, 1.0);
-    echo.say("output headset");
-    // Were both to play on, both would end with the tone.
-    until("the tone on the other speaker alone", || {
-        let (before, after) = (before.loud(), after.loud());
-        before.zip(after).is_some_and(|((_, before), (_, after))| after > before + Duration::from_millis(500))
+    change_without_a_break(&server, ["speaker", "headset"], |[from, to]| {
+        let (before, after) = (server.record(from), server.record(to));
+        until("the tone", || before.loud().is_some());
+        record_on(&before, 1.0);
+        echo.say(&format!("output {to}"));
+        // Were both to play on, both would end with the tone.
+        until("the tone on the other speaker alone", || {
+            let (before, after) = (before.loud(), after.loud());
+            before.zip(after).is_some_and(|((_, before), (_, after))| after > before + Duration::from_millis(500))
+        });
+        // What was still on its way.
+        record_on(&before, 0.5);
+        let ((_, last), (first, _)) = (before.loud().unwrap(), after.loud().unwrap());
+        first.saturating_duration_since(last).as_millis()
     });
-    // What was still on its way.
-    record_on(&before, 0.5);
-    let ((_, last), (first, _)) = (before.loud().unwrap(), after.loud().unwrap());
-    let gap_ms = first.saturating_duration_since(last).as_millis();
-    println!("from one speaker to the other: a gap of {gap_ms} ms");
-    assert!(gap_ms <= LONGEST_GAP_MS, "{gap_ms} ms");
 }
 
 #[test]
@@ -344,12 +337,18 @@ fn another_microphone(server: &PulseServer) {
     assert!(server.pactl(&["load-module", "module-remap-source", "source_name=second", "master=microphone.monitor"]));
     echo.say("call");
     echo.wait("the first packet to be decoded", |line| line.contains("FirstAudio"));
-    let gap_ms = longest_gap_ms(server, || {
-        echo.say("input second");
-        echo.until("the other microphone to be open", |status| status["input"] == "second");
+    change_without_a_break(server, ["microphone.monitor", "second"], |[_, to]| {
+        let recording = server.record("speaker");
+        until("the tone", || recording.loud().is_some());
+        record_on(&recording, 2.0);
+        echo.say(&format!("input {to}"));
+        echo.until("the other microphone to be open", |status| status["input"] == to);
+        record_on(&recording, 2.0);
+        let heard: Vec<bool> = recording.stop().0.chunks_exact(240).map(loud).collect();
+        // From a second after the tone is first heard, so that its beginning does not count.
+        let first = heard.iter().position(|heard| *heard).expect("the tone is heard") + 200;
+        5 * heard[first..].split(|heard| *heard).map(<[bool]>::len).max().unwrap_or(0) as u128
     });
-    println!("from one microphone to the other: a gap of {gap_ms} ms");
-    assert!(gap_ms <= LONGEST_GAP_MS, "{gap_ms} ms");
 }
 
 #[test]
