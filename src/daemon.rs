@@ -181,6 +181,7 @@ struct Daemon {
     looks: Arc<Semaphore>,
     found: mpsc::Sender<devices::Found>,
     choices: devices::Choices,
+    present: devices::Present,
     /// What clients know of sound.
     audio_told: Event,
     started: Instant,

@@ -97,6 +97,7 @@ pub(super) async fn start(
         looks: Arc::new(Semaphore::new(MAX_TASKS)),
         found: found_in,
         choices: devices::Choices::default(),
+        present: devices::Present::default(),
         audio_told,
         started: Instant::now(),
         timer_rests_until: Instant::now(),

@@ -245,3 +245,25 @@ fn what_breaks_after_a_while_is_opened_again_at_once_and_what_breaks_soon_only_l
     assert_eq!((device(&port).as_str(), port.problem().as_deref()), ("none", Some("unplugged")));
     assert!(!port.drive(true, later, unasked), "not yet");
 }
+
+#[test]
+fn a_speaker_that_is_not_wanted_any_more_plays_out_what_it_has() {
+    /// Closed when it is dropped.
+    struct Closes(#[expect(dead_code, reason = "its end tells")] SyncSender<()>);
+    impl Playback for Closes {
+        fn wants(&mut self, _now: Instant) -> bool {
+            false
+        }
+        fn play(&mut self, _block: &Block) {}
+        fn due(&self) -> Option<Instant> {
+            None
+        }
+    }
+    let (tells, closed) = sync_channel(0);
+    let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
+    let now = Instant::now();
+    assert!(port.drive(true, now, || answered(Ok((Box::new(Closes(tells)), named("pulseaudio", "ear"))))));
+    assert!(port.drive(false, now, unasked));
+    assert!(closed.recv().is_err());
+    assert!(now.elapsed() >= DRAIN, "{:?}", now.elapsed());
+}
