@@ -141,7 +141,7 @@ impl Stops for dyn Capture {
 
     fn hangs(&self, device: &str) -> String {
         format!(
-            "the microphone {device} has given no sound for a while; it or the sound server may hang: choose another one, or restart it"
+            "the microphone {device} has given no sound for a while: it is suspended, or it or the sound server hangs; resume it, choose another one, or restart the server"
         )
     }
 }
@@ -158,7 +158,7 @@ impl Stops for dyn Playback {
 
     fn hangs(&self, device: &str) -> String {
         format!(
-            "the speaker {device} has taken no sound for a while; it or the sound server may hang: choose another one, or restart it"
+            "the speaker {device} has taken no sound for a while: it is suspended, or it or the sound server hangs; resume it, choose another one, or restart the server"
         )
     }
 }

@@ -136,7 +136,7 @@ fn a_sound_server_that_hangs_is_told_of_until_sound_flows_again() {
     assert!(pass(&mut port, 1), "nothing is told after {STILL:?} without sound");
     let problem = port.problem().unwrap();
     assert!(
-        problem.starts_with("the speaker first has taken no sound") && problem.ends_with("restart it"),
+        problem.starts_with("the speaker first has taken no sound") && problem.ends_with("restart the server"),
         "{problem}"
     );
     port.flowed();
