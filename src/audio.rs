@@ -18,6 +18,7 @@ mod device;
 mod engine;
 mod file;
 mod jitter;
+mod libasound;
 mod listing;
 mod mixer;
 mod opener;

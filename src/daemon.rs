@@ -168,6 +168,8 @@ struct Daemon {
     to_record: Option<requests::ToRecord>,
     /// While those of one that was stopped are being completed.
     to_complete: Option<requests::ToComplete>,
+    /// What is said of one that ended when the daemon was killed, until another one begins.
+    lost_recording: Option<String>,
     people: People,
     rung: Rung,
     journal: Journal,
@@ -181,6 +183,7 @@ struct Daemon {
     looks: Arc<Semaphore>,
     found: mpsc::Sender<devices::Found>,
     choices: devices::Choices,
+    present: devices::Present,
     /// What clients know of sound.
     audio_told: Event,
     started: Instant,

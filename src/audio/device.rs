@@ -5,10 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::OpenOptions,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -26,7 +22,7 @@ use super::{
     backend::{Capture, Playback, Waker},
     callback::{Gauge, InputEnd, OutputEnd},
     choice::is_default,
-    lock,
+    libasound, lock,
     port::{Attempt, Opened},
     pulse,
     resample::{Inward, Outward},
@@ -45,8 +41,6 @@ pub const NO_PIPEWIRE: Option<&str> = if cfg!(feature = "pipewire") {
 };
 /// A sound server that does not answer for so long is treated as absent.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// `PA_NATIVE_COOKIE_LENGTH` of PulseAudio's protocol.
-const PULSE_COOKIE_BYTES: usize = 256;
 /// Rings hold this share of a second (200 ms).
 const RING_SHARE: u32 = 5;
 /// A backlog of captured sound above this many blocks is skipped, so that the delay does not stay.
@@ -80,7 +74,7 @@ pub fn probe(backend: Backend, input: &str, output: &str, ring: Option<&str>) ->
     let mut find = |role: Role, direction: Direction, wanted: &str| {
         let (name, problem) = match locate(&host, direction, wanted) {
             Ok((_, name, instead)) => (name, instead),
-            Err(why) => (wanted.to_owned(), Some(why)),
+            Err(why) => (wanted.to_owned(), Some(with_cause(backend, &host, why))),
         };
         problems.extend(problem.map(|problem| (role, problem)));
         name
@@ -129,8 +123,9 @@ pub fn sight(backend: Backend) -> Option<Sight> {
 /// Opens a microphone.
 pub fn open_input(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn Capture> {
     let host = host(backend)?;
-    let (device, name, instead) = locate(&host, Direction::Input, wanted)?;
-    let fail = |why: String| format!("the microphone {name} does not open ({why}); see `telecon devices`");
+    let missing = |why| with_cause(backend, &host, why);
+    let (device, name, instead) = locate(&host, Direction::Input, wanted).map_err(missing)?;
+    let fail = |why: String| missing(format!("the microphone {name} does not open ({why}); see `telecon devices`"));
     let chosen = Chosen::of(&device, Direction::Input).map_err(fail)?;
     let rate_hz = chosen.config.sample_rate;
     let (producer, consumer) = rtrb::RingBuffer::new((rate_hz / RING_SHARE) as usize);
@@ -157,8 +152,9 @@ pub fn open_input(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn C
 /// Opens a speaker.
 pub fn open_output(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn Playback> {
     let host = host(backend)?;
-    let (device, name, instead) = locate(&host, Direction::Output, wanted)?;
-    let fail = |why: String| format!("the speaker {name} does not open ({why}); see `telecon devices`");
+    let missing = |why| with_cause(backend, &host, why);
+    let (device, name, instead) = locate(&host, Direction::Output, wanted).map_err(missing)?;
+    let fail = |why: String| missing(format!("the speaker {name} does not open ({why}); see `telecon devices`"));
     let chosen = Chosen::of(&device, Direction::Output).map_err(fail)?;
     let rate_hz = chosen.config.sample_rate;
     let broken = Broken::new(waker.clone(), format!("the speaker {name}"));
@@ -492,6 +488,7 @@ fn locate(
 /// The sound system that the configuration asks for.
 fn host(backend: Backend) -> Result<Arc<cpal::Host>, String> {
     let alsa = || {
+        libasound::quieten();
         let host = cpal::host_from_id(HostId::Alsa);
         host.map(Arc::new)
             .map_err(|error| format!("there is no sound system ({error}); install PipeWire, PulseAudio or ALSA"))
@@ -509,6 +506,14 @@ fn host(backend: Backend) -> Result<Arc<cpal::Host>, String> {
     }
 }
 
+/// Where ALSA was only asked since no sound server answers, that is most likely what is wrong.
+fn with_cause(backend: Backend, host: &cpal::Host, why: String) -> String {
+    if backend == Backend::Alsa || host.id() != HostId::Alsa {
+        return why;
+    }
+    format!("no sound server answers: start PulseAudio or PipeWire; without one, {why}")
+}
+
 /// PulseAudio, by one connection as long as it answers: cpal's client notices only when something comes that nobody has it any
 /// more, so that each one would stay, and a server takes 64.
 fn pulse_host() -> Result<Arc<cpal::Host>, String> {
@@ -519,7 +524,7 @@ fn pulse_host() -> Result<Arc<cpal::Host>, String> {
     if let Some(host) = known.filter(|host| host.devices().is_ok()) {
         return Ok(host);
     }
-    make_pulse_cookie();
+    pulse::make_cookie();
     let host = cpal::host_from_id(HostId::PulseAudio).map(Arc::new).map_err(|error| {
         let form = match std::env::var("PULSE_SERVER") {
             Ok(address) if !address.starts_with("unix:") => "; PULSE_SERVER must have the form unix:/path",
@@ -531,28 +536,6 @@ fn pulse_host() -> Result<Arc<cpal::Host>, String> {
     })?;
     *kept() = Some(host.clone());
     Ok(host)
-}
-
-/// PulseAudio drops clients that send no cookie, even where it asks for none, so libpulse makes one when there is none;
-/// cpal's client does not.
-fn make_pulse_cookie() {
-    let Some(home) = std::env::home_dir() else { return };
-    let named = std::env::var_os("PULSE_COOKIE").map(PathBuf::from);
-    let cookie = home.join(".config/pulse/cookie");
-    let known = [named, Some(cookie.clone()), Some(home.join(".pulse-cookie"))];
-    if known.into_iter().flatten().any(|path| path.exists()) {
-        return;
-    }
-    let write = || {
-        std::fs::create_dir_all(home.join(".config/pulse"))?;
-        let mut bytes = [0_u8; PULSE_COOKIE_BYTES];
-        rand::fill(&mut bytes[..]);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&cookie)?;
-        file.write_all(&bytes)
-    };
-    if let Err(error) = write() {
-        tracing::debug!(%error, "no PulseAudio cookie");
-    }
 }
 
 fn backend_name(host: &cpal::Host) -> &'static str {

@@ -39,6 +39,8 @@ const BLOCK_MS: f64 = 10.0;
 
 /// Without a rest for so long, it takes one. Half of what the kernel allows real-time threads ([`super::realtime`]).
 const LONGEST_BUSY: Duration = Duration::from_millis(100);
+/// Sound that nobody wants any more may take so long to end softly; a device that asks for none does not keep itself open.
+const LAST_FADE: Duration = Duration::from_millis(200);
 /// What counts as a rest.
 const REST: Duration = Duration::from_micros(100);
 /// So many blocks of 10 ms are read or mixed in one turn; the rest follows in the next.
@@ -75,6 +77,12 @@ pub struct Engine {
     speaking: BTreeSet<Option<LegId>>,
     ears: Ramp,
     limiter: Limiter,
+    /// A speaker that opens begins softly.
+    opens: Ramp,
+    /// What was mixed last was not silent…
+    sounded: bool,
+    /// …and by when it is to end, should nobody want any more of it.
+    ends_by: Instant,
     sounds: Sounds,
     trial: Option<Trial>,
     report_at: Instant,
@@ -113,6 +121,9 @@ impl Engine {
             speaking: BTreeSet::new(),
             ears: Ramp::default(),
             limiter: Limiter::default(),
+            opens: Ramp::default(),
+            sounded: false,
+            ends_by: Instant::now(),
             sounds: Sounds::new(),
             trial: None,
             report_at: Instant::now(),
@@ -166,8 +177,9 @@ impl Engine {
         }
         for id in inbox.removed.drain(..) {
             self.uplink.remove_leg(id);
-            self.legs.remove(&id);
-            self.voices.remove(&id);
+            if let Some(leg) = self.legs.get_mut(&id) {
+                leg.leave();
+            }
         }
         let selected = std::mem::take(&mut inbox.selected);
         let look_again = std::mem::take(&mut inbox.look_again);
@@ -198,6 +210,9 @@ impl Engine {
 
     fn follow(&mut self, plan: AudioPlan) {
         if plan.legs != self.plan.legs {
+            if plan.legs.is_disjoint(&self.plan.legs) {
+                self.uplink.finish(&self.gate.close());
+            }
             self.uplink.address(plan.legs.clone(), self.shared.epoch, Instant::now());
         }
         self.plan = plan;
@@ -249,6 +264,11 @@ impl Engine {
         let rings = self.sounds.rings() && (self.plan.ring || self.output.is_open() || self.ring.is_open());
         let rings_apart = rings && self.opener.rings_apart();
         let sounds = self.sounds.sounds() || self.trial.is_some() || (rings && !rings_apart);
+        let plays = self.plan.playback || sounds;
+        if plays {
+            self.ends_by = now + LAST_FADE;
+        }
+        let plays = plays || (self.sounded && now < self.ends_by);
         let mut changed = trial_ended;
         if self.opener.take_probe(&self.shared) {
             self.input.forget();
@@ -258,7 +278,7 @@ impl Engine {
         }
         let answered = [
             (Role::Input, self.input.drive(self.plan.microphone || listens, now, || self.opener.input())),
-            (Role::Output, self.output.drive(self.plan.playback || sounds, now, || self.opener.output())),
+            (Role::Output, self.output.drive(plays, now, || self.opener.output())),
             (Role::Ring, self.ring.drive(rings_apart, now, || self.opener.ring())),
         ];
         for (role, _) in answered.into_iter().filter(|(_, answered)| *answered) {
@@ -292,6 +312,9 @@ impl Engine {
         let room = (self.input.name(), self.output.name());
         if room == self.room {
             return;
+        }
+        if room.1.is_some() && room.1 != self.room.1 {
+            self.opens.rest();
         }
         match &room.0 {
             None => self.processing = None,
@@ -371,6 +394,8 @@ impl Engine {
                 speaker.play(&block);
             }
         }
+        self.legs.retain(|_, leg| !leg.is_over());
+        self.voices.retain(|id, _| self.legs.contains_key(id));
         for _ in 0..BLOCKS_A_TURN {
             if !self.ring.active().is_some_and(|speaker| speaker.wants(now)) {
                 break;
@@ -415,6 +440,8 @@ impl Engine {
             trial.add_to(&mut sum);
         }
         self.limiter.apply(&mut sum);
+        self.opens.apply(&mut sum, 1.0);
+        self.sounded = sum.iter().any(|sample| *sample != 0.0);
         sum
     }
 
@@ -451,16 +478,14 @@ impl Engine {
             tracing::warn!("this machine is too busy for sound at real-time priority; it goes on without");
             self.shared.board().status.realtime = false;
         }
-        self.legs.retain(|_, leg| !leg.is_abandoned());
-        self.voices.retain(|id, _| self.legs.contains_key(id));
         self.uplink.forget_abandoned_legs();
         let (ring_ms, device_ms) = self.output.active().map_or((0.0, 0.0), |speaker| speaker.delays_ms());
         let capture_ms = self.input.active().map_or(0.0, |microphone| microphone.delay_ms());
         let frame_ms = self.uplink.frame_ms();
         let processing_ms = self.processing.as_ref().map_or(0.0, Processing::delay_ms);
         let around = DelayShares { capture_ms, processing_ms, frame_ms, ring_ms, device_ms, ..DelayShares::default() };
-        let stats: BTreeMap<LegId, LegAudioStats> =
-            self.legs.iter().map(|(id, leg)| (*id, leg.stats(around))).collect();
+        let legs = self.legs.iter().filter(|(_, leg)| !leg.has_left());
+        let stats: BTreeMap<LegId, LegAudioStats> = legs.map(|(id, leg)| (*id, leg.stats(around))).collect();
         self.shared.board().legs = stats;
         self.publish_status();
     }

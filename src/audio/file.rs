@@ -27,19 +27,33 @@ const HEADER_BYTES: usize = 44;
 const MAX_OUTPUT_SAMPLES: u64 = 6 * 3600 * SAMPLE_RATE_HZ as u64;
 const SAMPLES_A_SECOND: u64 = SAMPLE_RATE_HZ as u64;
 
+const NO_SOUND: &str = "it holds no sound";
+
 /// A clip, 48 kHz mono, at least one sample.
 pub type Clip = Arc<[i16]>;
 
 /// Whether a file begins like one that can be spoken. The error is a sentence for the user.
 pub fn check_clip(path: &Path) -> Result<(), String> {
-    open_clip(path).map(drop).map_err(|why| cannot(path, &why))
+    open_clip(path).map(drop)
 }
 
 fn cannot(path: &Path, why: &dyn std::fmt::Display) -> String {
     format!("the file {} of [audio] input_file cannot be spoken ({why}); name a readable WAV file", path.display())
 }
 
-fn open_clip(path: &Path) -> Result<hound::WavReader<BufReader<File>>, hound::Error> {
+fn open_clip(path: &Path) -> Result<hound::WavReader<BufReader<File>>, String> {
+    let reader = open_wav(path).map_err(|error| cannot(path, &error))?;
+    let hound::WavSpec { channels, sample_rate, .. } = reader.spec();
+    if !(8_000..=384_000).contains(&sample_rate) || !(1..=32).contains(&channels) {
+        return Err(cannot(path, &format_args!("{sample_rate} Hz, {channels} channels")));
+    }
+    if reader.duration() == 0 {
+        return Err(cannot(path, &NO_SOUND));
+    }
+    Ok(reader)
+}
+
+fn open_wav(path: &Path) -> Result<hound::WavReader<BufReader<File>>, hound::Error> {
     // A pipe is not waited for: without this flag nobody might ever open its other end.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
@@ -51,13 +65,10 @@ fn open_clip(path: &Path) -> Result<hound::WavReader<BufReader<File>>, hound::Er
 /// Reads a WAV of any rate and channel count. The error is a sentence for the user.
 pub fn read_clip(path: &Path) -> Result<Clip, String> {
     let fail = |why: &dyn std::fmt::Display| cannot(path, why);
-    let reader = open_clip(path).map_err(|error| fail(&error))?;
+    let reader = open_clip(path)?;
     let spec = reader.spec();
     let rate = spec.sample_rate as usize;
     let channels = usize::from(spec.channels);
-    if !(8_000..=384_000).contains(&rate) || !(1..=32).contains(&channels) {
-        return Err(fail(&format_args!("{rate} Hz, {channels} channels")));
-    }
     let most = MAX_CLIP_SECONDS * rate.min(SAMPLE_RATE_HZ as usize);
     let mono = match spec.sample_format {
         hound::SampleFormat::Float => downmixed(reader.into_samples::<f32>(), channels, most),
@@ -70,7 +81,7 @@ pub fn read_clip(path: &Path) -> Result<Clip, String> {
     let mono = mono.map_err(|error| fail(&error))?;
     let clip = resample_whole(mono, rate).map_err(|error| fail(&error))?;
     if clip.is_empty() {
-        return Err(fail(&"it holds no sound"));
+        return Err(fail(&NO_SOUND));
     }
     Ok(clip.into_iter().map(to_pcm).collect())
 }
@@ -327,6 +338,16 @@ mod tests {
             }
             let sentence = read_clip(&path).unwrap_err();
             assert!(sentence.contains("clip.wav") && sentence.contains("input_file"), "{sentence}");
+        }
+        for (sample_rate, samples, why) in [(1, 1, "1 Hz, 1 channels"), (48_000, 0, NO_SOUND)] {
+            let (channels, bits_per_sample, sample_format) = (1, 16, hound::SampleFormat::Int);
+            let spec = hound::WavSpec { channels, sample_rate, bits_per_sample, sample_format };
+            let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+            (0..samples).for_each(|_| writer.write_sample(7_i16).unwrap());
+            writer.finalize().unwrap();
+            let sentence = check_clip(&path).unwrap_err();
+            assert!(sentence.contains(why), "{sentence}");
+            assert_eq!(read_clip(&path).unwrap_err(), sentence);
         }
         let pipe = directory.path().join("pipe.wav");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());

@@ -108,6 +108,13 @@ impl Gate {
             }
         }
     }
+
+    /// Nothing passes from here on: what is to follow on the last block, so that it does not end with a step.
+    pub fn close(&mut self) -> Block {
+        let mut ending = [0.0; BLOCK_SAMPLES];
+        self.apply(&mut ending, true);
+        ending
+    }
 }
 
 /// Adds `sound` to `sum`.

@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_secs(3);
 /// Silence of a sound server after which `status` says so; the attempt goes on.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a speaker that gives way has still to play, so long it stays open; a sound server holds some tens of ms.
+/// What a speaker that is closed or gives way has still to play, so long it stays open; a sound server holds some tens of ms.
 const DRAIN: Duration = Duration::from_millis(150);
 
 /// After so long without sound from a device whose sound has flowed, `status` says so.
@@ -119,6 +119,8 @@ struct Next<T: ?Sized> {
 
 /// What the engine asks of both kinds of ports.
 pub trait Stops {
+    /// So long it stays open when it is not wanted any more: what was played is heard to its end.
+    const PLAYS_ON: Duration;
     /// Sound flows.
     fn runs(&self) -> bool;
     /// Why it does not work any more.
@@ -127,6 +129,8 @@ pub trait Stops {
     fn hangs(&self, device: &str) -> String;
 }
 impl Stops for dyn Capture {
+    const PLAYS_ON: Duration = Duration::ZERO;
+
     fn runs(&self) -> bool {
         self.flows()
     }
@@ -137,11 +141,13 @@ impl Stops for dyn Capture {
 
     fn hangs(&self, device: &str) -> String {
         format!(
-            "the microphone {device} has given no sound for a while; it or the sound server may hang: choose another one, or restart it"
+            "the microphone {device} has given no sound for a while: it is suspended, or it or the sound server hangs; resume it, choose another one, or restart the server"
         )
     }
 }
 impl Stops for dyn Playback {
+    const PLAYS_ON: Duration = DRAIN;
+
     fn runs(&self) -> bool {
         self.flows()
     }
@@ -152,7 +158,7 @@ impl Stops for dyn Playback {
 
     fn hangs(&self, device: &str) -> String {
         format!(
-            "the speaker {device} has taken no sound for a while; it or the sound server may hang: choose another one, or restart it"
+            "the speaker {device} has taken no sound for a while: it is suspended, or it or the sound server hangs; resume it, choose another one, or restart the server"
         )
     }
 }
@@ -230,7 +236,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
                 if let State::Open(open) = &mut open {
                     self.problem = open.name.instead.take();
                 }
-                close(open, Duration::ZERO);
+                close(open, T::PLAYS_ON);
                 State::Closed
             }
             State::Opening { stand_in, attempt } => self.settle(stand_in, attempt, now),
@@ -330,7 +336,7 @@ impl<T: ?Sized + Stops + Send + 'static> Port<T> {
         match opened {
             Ok((device, name)) if late || device.runs() => {
                 self.problem = None;
-                close(State::Open(present), DRAIN);
+                close(State::Open(present), T::PLAYS_ON);
                 Open::new(device, name, now)
             }
             Ok(opened) => {

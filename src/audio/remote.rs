@@ -53,6 +53,8 @@ pub struct Remote {
     gain: Gain,
     /// It is of the active call.
     in_plan: bool,
+    /// Nothing comes any more, and it is not wanted any more.
+    left: bool,
     ramp: Ramp,
     meter: Meter,
     /// The latest block before its gain.
@@ -76,6 +78,7 @@ impl Remote {
             absent: 0,
             gain: Gain::default(),
             in_plan: false,
+            left: false,
             ramp: Ramp::default(),
             meter: Meter::default(),
             raw: [0.0; BLOCK_SAMPLES],
@@ -93,6 +96,7 @@ impl Remote {
         while let Ok(packet) = self.slots.pop() {
             self.jitter.push(packet);
         }
+        self.left |= self.slots.is_abandoned();
         if !self.is_wanted() && self.ramp.is_silent() {
             self.discard();
         }
@@ -105,7 +109,7 @@ impl Remote {
     }
 
     fn is_wanted(&self) -> bool {
-        self.in_plan && !self.gain.blocked
+        self.in_plan && !self.gain.blocked && !self.left
     }
 
     fn discard(&mut self) {
@@ -129,9 +133,19 @@ impl Remote {
         }
     }
 
-    /// Its task is gone: nothing will come any more.
-    pub fn is_abandoned(&self) -> bool {
-        self.slots.is_abandoned()
+    /// It is taken away: what sounds of it fades out.
+    pub fn leave(&mut self) {
+        self.left = true;
+    }
+
+    /// It was taken away, or its task is gone.
+    pub fn has_left(&self) -> bool {
+        self.left
+    }
+
+    /// And nothing of it sounds any more.
+    pub fn is_over(&self) -> bool {
+        self.left && self.ramp.is_silent()
     }
 
     /// The next 10 ms, or `None` when the leg is silent. `started` is set when its first packet was decoded.

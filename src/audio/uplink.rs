@@ -213,6 +213,16 @@ impl Uplink {
         }
     }
 
+    /// What was said is sent to its end, which is `ending`, although its last frame is not full.
+    pub fn finish(&mut self, ending: &Block) {
+        if self.encoder.is_some() {
+            self.add(ending);
+            while self.filled > 0 {
+                self.add(&[0.0; BLOCK_SAMPLES]);
+            }
+        }
+    }
+
     /// The microphone closes.
     pub fn end(&mut self) {
         self.pause(self.to.clone());

@@ -160,7 +160,7 @@ pub enum Verb {
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
         limit: u32,
         /// Only calls that began before this unix time in ms, as `started_ms` in --json: to read on
-        #[arg(long, value_name = "MS")]
+        #[arg(long, value_name = "MS", value_parser = whole_number)]
         before: Option<u64>,
         /// Mark everything so far as seen: `telecon status` counts missed calls from there
         #[arg(long)]
@@ -254,7 +254,7 @@ pub enum Verb {
     #[command(after_help = "Example: telecon watch --since 120 --json")]
     Watch {
         /// Begin with the kept events after this one
-        #[arg(long, value_name = "SEQ")]
+        #[arg(long, value_name = "SEQ", value_parser = whole_number)]
         since: Option<u64>,
     },
     /// Check or print the configuration
@@ -382,6 +382,10 @@ pub enum Level {
     Percent(u16),
     Off,
     On,
+}
+
+fn whole_number(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "write a whole number")
 }
 
 impl FromStr for Level {

@@ -178,7 +178,9 @@ fn on_off(value: &Value) -> &'static str {
 
 /// `telecon volume`
 pub fn volume(answer: &Value) -> String {
-    line(&format!("{} is {}", person(answer), loudness(&answer["volume_percent"], &answer["audio_blocked"])))
+    let (who, blocked) = (person(answer), &answer["audio_blocked"]);
+    let again = if *blocked == true { format!("; telecon volume {who} on ends that") } else { String::new() };
+    line(&format!("{who} is {}{again}", loudness(&answer["volume_percent"], blocked)))
 }
 
 fn loudness(percent: &Value, blocked: &Value) -> String {
@@ -240,6 +242,7 @@ fn with(call: &Value) -> String {
             (_, Value::Bool(true)) => ", speaking",
             _ => "",
         };
+        let deafened = if one["deafened"] == true { ", deafened" } else { "" };
         let heard = match (&one["audio_blocked"], one["volume_percent"].as_u64()) {
             (Value::Bool(true), _) => ", not heard".into(),
             (_, Some(percent)) if percent != 100 => format!(", {percent} %"),
@@ -250,7 +253,7 @@ fn with(call: &Value) -> String {
         let left_out = if recorded_here && one["recorded"] == false { ", not recorded yet" } else { "" };
         let decline = &one["decline"];
         let why = if decline.is_object() { format!(": {}", reason(decline)) } else { String::new() };
-        format!("{} ({}{why}{records}{left_out}{muted}{heard})", person(one), spoken(&one["state"]))
+        format!("{} ({}{why}{records}{left_out}{muted}{deafened}{heard})", person(one), spoken(&one["state"]))
     });
     participants.collect::<Vec<_>>().join(", ")
 }
@@ -280,7 +283,7 @@ pub fn status(answer: &Value) -> String {
         sound = format!("{sound}\nmicrophone with {}", processing.join(", "));
     }
     if let Some(problem) = audio["problem"].as_str() {
-        let idle = audio["capturing"] != true && audio["playing"] != true;
+        let idle = audio["capturing"] != true && audio["playing"] != true && answer["active_call"].is_null();
         let of_old = if idle { " (when it was last tried; the next call tries again)" } else { "" };
         sound = format!("{sound}\n{problem}{of_old}");
     }
@@ -395,7 +398,7 @@ pub fn mic_test_over(answer: &Value) -> String {
 pub fn history(answer: &Value) -> String {
     let calls = list(answer, "history");
     if calls.is_empty() {
-        return line("no calls yet");
+        return line("no calls");
     }
     let row = |call: &Value| {
         let who = match call["direction"].as_str() {
@@ -408,7 +411,11 @@ pub fn history(answer: &Value) -> String {
                 format!("from {}{stranger}{with}", caller(call))
             }
         };
-        let what = if call["outcome"].is_null() { "goes on".into() } else { spoken(&call["outcome"]) };
+        let what = match (call["direction"].as_str(), call["outcome"].as_str()) {
+            (_, None) => "goes on".into(),
+            (Some("in"), Some("cancelled")) => "missed (taken back)".into(),
+            (_, Some(_)) => spoken(&call["outcome"]),
+        };
         vec![date(&call["started_ms"]), short_id(&call["call"]), who, what, lasted(call)]
     };
     table(&["BEGAN", "CALL", "WHO", "WHAT", "LASTED"], &calls.iter().map(row).collect::<Vec<_>>())

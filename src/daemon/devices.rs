@@ -1,6 +1,6 @@
 //! Sound devices for clients: listed, chosen and kept, tested; and which sound belongs to which event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use tokio::task;
@@ -14,7 +14,10 @@ use crate::{
     audio::{self, AudioStatus, Device, MAX_TEST_SECONDS, Role, Sound},
     config::{self, Backend},
     control::wire::Failure,
-    proto::io::{CallState, EndReason, Event, Now, ParticipantState},
+    proto::{
+        id::{CallId, Did},
+        io::{CallState, EndReason, Event, Now, ParticipantState},
+    },
     store::{Store, StoreError},
 };
 
@@ -49,6 +52,34 @@ impl Choices {
         let held = self.held.entry(role).or_default();
         *held = number.max(*held);
         *held == number
+    }
+}
+
+/// Who has joined which call and has not left it since.
+#[derive(Debug, Default)]
+pub(super) struct Present(BTreeSet<(CallId, Did)>);
+
+impl Present {
+    /// False of one who was there all the time, and only comes back from hold or from an interruption.
+    pub(super) fn is_news(&mut self, event: &Event) -> bool {
+        if let Event::CallEnded { call, .. } = event {
+            self.0.retain(|(of, _)| of != call);
+        }
+        let Event::ParticipantChanged { call, did, state } = event else { return true };
+        let who = (*call, did.clone());
+        match state {
+            ParticipantState::Joined => return self.0.insert(who),
+            ParticipantState::Left
+            | ParticipantState::Declined
+            | ParticipantState::Expired
+            | ParticipantState::Unreachable => drop(self.0.take(&who)),
+            ParticipantState::Invited
+            | ParticipantState::Ringing
+            | ParticipantState::Connecting
+            | ParticipantState::Reconnecting
+            | ParticipantState::OnHold => {}
+        }
+        true
     }
 }
 
@@ -172,7 +203,10 @@ impl Daemon {
     }
 
     /// Makes heard what happens in the call that is heard.
-    pub(super) fn sound(&self, event: &Event) {
+    pub(super) fn sound(&mut self, event: &Event) {
+        if !self.present.is_news(event) {
+            return;
+        }
         let is_heard = |call| {
             let heard = |state| matches!(state, CallState::Active | CallState::Outgoing);
             self.node.calls().iter().any(|view| view.call == call && heard(view.state))
@@ -214,7 +248,7 @@ fn hangs(error: audio::Hangs) -> Failure {
 }
 
 /// The sound of an event, and the call that has to be heard for it.
-pub(super) fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId>, Sound)> {
+pub(super) fn sound_of(event: &Event) -> Option<(Option<CallId>, Sound)> {
     match event {
         Event::ParticipantChanged { call, state: ParticipantState::Joined, .. } => Some((Some(*call), Sound::Joined)),
         Event::ParticipantChanged { call, state: ParticipantState::Left, .. } => Some((Some(*call), Sound::Left)),

@@ -108,7 +108,14 @@ pub(super) fn call(text: Option<&str>, verb: Verb, calls: &[CallView], past: &[P
     let past = past.iter().filter(|_| verb == Verb::Join).map(|past| (past.call, Some(0)));
     let all: Vec<Candidate> = present.chain(past).collect();
     let Some(text) = text else {
-        return best(&all).ok_or_else(|| Failure::new("no_such_call", verb.nothing()))?;
+        let is_in_one = |view: &CallView| matches!(view.state, CallState::Active | CallState::Outgoing);
+        let nothing = match verb {
+            Verb::Join if calls.iter().any(is_in_one) => {
+                "you are in the call already, and no other one was left or missed"
+            }
+            _ => verb.nothing(),
+        };
+        return best(&all).ok_or_else(|| Failure::new("no_such_call", nothing))?;
     };
     let prefix = text.trim().to_ascii_lowercase();
     let named = |(call, _): &&Candidate| !prefix.is_empty() && call.to_string().starts_with(&prefix);
@@ -280,7 +287,8 @@ mod tests {
         }
         // The core says why a call that goes on cannot be joined.
         let active = [call_view(0x22, CallState::Active)];
-        assert_eq!(code(call(None, Verb::Join, &active, &[])), "no_such_call");
+        let refused = call(None, Verb::Join, &active, &[]).unwrap_err();
+        assert!(refused.code == "no_such_call" && refused.message.contains("in the call already"), "{refused}");
         assert_eq!(call(Some("22"), Verb::Join, &active, &one).unwrap(), active[0].call);
     }
 

@@ -86,6 +86,7 @@ pub(super) async fn start(
         recordings: paths.recordings.clone(),
         to_record: None,
         to_complete: None,
+        lost_recording: None,
         people,
         rung: Rung::default(),
         journal,
@@ -97,6 +98,7 @@ pub(super) async fn start(
         looks: Arc::new(Semaphore::new(MAX_TASKS)),
         found: found_in,
         choices: devices::Choices::default(),
+        present: devices::Present::default(),
         audio_told,
         started: Instant::now(),
         timer_rests_until: Instant::now(),
@@ -106,6 +108,9 @@ pub(super) async fn start(
         stopping: None,
         config,
     };
+    if let Some(call) = daemon.store.unfinished_recording()? {
+        daemon.recording_lost(call, now());
+    }
     if may_listen && !calls.is_empty() {
         // Who joins again says where it can be dialled, as soon as it knows.
         let _unknown_yet = timeout(LISTEN_PATIENCE, daemon.net.listening()).await;

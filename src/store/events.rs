@@ -2,10 +2,16 @@
 
 use std::{path::Path, sync::Arc};
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use super::{Store, StoreError, history, open};
-use crate::{control::wire::EventRecord, proto::id::Did};
+use crate::{
+    control::wire::EventRecord,
+    proto::{
+        id::{CallId, Did},
+        io::Event,
+    },
+};
 
 /// Most events that are kept; the oldest go first.
 pub const KEPT_EVENTS: u64 = 10_000;
@@ -16,6 +22,15 @@ impl Store {
         let last: i64 =
             self.read(|db| db.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0)))?;
         Ok(u64::try_from(last).unwrap_or(0))
+    }
+
+    /// The call whose recording has begun and was never told to have ended: the daemon was killed.
+    pub fn unfinished_recording(&self) -> Result<Option<CallId>, StoreError> {
+        let last = "SELECT json FROM events WHERE json ->> 'event' IN ('recording_started', 'recording_ended', 'recording_failed') \
+                    ORDER BY seq DESC LIMIT 1";
+        let last: Option<String> = self.read(|db| db.query_row(last, [], |row| row.get(0)).optional())?;
+        let event = last.and_then(|json| serde_json::from_str(&json).ok());
+        Ok(if let Some(Event::RecordingStarted { call }) = event { Some(call) } else { None })
     }
 
     /// Appends an event, writes what it means into the history, and drops what is more than [`KEPT_EVENTS`] behind it.

@@ -91,6 +91,22 @@ fn a_sound_server_that_is_missing_is_logged_once_for_all_that_need_it() {
 }
 
 #[test]
+fn without_a_sound_server_its_lack_is_named_and_libasound_fills_no_log() {
+    let ada = Daemon::start_with(Start {
+        config: "[audio]\nbackend = \"auto\"\n".into(),
+        env: ["PULSE_SERVER", "ALSA_CONFIG_PATH"].map(|name| (name.into(), "unix:/nonexistent".into())).into(),
+        ..Start::default()
+    });
+    for what in ["speaker", "mic"] {
+        let output = ada.run(&["test", what]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(14) && said.contains("start PulseAudio or PipeWire"), "{said}");
+    }
+    let log = ada.log();
+    assert!(!log.contains("ALSA lib"), "{log}");
+}
+
+#[test]
 fn in_a_call_the_sound_server_is_not_asked_for_what_it_tells() {
     /// Where nobody tells, lists are read every two seconds, and once more six seconds after a change.
     const LONGER: Duration = Duration::from_secs(7);

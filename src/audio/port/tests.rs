@@ -136,7 +136,7 @@ fn a_sound_server_that_hangs_is_told_of_until_sound_flows_again() {
     assert!(pass(&mut port, 1), "nothing is told after {STILL:?} without sound");
     let problem = port.problem().unwrap();
     assert!(
-        problem.starts_with("the speaker first has taken no sound") && problem.ends_with("restart it"),
+        problem.starts_with("the speaker first has taken no sound") && problem.ends_with("restart the server"),
         "{problem}"
     );
     port.flowed();
@@ -244,4 +244,26 @@ fn what_breaks_after_a_while_is_opened_again_at_once_and_what_breaks_soon_only_l
     assert!(port.drive(true, later, unasked));
     assert_eq!((device(&port).as_str(), port.problem().as_deref()), ("none", Some("unplugged")));
     assert!(!port.drive(true, later, unasked), "not yet");
+}
+
+#[test]
+fn a_speaker_that_is_not_wanted_any_more_plays_out_what_it_has() {
+    /// Closed when it is dropped.
+    struct Closes(#[expect(dead_code, reason = "its end tells")] SyncSender<()>);
+    impl Playback for Closes {
+        fn wants(&mut self, _now: Instant) -> bool {
+            false
+        }
+        fn play(&mut self, _block: &Block) {}
+        fn due(&self) -> Option<Instant> {
+            None
+        }
+    }
+    let (tells, closed) = sync_channel(0);
+    let mut port: Port<dyn Playback> = Port::new(|| Box::new(Nowhere::new()));
+    let now = Instant::now();
+    assert!(port.drive(true, now, || answered(Ok((Box::new(Closes(tells)), named("pulseaudio", "ear"))))));
+    assert!(port.drive(false, now, unasked));
+    assert!(closed.recv().is_err());
+    assert!(now.elapsed() >= DRAIN, "{:?}", now.elapsed());
 }

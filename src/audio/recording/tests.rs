@@ -466,3 +466,17 @@ fn noise_that_nobody_hears_is_silence() {
     assert!(power(&soft[..soft.len() - 4_800]) < 1e-10, "{}", power(soft));
     assert!((0.5e-6..2e-6).contains(&power(loud)), "{}", power(loud));
 }
+
+#[test]
+fn a_recording_whose_files_are_removed_ends_with_the_reason() {
+    let mut session = Session::new(&[]);
+    session.follow(0x11);
+    session.block(&QUIET, &[]);
+    std::fs::remove_dir_all(session.directory()).unwrap();
+    drop(session.tap.take());
+    let running = session.running.take().unwrap();
+    let end = running.end.clone();
+    running.wait(PATIENCE);
+    let problem = end.get().cloned().unwrap().unwrap_err();
+    assert!(problem.contains("it has been removed"), "{problem}");
+}

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -168,6 +168,9 @@ impl Track {
                 return Ok(());
             }
             self.file.write_all(&whole)?;
+            if self.file.metadata()?.nlink() == 0 {
+                return Err(io::Error::other("it has been removed"));
+            }
             self.is_empty &= granule == 0;
             Ok(())
         });

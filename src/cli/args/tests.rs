@@ -81,6 +81,10 @@ fn what_is_missing_or_unknown_is_refused() {
     ] {
         assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
     }
+    for line in ["telecon watch --since x", "telecon history --before 1.5"] {
+        let said = Args::try_parse_from(line.split(' ')).map(|_| ()).unwrap_err().to_string();
+        assert!(said.contains("write a whole number"), "{said}");
+    }
 }
 
 #[test]

@@ -50,6 +50,8 @@ fn who_records_is_named_wherever_the_call_is() {
         json!({ "call": "c", "recorded_by": [{ "did": "did:key:zBob", "name": "bob" }, { "did": "did:key:zEve" }] });
     assert_eq!(accepted(&entered), "accepted c\nbob records this call\ndid:key:zEve records this call\n");
     assert_eq!(joined(&json!({ "call": "c", "recorded_by": [] })), "joined c\n");
+    recorded["participants"][1]["deafened"] = true.into();
+    assert!(with(&recorded).ends_with("did:key:zEve (reconnecting, deafened)"), "{}", with(&recorded));
     let own = json!({ "recording": { "call": "0b1e0f3a-5d0c", "directory": "/d", "paused": true }, "recording_problem": null });
     assert!(status(&own).contains("recording  0b1e0f3a into /d (paused, on hold)\n"), "{}", status(&own));
     let failed = json!({ "recording": null, "recording_problem": "no space left; free some" });
@@ -83,7 +85,7 @@ call       0b1e0f3a active, with bob (joined, muted), did:key:zEve (reconnecting
 ringing    ffff0000 from did:key:zEve
 sound      pulseaudio: mic to speaker
            microphone with echo cancellation, high pass
-           no microphone (when it was last tried; the next call tries again)
+           no microphone
 switches   microphone off, speaker on
 ";
     assert_eq!(shown, expected);
@@ -93,10 +95,18 @@ switches   microphone off, speaker on
 fn what_is_wrong_with_sound_is_said_to_be_of_old_while_nothing_is_open() {
     let sound = |playing: bool| {
         let audio = json!({ "backend": "alsa", "capturing": false, "playing": playing, "problem": "no headset" });
-        status(&json!({ "audio": audio }))
+        status(&json!({ "audio": audio, "active_call": null }))
     };
     assert!(sound(true).contains("no headset\n"), "{}", sound(true));
     assert!(sound(false).contains("no headset (when it was last tried; the next call tries again)\n"));
+}
+
+#[test]
+fn who_is_not_heard_can_be_heard_again() {
+    let shown =
+        |blocked: bool| volume(&json!({ "did": "d", "name": "bob", "volume_percent": 50, "audio_blocked": blocked }));
+    assert_eq!(shown(true), "bob is not heard; telecon volume bob on ends that\n");
+    assert_eq!(shown(false), "bob is heard at 50 %\n");
 }
 
 #[test]
@@ -176,7 +186,12 @@ fn the_history_is_a_line_a_call() {
          2026-11-20 12:03Z  0b1e0f3a  to bob, did:key:zEve                         hung up  3 min\n\
          2000-02-29 00:00Z  c2c2c2c2  from did:key:zEve (not a contact), with bob  missed\n"
     );
-    assert_eq!(history(&json!({ "history": [] })), "no calls yet\n");
+    assert_eq!(history(&json!({ "history": [] })), "no calls\n");
+    let gave_up = |direction: &str| {
+        let call = json!({ "direction": direction, "from": "did:key:zBob", "outcome": "cancelled" });
+        history(&json!({ "history": [call] })).contains("missed (taken back)")
+    };
+    assert_eq!((gave_up("in"), gave_up("out")), (true, false), "status counts the first one as missed");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Answer, Pending, not_done};
 use crate::{
@@ -184,6 +184,17 @@ impl Daemon {
         }
     }
 
+    /// The daemon was killed while this call was recorded.
+    pub(in crate::daemon) fn recording_lost(&mut self, call: CallId, now: Now) {
+        let problem = format!(
+            "the recording of the call {call} ended when telecon was killed; what was said until then is in the directory that \
+             `telecon record start` named"
+        );
+        warn!("{problem}");
+        self.lost_recording = Some(problem.clone());
+        self.tell(Event::RecordingFailed { call, problem }, now);
+    }
+
     /// A disk that hangs holds no answer up for ever.
     pub(in crate::daemon) fn recording_late(&mut self, now: Now) {
         let Some(ToComplete { asked, .. }) = self.to_complete.take_if(|to_complete| now.mono >= to_complete.until)
@@ -207,7 +218,10 @@ impl Daemon {
 
     /// For `status`: what is recorded now, and why the last recording ended by itself.
     pub(super) fn recording(&self) -> (Value, Option<String>) {
-        let problem = self.audio.recording().and_then(|recording| recording.end?.err());
+        let problem = match self.audio.recording() {
+            Some(recording) => recording.end.and_then(Result::err),
+            None => self.lost_recording.clone(),
+        };
         let Some((call, state)) = self.recorded() else { return (Value::Null, problem) };
         let paused = state == CallState::OnHold;
         (json!({ "call": call, "directory": self.directory(), "paused": paused }), problem)

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     audio::{Role, Sound},
-    daemon::devices::{Found, sound_of, with_choices},
+    daemon::devices::{Found, Present, sound_of, with_choices},
     proto::{
         id::CallId,
         io::{EndReason, ParticipantState},
@@ -98,4 +98,27 @@ fn who_comes_and_goes_is_heard_in_the_call_and_that_nobody_takes_it_is_always() 
         assert_eq!(ended(reason), Some((None, Sound::Busy)));
     }
     assert_eq!((ended(EndReason::HungUp), ended(EndReason::Missed)), (None, None));
+}
+
+#[test]
+fn who_comes_back_from_hold_or_an_interruption_is_not_announced_and_who_had_left_is() {
+    use ParticipantState::{Connecting, Joined, Left, OnHold, Reconnecting};
+    let mut present = Present::default();
+    let [here, there] = [1, 2].map(|byte| CallId::from_bytes([byte; 16]));
+    let mut joins = |call, states: &[ParticipantState]| {
+        let is_news = |state: &ParticipantState| {
+            let event = Event::ParticipantChanged { call, did: did_of(2), state: *state };
+            present.is_news(&event) && *state == Joined
+        };
+        states.iter().map(is_news).filter(|is_news| *is_news).count()
+    };
+    assert_eq!(
+        joins(here, &[Connecting, Joined, OnHold, Joined, Reconnecting, Joined, OnHold, Reconnecting, Joined]),
+        1
+    );
+    assert_eq!(joins(there, &[Joined]), 1, "that is another call");
+    assert_eq!(joins(here, &[Left, Joined, Joined]), 1);
+    assert!(present.is_news(&Event::CallEnded { call: here, reason: EndReason::HungUp }));
+    let again = |call| Event::ParticipantChanged { call, did: did_of(2), state: Joined };
+    assert_eq!([here, there].map(|call| present.is_news(&again(call))), [true, false]);
 }

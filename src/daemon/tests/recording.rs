@@ -178,3 +178,18 @@ async fn a_key_that_waits_for_the_disk_is_no_other_requests() {
     assert_eq!(refused.code, "request_key_reused");
     assert!(home.answered(stopped).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_recording_that_ended_since_the_daemon_was_killed_is_told_of_once() {
+    let mut home = home().await;
+    home.recorded().await;
+    for recorded in [true, false] {
+        home = home.killed_and_started().await;
+        let problem = home.ask(method("daemon.status", json!({}))).await.unwrap()["recording_problem"].clone();
+        assert_eq!(
+            problem.as_str().is_some_and(|problem| problem.contains("telecon was killed")),
+            recorded,
+            "{problem}"
+        );
+    }
+}
