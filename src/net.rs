@@ -104,7 +104,9 @@ pub enum ConnectError {
         cause: String,
     },
     /// The other side closed the connection before it said a word.
-    #[error("{address} closed the connection at once; the other node has no room for more connections now, try again later")]
+    #[error(
+        "{address} closed the connection at once; the other node has no room for more connections now, try again later"
+    )]
     Refused {
         /// What was dialled.
         address: Multiaddr,

@@ -241,6 +241,7 @@ pub(super) fn sound_of(event: &Event) -> Option<(Option<crate::proto::id::CallId
         | Event::CallHeld { .. }
         | Event::CallResumed { .. }
         | Event::CallInterrupted { .. }
+        | Event::NoConnection { .. }
         | Event::ParticipantDeclined { .. }
         | Event::ParticipantMedia { .. }
         | Event::RecordingStarted { .. }

@@ -30,7 +30,8 @@ impl Node {
     }
 
     fn begin(&mut self, number: usize, outbound: bool, at: Instant) {
-        if outbound { self.gate.dialled(id(number), at) } else { self.gate.knocked(id(number), &address(), at) }.unwrap();
+        if outbound { self.gate.dialled(id(number), at) } else { self.gate.knocked(id(number), &address(), at) }
+            .unwrap();
     }
 
     /// Returns the connections that are closed now, the new one included when it is refused.
