@@ -6,7 +6,7 @@ use bytes::Bytes;
 use divan::{Bencher, black_box};
 use telecon::{
     audio::{
-        FRAME_SAMPLES, ReceivedPacket,
+        FRAME_SAMPLES, FRAMES_A_SECOND, ReceivedPacket,
         bench::{JitterBuffer, Limiter, Processing, Pull, Remote, Stages, add},
         codec::{Decoder, Encoder, Settings},
     },
@@ -37,6 +37,13 @@ fn packets(settings: Settings) -> Vec<Bytes> {
     speech().iter().map(|frame| encoder.encode(frame).expect("a packet")).collect()
 }
 
+/// The same in frames of so many samples.
+fn short_packets<const SAMPLES: usize>(settings: Settings) -> Vec<Bytes> {
+    let mut encoder = encoder(settings);
+    let frames = speech().into_iter().flat_map(|frame| frame.as_chunks::<SAMPLES>().0.to_vec());
+    frames.map(|frame| encoder.encode(&frame).expect("a packet")).collect()
+}
+
 const PLAIN: Settings = Settings {
     bitrate_bps: 32_000,
     constant_bitrate: false,
@@ -47,6 +54,7 @@ const PLAIN: Settings = Settings {
 };
 const FEC: Settings = Settings { fec: true, expected_loss_percent: 10, ..PLAIN };
 const CLEAR: Settings = Settings { bitrate_bps: 64_000, ..PLAIN };
+const DEEP: Settings = Settings { dred: true, ..CLEAR };
 const CONSTANT: Settings = Settings { constant_bitrate: true, ..PLAIN };
 
 #[divan::bench(args = [("32 kbit/s", PLAIN), ("FEC", FEC), ("64 kbit/s", CLEAR), ("constant", CONSTANT)].map(Named))]
@@ -91,6 +99,7 @@ fn stream(
     samples: u32,
     epoch: Instant,
     lost: Option<u32>,
+    dred: bool,
 ) -> impl FnMut() -> Option<ReceivedPacket> {
     let mut number = 0_u32;
     move || {
@@ -99,27 +108,25 @@ fn stream(
         let arrival = epoch + Duration::from_micros(u64::from(number) * u64::from(samples) * 1000 / 48);
         number += 1;
         let comes = lost.is_none_or(|every| !number.is_multiple_of(every));
-        comes.then_some(ReceivedPacket { sequence, timestamp, payload, copy: false, dred: false, arrival })
+        comes.then_some(ReceivedPacket { sequence, timestamp, payload, copy: false, dred, arrival })
     }
 }
 
 /// Two blocks of one participant: jitter buffer, decoder, gain. The packets come as they should, or every tenth does not; or
-/// they are the dearest that somebody can send: as short as possible, and every second is missing.
-#[divan::bench(args = ["as it should be", "10 % loss", "holes of 2.5 ms"])]
+/// they are the dearest that somebody can send: every second is missing, and they are as short as possible, or 10 ms long and
+/// with deep redundancy.
+#[divan::bench(args = ["as it should be", "10 % loss", "holes of 2.5 ms", "holes of 10 ms, DRED"])]
 fn leg(bencher: Bencher, packets_come: &str) {
     let epoch = Instant::now();
     let (mut slots, taken) = rtrb::RingBuffer::new(8);
     let mut leg = Remote::new(taken, epoch);
-    let mut short = encoder(CLEAR);
-    let shortest = || speech().iter().flat_map(|frame| frame.as_chunks::<120>().0.to_vec()).collect::<Vec<_>>();
     let (packets, samples, lost) = match packets_come {
         "10 % loss" => (packets(FEC), FRAME_SAMPLES as u32, Some(10)),
-        "holes of 2.5 ms" => {
-            (shortest().iter().map(|frame| short.encode(frame).expect("a packet")).collect(), 120, Some(2))
-        }
+        "holes of 2.5 ms" => (short_packets::<120>(CLEAR), 120, Some(2)),
+        "holes of 10 ms, DRED" => (short_packets::<BLOCK_SAMPLES>(DEEP), BLOCK_SAMPLES as u32, Some(2)),
         _ => (packets(FEC), FRAME_SAMPLES as u32, None),
     };
-    let mut next = stream(packets, samples, epoch, lost);
+    let mut next = stream(packets, samples, epoch, lost, packets_come.ends_with("DRED"));
     let mut number = 0_u32;
     bencher.bench_local(|| {
         let now = epoch + Duration::from_millis(20) * number;
@@ -142,7 +149,7 @@ fn jitter_buffer(bencher: Bencher, packets_come: &str) {
     let mut buffer = JitterBuffer::new(epoch);
     let lost = (packets_come != "as it should be").then_some(10);
     let copies = packets_come.ends_with("copies");
-    let mut next = stream(packets(PLAIN), FRAME_SAMPLES as u32, epoch, lost);
+    let mut next = stream(packets(PLAIN), FRAME_SAMPLES as u32, epoch, lost, false);
     let mut number = 0_u32;
     bencher.bench_local(|| {
         number += 1;
@@ -155,6 +162,28 @@ fn jitter_buffer(bencher: Bencher, packets_come: &str) {
         }
         let pull: Pull = buffer.pull(epoch + Duration::from_millis(20) * number, 0);
         (pull, buffer.advice(FRAME_SAMPLES))
+    });
+}
+
+/// 20 ms of the most packets that a leg passes on: each without its predecessor, and describing 400 ms of which nothing came.
+#[divan::bench]
+fn jitter_buffer_flood(bencher: Bencher) {
+    let epoch = Instant::now();
+    let mut buffer = JitterBuffer::new(epoch);
+    buffer.reaches(400 * 48);
+    // 10 ms: what describes the past in shorter steps is not learned from.
+    let payload = Bytes::from_static(&[30 << 3, 0]);
+    let mut number = 0_u32;
+    bencher.bench_local(|| {
+        for _ in 0..FRAMES_A_SECOND / 50 {
+            number += 1;
+            let arrival = epoch + Duration::from_secs(1) * number / FRAMES_A_SECOND;
+            // No frame of the past is described twice.
+            let (sequence, timestamp) = (2 * number as u16, 31 * number);
+            let payload = payload.clone();
+            buffer.push(ReceivedPacket { sequence, timestamp, payload, copy: false, dred: true, arrival });
+        }
+        buffer.pull(epoch + Duration::from_secs(1) * number / FRAMES_A_SECOND, 0)
     });
 }
 

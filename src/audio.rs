@@ -89,8 +89,11 @@ const BLOCK_SAMPLES: usize = 480;
 type Block = [f32; BLOCK_SAMPLES];
 /// Encoded frames that a slow leg may lag behind (320 ms); then it loses the oldest.
 const MICROPHONE_FRAMES: usize = 16;
-/// Packets between a leg's task and the audio thread (1.3 s, each with three copies); when full, new ones are dropped.
-const SLOTS: usize = 256;
+/// Frames between a leg's task and the audio thread (1.3 s, each with three copies); when full, new ones are dropped.
+pub(crate) const SLOTS: usize = 256;
+/// Frames, copies too, that a leg hands on in a second: of the shortest (2.5 ms), each with three copies. telecon itself sends
+/// a quarter of that. What the audio thread learns of each costs it time that all participants need.
+pub const FRAMES_A_SECOND: u32 = 1600;
 /// Legs that wait to be taken over by the audio thread; more are refused (a call has 31).
 const MAX_WAITING_LEGS: usize = 256;
 /// How long a device or a file may take to close when the daemon stops.
@@ -265,15 +268,15 @@ pub struct LegAudioStats {
 /// is heard.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct DelayShares {
-    /// From the microphone to the audio thread, as far as the sound system tells.
+    /// From the microphone to the audio thread, for the last sample of a block; as far as the sound system tells.
     pub capture_ms: f64,
     /// In the filters that it passes before it is encoded.
     pub processing_ms: f64,
-    /// Until a frame is complete: its first sample waits for its last.
+    /// Until a frame is complete, its first sample waits for its last; and by how much the encoder looks ahead.
     pub frame_ms: f64,
     /// In the jitter buffer.
     pub jitter_buffer_ms: f64,
-    /// Decoded, not yet mixed.
+    /// Decoded, not yet mixed: behind what was decoded before.
     pub decoded_ms: f64,
     /// Mixed, waiting for the device to ask.
     pub ring_ms: f64,

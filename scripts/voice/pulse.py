@@ -126,11 +126,13 @@ def call(stage, binary, folder, network, seed):
     path.stdin.flush()
     spent_s, begun_s = [daemon.spent_s() for daemon in pair], time.monotonic()
     ask("pactl", "-s", servers[0], "play-sample", "voices", "microphone").check_returncode()
-    seconds = []
+    seconds, stages_ms = [], []
     length_s = len(reference) / RATE_HZ + TAIL_S
     while (at_s := time.monotonic() - begun_s) < length_s:
         leg = pair[1].json("stats")["legs"][0]
         seconds.append({key: leg[key] for key in ("jitter_buffer_ms", "concealed_pct")})
+        own = pair[0].json("stats")["legs"][0]["delay_ms"]
+        stages_ms.append({**leg["delay_ms"], **{stage: own[stage] for stage in ("capture", "processing", "frame")}})
         time.sleep(max(0, min(len(seconds), length_s) - at_s))
     percent = [100 * (d.spent_s() - spent) / (time.monotonic() - begun_s) for d, spent in zip(pair, spent_s)]
     microphone.stop()
@@ -142,7 +144,7 @@ def call(stage, binary, folder, network, seed):
     run = {
         "phase_ms": 1000 * (np.ceil(skip) - skip) / RATE_HZ,
         "seconds": [{**own, **sent} for own, sent in zip(seconds, wire)],
-        "stages_ms": leg["delay_ms"],
+        "stages_ms": {stage: np.mean([each[stage] or 0 for each in stages_ms]) for stage in leg["delay_ms"]},
         "processor_pct": max(percent),
         "memory_mb": max(daemon.memory_mb("Pss") for daemon in pair),
     }

@@ -137,8 +137,9 @@ pub fn open_input(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn C
     let broken = Broken::new(waker.clone(), format!("the microphone {name}"));
     let end =
         InputEnd { ring: producer, channels: chosen.config.channels.into(), waker, wake_at: (rate_hz / 100) as usize };
+    let delay_us: Arc<AtomicU32> = Arc::default();
     let stream: Box<dyn Send> = if host.id() == HostId::PulseAudio && chosen.is_as_inside() {
-        Box::new(pulse::record(&name, end, broken.clone()).map_err(|error| fail(error.to_string()))?)
+        Box::new(pulse::record(&name, end, delay_us.clone(), broken.clone()).map_err(|error| fail(error.to_string()))?)
     } else {
         let stream = match chosen.format {
             SampleFormat::I16 => input_stream::<i16>(&device, chosen.config, end, broken.clone()),
@@ -149,7 +150,8 @@ pub fn open_input(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn C
     };
     let resampler = Inward::new(rate_hz).map_err(fail)?;
     let opened = Opened { backend: backend_name(&host).into(), device: name, instead };
-    Ok((Box::new(DeviceInput { _stream: stream, ring: consumer, resampler, fresh: true, rate_hz, broken }), opened))
+    let (ring, fresh) = (consumer, true);
+    Ok((Box::new(DeviceInput { _stream: stream, ring, delay_us, resampler, fresh, rate_hz, broken }), opened))
 }
 
 /// Opens a speaker.
@@ -192,6 +194,8 @@ pub fn open_output(backend: Backend, wanted: &str, waker: Waker) -> Attempt<dyn 
 struct DeviceInput {
     _stream: Box<dyn Send>,
     ring: rtrb::Consumer<f32>,
+    /// How old the last sample is that comes into the ring, in µs, as the sound system says.
+    delay_us: Arc<AtomicU32>,
     resampler: Inward,
     /// Nothing was read yet.
     fresh: bool,
@@ -229,7 +233,8 @@ impl Capture for DeviceInput {
     }
 
     fn delay_ms(&self) -> f64 {
-        self.ring.slots() as f64 * 1000.0 / f64::from(self.rate_hz)
+        let ring_ms = self.ring.slots() as f64 * 1000.0 / f64::from(self.rate_hz);
+        ring_ms + f64::from(self.delay_us.load(Relaxed)) / 1000.0
     }
 
     fn flows(&self) -> bool {

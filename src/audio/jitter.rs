@@ -7,6 +7,7 @@
 //!
 //! What it does not do: stretch or decode (that is `remote`), look into Opus beyond its table of contents.
 
+mod advice;
 mod arrivals;
 mod history;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use super::{
     BLOCK_SAMPLES, FRAME_SAMPLES, ReceivedPacket, SAMPLE_RATE_HZ,
     codec::{fec_samples, is_pause, packet_samples},
 };
+pub use advice::{Advice, Haste};
 use arrivals::Arrivals;
 pub use history::JitterStats;
 use history::{Frames, Offsets, Reception, WHOLE_TENTHS};
@@ -34,19 +36,6 @@ pub const MAX_DELAY_SAMPLES: i64 = 400 * MS;
 const MAX_PACKETS: usize = 128;
 /// Played this much later than arrivals ask: pulls and wake-ups are not exact.
 const MARGIN: i64 = 3 * MS;
-/// Shrinking leaves this much, so that a target that moves a little does not move time each time.
-const SLACK: i64 = 3 * MS;
-/// From here on the delay is brought down with less care for the place…
-const FAR_ABOVE: i64 = 25 * MS;
-/// …and from here on with none.
-const FARTHEST_ABOVE: i64 = 120 * MS;
-/// Packets come too late by so much: time grows with less care for the place.
-const FAR_BELOW: i64 = -10 * MS;
-/// Sound between two stretches near the target, and while time grows; far above the target every chance is taken.
-const CALM_SAMPLES: i64 = 100 * MS;
-const GROW_SAMPLES: i64 = 40 * MS;
-/// Shortest change worth a stretch; `stretch` knows no shorter period.
-const SHORTEST_STRETCH: i64 = 120;
 /// Concealment ends here, and the leg is silent until packets come again.
 const MAX_CONCEALED: i64 = 240 * MS;
 /// A transit this far from the one before belongs to a restarted sender or clock.
@@ -77,28 +66,6 @@ pub enum Pull {
     Conceal(usize, Option<(Bytes, usize)>),
     /// The sender said that it stops here: let the sound end.
     Pause,
-}
-
-/// How what was decoded should be stretched, in samples; tell what was done with [`JitterBuffer::stretched`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Advice {
-    /// Leave it.
-    Keep,
-    /// Play it shorter by at most so much: the delay is more than needed.
-    Shrink(usize, Haste),
-    /// Play it longer by about so much: packets come later than they are played.
-    Grow(usize, Haste),
-}
-
-/// How good the place must be at which time is stretched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Haste {
-    /// Inaudible, or later.
-    Calm,
-    /// A fair one.
-    Quick,
-    /// The next best.
-    Now,
 }
 
 struct Waiting {
@@ -153,7 +120,12 @@ pub struct JitterBuffer {
     looked: bool,
     /// What might have been, had it been there by then.
     overlooked: Option<Bytes>,
+    /// When the last packet played had arrived.
+    arrival: i64,
+    /// How long packets waited until they were decoded, and how much of what was decoded before them was still to be played
+    /// then; smoothed.
     wait: f64,
+    ahead: f64,
     counts: JitterStats,
 }
 
@@ -181,7 +153,9 @@ impl JitterBuffer {
             dred_reach: 0,
             looked: false,
             overlooked: None,
+            arrival: 0,
             wait: 0.0,
+            ahead: 0.0,
             counts: JitterStats::default(),
         }
     }
@@ -257,11 +231,13 @@ impl JitterBuffer {
             if let Some(samples) = fec_samples(&packet.payload) {
                 self.learn_of_lost(packet, samples as i64, samples as i64, FEC_TENTHS);
             }
-            let reach = if packet.dred { self.dred_reach } else { 0 };
+            // No honest sender's frames with deep redundancy are shorter, and each step back takes its time.
+            let reach = if packet.dred && packet.samples >= BLOCK { self.dred_reach } else { 0 };
             for back in 1..=reach / packet.samples {
                 self.learn_of_lost(packet, back * packet.samples, packet.samples, DRED_TENTHS);
             }
         }
+        self.arrivals.weigh();
         true
     }
 
@@ -283,7 +259,17 @@ impl JitterBuffer {
 
     /// What to decode now, when the output needs more sound or will need it after `ahead` samples that are decoded.
     pub fn pull(&mut self, now: Instant, ahead: usize) -> Pull {
-        let now = self.samples(now) + ahead as i64 / BLOCK * BLOCK;
+        let pulled = self.samples(now);
+        let pull = self.pull_for(pulled + ahead as i64 / BLOCK * BLOCK);
+        if matches!(pull, Pull::Packet(_)) {
+            self.wait += ((pulled - self.arrival) as f64 - self.wait) / 16.0;
+            self.ahead += (ahead as f64 - self.ahead) / 16.0;
+        }
+        pull
+    }
+
+    /// As [`Self::pull`], for the block that begins at this time.
+    fn pull_for(&mut self, now: i64) -> Pull {
         if self.next.is_some() && now - self.last_pull > STALL {
             self.deaf_until = now + STALL;
         }
@@ -294,7 +280,7 @@ impl JitterBuffer {
         let reached = next + self.concealed;
         self.skip_what_was_made_up();
         match self.packets.front() {
-            Some(front) if front.at <= reached => self.play(now),
+            Some(front) if front.at <= reached => self.play(),
             Some(_) => self.bridge(now, reached),
             None if self.concealed >= MAX_CONCEALED => self.rest(),
             None => {
@@ -308,47 +294,6 @@ impl JitterBuffer {
     pub fn has_next(&self) -> bool {
         let front = self.packets.front();
         front.is_some_and(|front| Some(front.at) == self.next && !is_pause(&front.payload)) && self.concealed == 0
-    }
-
-    /// How to bring the delay to where it should be; `ahead` samples are decoded and not played.
-    pub fn advice(&self, ahead: usize) -> Advice {
-        let (Some(offset), Some(target), 0) = (self.offsets.lowest(), self.target(), self.concealed) else {
-            return Advice::Keep;
-        };
-        let excess = offset - target;
-        // What is left over when a block is mixed is decoded earlier than needed.
-        let left = ahead as i64 % BLOCK;
-        let (samples, haste) = if excess < 0 {
-            let missing = (-excess + BLOCK - 1) / BLOCK * BLOCK - left;
-            (-missing, if excess < FAR_BELOW { Haste::Quick } else { Haste::Calm })
-        } else {
-            let haste = match excess {
-                FARTHEST_ABOVE.. => Haste::Now,
-                FAR_ABOVE.. => Haste::Quick,
-                _ => Haste::Calm,
-            };
-            (left + (excess - SLACK).max(0) / BLOCK * BLOCK, haste)
-        };
-        let patience = match haste {
-            Haste::Calm => CALM_SAMPLES,
-            Haste::Quick | Haste::Now if samples < 0 => GROW_SAMPLES,
-            Haste::Quick | Haste::Now => 0,
-        };
-        match usize::try_from(samples.abs()) {
-            _ if self.since_stretch < patience => Advice::Keep,
-            Ok(length) if samples < 0 => Advice::Grow(length.max(SHORTEST_STRETCH as usize), haste),
-            Ok(length) if samples >= SHORTEST_STRETCH => Advice::Shrink(length, haste),
-            Ok(_) | Err(_) => Advice::Keep,
-        }
-    }
-
-    /// What was decoded last is played so many samples longer (or, negative, shorter); `ahead` as in [`Self::advice`].
-    pub fn stretched(&mut self, samples: i64, ahead: usize) {
-        let left = ahead as i64 % BLOCK;
-        // Pulls come at whole blocks: the leftover takes up the rest.
-        self.offsets.shift((left + samples).div_euclid(BLOCK) * BLOCK);
-        self.since_stretch = 0;
-        self.counts.stretches += 1;
     }
 
     /// Packets describe so many samples before them.
@@ -376,6 +321,7 @@ impl JitterBuffer {
             loss_pct: 100.0 * self.reception.loss(),
             concealed_pct: 100.0 * self.reception.concealed(),
             wait_ms: self.wait / MS as f64,
+            ahead_ms: self.ahead / MS as f64,
             target_ms: wait as f64 / MS as f64,
             ..self.counts
         }
@@ -487,7 +433,7 @@ impl JitterBuffer {
         sequence.or(self.due).map(|sequence| sequence.wrapping_add(1))
     }
 
-    fn play(&mut self, now: i64) -> Pull {
+    fn play(&mut self) -> Pull {
         let (Some(next), Some(packet)) = (self.next, self.packets.pop_front()) else { return Pull::Idle };
         let hole = packet.at - next;
         let paused = self.due.is_some() && self.due == packet.sequence;
@@ -511,7 +457,7 @@ impl JitterBuffer {
         self.length = packet.samples;
         self.reception.played(packet.samples);
         self.counts.by_copy += u64::from(packet.sequence.is_none());
-        self.wait += ((now - packet.arrival) as f64 - self.wait) / 16.0;
+        self.arrival = packet.arrival;
         self.since_stretch = self.since_stretch.saturating_add(packet.samples);
         Pull::Packet(packet.payload)
     }
@@ -550,7 +496,7 @@ impl JitterBuffer {
         if let Some(next) = self.next {
             self.offsets.add(now - next);
         }
-        self.play(now)
+        self.play()
     }
 
     fn conceal_loss(&mut self, samples: i64, hole: i64) -> Pull {

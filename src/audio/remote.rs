@@ -167,20 +167,19 @@ impl Remote {
     /// Figures of this leg; `around` holds the stages that are not its own.
     pub fn stats(&self, around: DelayShares) -> LegAudioStats {
         let jitter = self.jitter.stats();
-        let decoded_ms = self.unplayed() as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ);
         LegAudioStats {
             jitter_ms: jitter.jitter_ms,
             loss_pct: jitter.loss_pct,
             concealed_pct: jitter.concealed_pct,
             jitter_buffer_ms: jitter.wait_ms,
             target_ms: jitter.target_ms,
-            playout_delay_ms: jitter.wait_ms + decoded_ms + around.ring_ms + around.device_ms,
+            playout_delay_ms: jitter.wait_ms + jitter.ahead_ms + around.ring_ms + around.device_ms,
             recovered_by_copy: jitter.by_copy,
             recovered_by_fec: jitter.by_fec,
             recovered_by_dred: jitter.by_dred,
             late: jitter.late,
             stretches: jitter.stretches,
-            delay: DelayShares { jitter_buffer_ms: jitter.wait_ms, decoded_ms, ..around },
+            delay: DelayShares { jitter_buffer_ms: jitter.wait_ms, decoded_ms: jitter.ahead_ms, ..around },
             level_db: self.meter.level_db(),
         }
     }

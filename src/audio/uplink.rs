@@ -50,6 +50,15 @@ impl Default for Wish {
 }
 
 impl Wish {
+    /// How the voice is encoded for all who hear it.
+    pub(crate) fn granted(mut wishes: Vec<Self>, constant_bitrate: bool) -> Self {
+        // The size of deep redundancy tells of what was said; and it is for all who hear, or for none.
+        if constant_bitrate || !wishes.iter().all(|wish| wish.dred) {
+            wishes.iter_mut().for_each(|wish| *wish = wish.without_dred());
+        }
+        Self::together(&wishes).unwrap_or_default()
+    }
+
     /// What suits all who hear; `None` when nobody wishes anything. The narrowest path sets bitrate and frame length, the
     /// worst one the protection; but only most of them together ask for more than [`Wish::default`].
     fn together(wishes: &[Self]) -> Option<Self> {
@@ -78,6 +87,11 @@ impl Wish {
             expected_loss_pct: self.expected_loss_pct.max(other.expected_loss_pct),
             dred: self.dred && other.dred,
         }
+    }
+
+    /// What is left of it where deep redundancy is not granted: as much voice, and so as many copies of it.
+    fn without_dred(self) -> Self {
+        Self { bitrate_bps: self.copy_bps(), dred: false, ..self }
     }
 
     /// What is sent of it a second time: all but deep redundancy.
@@ -140,6 +154,8 @@ pub struct Uplink {
     filled: usize,
     /// Of the frame that is being filled.
     frame_samples: usize,
+    /// What is decoded lags so much behind what was encoded.
+    lookahead_samples: usize,
     /// As wished when it was begun.
     bitrate_bps: u32,
     /// And without deep redundancy.
@@ -160,6 +176,7 @@ impl Uplink {
             frame: [0.0; MAX_FRAME_SAMPLES],
             filled: 0,
             frame_samples: samples(Wish::default().frame_ms),
+            lookahead_samples: 0,
             bitrate_bps: Wish::default().bitrate_bps,
             copy_bps: Wish::default().copy_bps(),
             timestamp: 0,
@@ -219,6 +236,8 @@ impl Uplink {
         }
         self.filled = 0;
         self.encoder = Encoder::new().inspect_err(|error| tracing::error!(%error, "no memory for Opus")).ok();
+        let lookahead = self.encoder.as_mut().and_then(|encoder| encoder.lookahead_samples().ok());
+        self.lookahead_samples = lookahead.unwrap_or(0);
     }
 
     /// Adds 10 ms; the last block of a frame completes it.
@@ -247,12 +266,8 @@ impl Uplink {
 
     /// The next frame is encoded as the legs that hear it wish.
     fn suit(&mut self) {
-        let wishes: Vec<Wish> = self.to.iter().filter_map(|id| self.wishes.get(id)?.get()).collect();
-        let mut wish = Wish::together(&wishes).unwrap_or_default();
-        // Its size tells of what was said.
-        if self.constant_bitrate {
-            wish.dred = false;
-        }
+        let wishes = self.to.iter().filter_map(|id| self.wishes.get(id)?.get()).collect();
+        let wish = Wish::granted(wishes, self.constant_bitrate);
         (self.frame_samples, self.bitrate_bps, self.copy_bps) =
             (samples(wish.frame_ms), wish.bitrate_bps, wish.copy_bps());
         let settings = Settings {
@@ -268,9 +283,9 @@ impl Uplink {
         }
     }
 
-    /// Until a frame is complete, in ms.
+    /// How long a frame delays what is said: until it is complete, and by how much the encoder looks ahead, in ms.
     pub fn frame_ms(&self) -> f64 {
-        self.frame_samples as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ)
+        (self.frame_samples + self.lookahead_samples) as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ)
     }
 
     fn send(&self, payload: Bytes, timestamp: u32, to: Arc<BTreeSet<LegId>>) {

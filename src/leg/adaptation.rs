@@ -19,8 +19,11 @@ use super::{
 };
 use crate::audio::Wish;
 
-/// IP (20), UDP (8), RTP (12) and SRTP's tag (16, RFC 7714) of each packet.
-pub(super) const PACKET_OVERHEAD_BYTES: usize = 56;
+/// IP's header.
+pub(super) const IPV4_BYTES: usize = 20;
+pub(super) const IPV6_BYTES: usize = 40;
+/// Beside it, UDP (8), RTP (12) and SRTP's tag (16, RFC 7714) of each packet.
+pub(super) const PACKET_OVERHEAD_BYTES: usize = 36;
 /// A loss is remembered for so long. With the time that reports take, 10 s after the last one nothing is left of it.
 const HOLD: Duration = Duration::from_secs(8);
 /// Most outcomes that are remembered: of [`HOLD`] in frames of 10 ms.
@@ -36,12 +39,14 @@ const HEAVY_NO_MORE: f64 = 0.11;
 const HOPELESS: (usize, f64) = (250, 0.38);
 /// …until less than this is.
 const HOPELESS_NO_MORE: f64 = 0.32;
-/// How the voice is encoded then: 27 kbit/s are left for the voice, which keep its upper band, and 14 describe 200 ms (at 40 kbit/s
-/// in all it would be 160).
-const HOPELESS_BITRATE_BPS: u32 = 40_500;
+/// How the voice is encoded then: 26 kbit/s are left for the voice, which keep its upper band, and 13 describe what was
+/// before, as far as with 40.5 kbit/s and with 38.3 a third less…
+const HOPELESS_BITRATE_BPS: u32 = 39_300;
+/// …and where IP's header takes more.
+const HOPELESS_IPV6_BITRATE_BPS: u32 = 36_100;
 /// IP bytes of that, which an open path has room for: what is described takes the same in each packet, so the busiest second
 /// is as busy as with [`MOST_KBPS`] of voice that varies.
-const HOPELESS_KBPS: f64 = 149.0;
+const HOPELESS_KBPS: f64 = 145.5;
 /// An outage lasts this long at least.
 const SHORTEST_OUTAGE_MS: u16 = 80;
 /// Copies against outages lie this far behind at least…
@@ -57,9 +62,11 @@ const ALL_LEGS_KBPS: f64 = 1000.0;
 /// Short frames are for long ways, where each 10 ms is missed: one way of such a round trip is near the 150 ms from which on
 /// people begin to talk into each other (ITU-T G.114)…
 const LONG_ROUND_TRIP_MS: f64 = 150.0;
-/// …and for few legs, at this bitrate: 101 kbit/s of IP bytes.
+/// …and for few legs, where this much is left for the voice: below it is better in frames of 20 ms.
 const SHORT_FRAME_LEGS: usize = 2;
-const SHORT_FRAME_BITRATE_BPS: u32 = 56_000;
+const SHORT_FRAME_LEAST_BPS: u32 = 40_000;
+/// Most IP bytes of a voice that needs no protection: with reports and checks it stays below 105.
+const CLEAN_KBPS: f64 = 90.0;
 
 /// What became of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +96,8 @@ pub(super) struct Circumstances {
     /// The other side reads deep redundancy.
     pub(super) dred: bool,
     pub(super) rtt_ms: Option<f64>,
+    /// IP's header on this path.
+    pub(super) ip_bytes: usize,
     /// Legs that hear the same voice.
     pub(super) legs: usize,
     /// How it is encoded for all of them, once that is known.
@@ -223,11 +232,11 @@ impl Adaptation {
     /// How the next frames are to be sent.
     pub(super) fn plan(&mut self, now: Instant, circumstances: Circumstances) -> Plan {
         self.look(now);
-        let Circumstances { redundancy, feedback, dred, rtt_ms, legs, voice } = circumstances;
+        let Circumstances { redundancy, feedback, dred, rtt_ms, ip_bytes, legs, voice } = circumstances;
         let most = (ALL_LEGS_KBPS / legs.max(1) as f64).clamp(LEAST_KBPS, MOST_KBPS);
-        let budget = self.budget_kbps.min(most);
-        if redundancy && feedback && dred && self.hopeless && budget >= MOST_KBPS {
-            return thinned(deep(), voice, HOPELESS_KBPS);
+        let budget = Room { kbps: self.budget_kbps.min(most), ip_bytes };
+        if redundancy && feedback && dred && self.hopeless && budget.kbps >= MOST_KBPS {
+            return thinned(deep(ip_bytes), voice, Room { kbps: HOPELESS_KBPS, ip_bytes });
         }
         let lossy = self.seen.random > 0.0;
         let (near, far_ms) = match (redundancy, feedback) {
@@ -242,14 +251,14 @@ impl Adaptation {
         let fec = (lossy || blind) && plan.near.len() < 2;
         let expected_loss_pct = if fec { (expected * 100.0).round().clamp(5.0, 25.0) as u8 } else { 0 };
         let mut wish = Wish { fec, expected_loss_pct, ..plan.wish };
-        let is_clean = plan.near.is_empty() && far_ms.is_none() && !fec;
-        let short = Wish { frame_ms: 10, bitrate_bps: SHORT_FRAME_BITRATE_BPS, ..wish };
-        if is_clean
-            && legs <= SHORT_FRAME_LEGS
-            && rtt_ms.is_some_and(|rtt_ms| rtt_ms >= LONG_ROUND_TRIP_MS)
-            && wire_kbps(short, 0) <= budget
-        {
-            wish = short;
+        if plan.near.is_empty() && far_ms.is_none() && !fec {
+            let clean = Room { kbps: CLEAN_KBPS, ip_bytes };
+            wish.bitrate_bps = wish.bitrate_bps.min(clean.bitrate(wish.frame_ms, 0));
+            let short = Wish { frame_ms: 10, bitrate_bps: clean.bitrate(10, 0), ..wish };
+            let pays = rtt_ms.is_some_and(|rtt_ms| rtt_ms >= LONG_ROUND_TRIP_MS) && legs <= SHORT_FRAME_LEGS;
+            if pays && short.bitrate_bps >= SHORT_FRAME_LEAST_BPS && budget.holds(short, 0) {
+                wish = short;
+            }
         }
         thinned(Plan { wish, ..plan }, voice, budget)
     }
@@ -304,14 +313,14 @@ impl Adaptation {
 
 /// As much of what is wanted as the budget allows: fewer copies close behind rather than less than the lowest bitrate, then
 /// longer frames, then no copy far back.
-fn fitted(near: usize, far_ms: Option<u16>, lossy: bool, budget_kbps: f64) -> Plan {
+fn fitted(near: usize, far_ms: Option<u16>, lossy: bool, budget: Room) -> Plan {
     let fars = [far_ms, None];
     let fars = if far_ms.is_some() { &fars[..] } else { &fars[..1] };
     for far_ms in fars {
         for near in (0..=near).rev() {
             for frame_ms in [20, 40] {
                 let copies = near + usize::from(far_ms.is_some());
-                let bitrate_bps = bitrate(budget_kbps, frame_ms, copies);
+                let bitrate_bps = budget.bitrate(frame_ms, copies);
                 if bitrate_bps >= MIN_BITRATE_BPS {
                     let bitrate_bps = bitrate_bps.min(MAX_BITRATE_BPS[copies.min(3)]);
                     let wish = Wish { bitrate_bps, frame_ms, fec: false, expected_loss_pct: 0, dred: false };
@@ -325,15 +334,16 @@ fn fitted(near: usize, far_ms: Option<u16>, lossy: bool, budget_kbps: f64) -> Pl
 }
 
 /// Everything against random loss. There is no copy far back: deep redundancy tells of longer outages, too.
-fn deep() -> Plan {
-    let wish = Wish { bitrate_bps: HOPELESS_BITRATE_BPS, frame_ms: 20, fec: false, expected_loss_pct: 0, dred: true };
+fn deep(ip_bytes: usize) -> Plan {
+    let bitrate_bps = if ip_bytes > IPV4_BYTES { HOPELESS_IPV6_BITRATE_BPS } else { HOPELESS_BITRATE_BPS };
+    let wish = Wish { bitrate_bps, frame_ms: 20, fec: false, expected_loss_pct: 0, dred: true };
     Plan { near: frames_back(3, true), far_ms: None, wish }
 }
 
 /// With fewer copies where the others' voice, which this leg sends as well, is dearer than what it wished.
-fn thinned(plan: Plan, voice: Option<Voice>, budget_kbps: f64) -> Plan {
+fn thinned(plan: Plan, voice: Option<Voice>, budget: Room) -> Plan {
     let Some(voice) = voice else { return plan };
-    let fits = |copies: usize| copies == 0 || wire_kbps(voice, copies) <= budget_kbps;
+    let fits = |copies: usize| copies == 0 || budget.holds(voice, copies);
     let far_ms = plan.far_ms.filter(|_| fits(1));
     let mut near = plan.near;
     while let [fewer @ .., _] = near
@@ -355,21 +365,36 @@ fn frames_back(copies: usize, fec: bool) -> &'static [u8] {
     }
 }
 
-/// The bitrate that fills a budget.
-fn bitrate(budget_kbps: f64, frame_ms: u8, copies: usize) -> u32 {
-    let packets = 1000.0 / f64::from(frame_ms);
-    let payload = budget_kbps * 125.0 / packets - overhead(copies);
-    (payload.max(0.0) / (1 + copies) as f64 * 8.0 * packets) as u32
+/// So many IP bytes may be sent, in packets with such a header.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    kbps: f64,
+    ip_bytes: usize,
+}
+
+impl Room {
+    /// The bitrate that fills it.
+    fn bitrate(self, frame_ms: u8, copies: usize) -> u32 {
+        let packets = 1000.0 / f64::from(frame_ms);
+        let payload = self.kbps * 125.0 / packets - overhead(copies, self.ip_bytes);
+        (payload.max(0.0) / (1 + copies) as f64 * 8.0 * packets) as u32
+    }
+
+    /// Whether a voice with so many copies fits.
+    fn holds(self, voice: impl Into<Voice>, copies: usize) -> bool {
+        wire_kbps(voice, copies, self.ip_bytes) <= self.kbps
+    }
 }
 
 /// IP bytes that a voice costs with so many copies.
-pub(super) fn wire_kbps(voice: impl Into<Voice>, copies: usize) -> f64 {
+pub(super) fn wire_kbps(voice: impl Into<Voice>, copies: usize, ip_bytes: usize) -> f64 {
     let Voice { bitrate_bps, copy_bps, frame_ms } = voice.into();
     let packets = 1000.0 / f64::from(frame_ms);
-    (f64::from(bitrate_bps) + f64::from(copy_bps) * copies as f64) / 1000.0 + overhead(copies) * packets / 125.0
+    (f64::from(bitrate_bps) + f64::from(copy_bps) * copies as f64) / 1000.0
+        + overhead(copies, ip_bytes) * packets / 125.0
 }
 
-fn overhead(copies: usize) -> f64 {
+fn overhead(copies: usize, ip_bytes: usize) -> f64 {
     let red = if copies > 0 { copies * COPY_HEADER_BYTES + PRIMARY_HEADER_BYTES } else { 0 };
-    (PACKET_OVERHEAD_BYTES + red) as f64
+    (ip_bytes + PACKET_OVERHEAD_BYTES + red) as f64
 }

@@ -9,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Most that the voice of one leg may take, in IP bytes: with reports and checks it stays below 160, over IPv6 too.
-pub(super) const MOST_KBPS: f64 = 143.0;
+/// Most that the voice of one leg may take, in IP bytes. What is told of what arrives is 5 kbit/s more, RTCP and ICE's checks
+/// are 4 to 7, all of that 2 or 3 more over IPv6: the sum stays below 160.
+pub(super) const MOST_KBPS: f64 = 140.0;
 /// Least: the lowest bitrate in the longest frames.
 pub(super) const LEAST_KBPS: f64 = 36.0;
 /// The quickest packet of this time tells of a queue…
@@ -202,8 +203,8 @@ mod tests {
 
     #[test]
     fn a_wide_path_with_jitter_is_used_as_one_likes() {
-        let log = run(60, 143.0, WIDE, |ms| 40.0 + jitter(ms));
-        assert!(log.iter().all(|(sends, _)| *sends == 143.0));
+        let log = run(60, MOST_KBPS, WIDE, |ms| 40.0 + jitter(ms));
+        assert!(log.iter().all(|(sends, _)| *sends == MOST_KBPS));
     }
 
     #[test]

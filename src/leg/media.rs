@@ -18,7 +18,7 @@ use super::{
     statistics::Meter,
 };
 use crate::{
-    audio::{EncodedFrame, LegInput, ReceivedPacket, SAMPLE_RATE_HZ, Wish, is_pause},
+    audio::{EncodedFrame, FRAMES_A_SECOND, LegInput, ReceivedPacket, SAMPLE_RATE_HZ, SLOTS, Wish, is_pause},
     proto::id::LegId,
 };
 
@@ -28,6 +28,11 @@ const MAX_PAYLOAD_BYTES: usize = 1500;
 const PAUSES: u8 = 2;
 /// Who told nothing for so long has no say in how the voice is encoded: two keep-alives and their reports.
 const SILENT: Duration = Duration::from_secs(2);
+/// What a frame counts against [`FRAMES_A_SECOND`]…
+const FRAME_SHARE: Duration = Duration::from_nanos(1_000_000_000 / FRAMES_A_SECOND as u64);
+/// …of which so much may come at once, since a network that stood still lets go of everything then: all that the audio thread
+/// has room for.
+const AT_ONCE: Duration = Duration::from_nanos(SLOTS as u64 * 1_000_000_000 / FRAMES_A_SECOND as u64);
 const MS: u32 = SAMPLE_RATE_HZ / 1000;
 
 /// What was negotiated.
@@ -55,6 +60,8 @@ pub(super) struct Media {
     arrivals: Arrivals,
     /// The stream that arrives.
     heard: Option<u32>,
+    /// The other side has used up its [`FRAMES_A_SECOND`] until then.
+    spent_until: Instant,
     adaptation: Adaptation,
     plan: Plan,
     /// How the voice should be encoded; `None` while this leg has no say.
@@ -74,10 +81,11 @@ impl Media {
     /// Silence both ways, until [`Media::begin`].
     pub(super) fn new(speaker: LegInput, numbers: RtpNumbers, now: Instant) -> Self {
         let mut adaptation = Adaptation::new(now);
-        let nothing =
-            Circumstances { redundancy: false, feedback: false, dred: false, rtt_ms: None, legs: 1, voice: None };
+        let meter = Meter::new(now);
+        let (redundancy, feedback, dred, ip_bytes) = (false, false, false, meter.ip_bytes);
+        let nothing = Circumstances { redundancy, feedback, dred, rtt_ms: None, ip_bytes, legs: 1, voice: None };
         Self {
-            meter: Meter::new(now),
+            meter,
             codecs: None,
             speaker,
             numbers,
@@ -85,6 +93,7 @@ impl Media {
             departures: Departures::new(now),
             arrivals: Arrivals::new(now),
             heard: None,
+            spent_until: now,
             plan: adaptation.plan(now, nothing),
             adaptation,
             wish: None,
@@ -124,7 +133,7 @@ impl Media {
             self.adapt(now);
         }
         let copies = match codecs.red {
-            Some(_) => self.spoken.copies(frame, behind(&self.plan, frame.samples)),
+            Some(_) => self.spoken.copies(frame, behind(&self.plan, frame.samples), self.meter.room(now)),
             None => Vec::new(),
         };
         self.spoken.keep(frame);
@@ -150,11 +159,11 @@ impl Media {
         Some(packet)
     }
 
-    /// Takes a packet in: each frame of it goes to the speaker.
+    /// Takes a packet in: each frame of it goes to the speaker, as long as they are no more than anybody speaks.
     pub(super) fn received(&mut self, packet: rtp::Packet, now: Instant) {
         let rtp::Packet { header, payload } = packet;
-        let Some((copies, primary)) = self.codecs.and_then(|codecs| frames(codecs, header.payload_type, &payload))
-        else {
+        let frames = self.codecs.and_then(|codecs| frames(codecs, header.payload_type, &payload));
+        let Some((copies, primary)) = frames.filter(|(copies, _)| self.grants(1 + copies.len() as u32, now)) else {
             self.meter.stats.packets_ignored += 1;
             return;
         };
@@ -168,6 +177,16 @@ impl Media {
             self.speaker.push(ReceivedPacket { sequence, timestamp, payload: copy.payload, copy: true, dred, arrival });
         }
         self.speaker.push(ReceivedPacket { sequence, timestamp, payload: primary, copy: false, dred, arrival });
+    }
+
+    /// Whether the other side may have so many more frames heard.
+    fn grants(&mut self, frames: u32, now: Instant) -> bool {
+        let spent_until = self.spent_until.max(now) + FRAME_SHARE * frames;
+        let grants = spent_until.saturating_duration_since(now) <= AT_ONCE;
+        if grants {
+            self.spent_until = spent_until;
+        }
+        grants
     }
 
     /// When to tell the other side what arrived.
@@ -216,6 +235,7 @@ impl Media {
             feedback: codecs.feedback,
             dred: codecs.dred,
             rtt_ms: self.meter.stats.rtt_ms,
+            ip_bytes: self.meter.ip_bytes,
             legs: self.legs,
             voice: self.voice,
         };
@@ -285,6 +305,51 @@ mod tests {
         media.codecs = None;
         media.received(rtp::Packet { payload: Bytes::from_static(b"x"), ..Default::default() }, now);
         assert!(heard.pop().is_err() && media.meter.stats.packets_ignored == 1);
+    }
+
+    #[test]
+    fn no_second_is_busier_than_it_may_be_whatever_the_plan_says() {
+        let start = Instant::now();
+        let (mut media, _) = media(start);
+        let mut sent = Vec::new();
+        for n in 0..500 {
+            let now = start + n * Duration::from_millis(20);
+            media.plan.near = &[1, 2, 3];
+            let spoken = frame(n, &[1; 120]);
+            let packet = media.packet(LegId(1), &spoken, now).expect("every frame is sent");
+            assert!(packet.payload.ends_with(&spoken.payload));
+            media.meter.sent(packet.payload.len(), now);
+            // All of IPv6, UDP, RTP and SRTP's tag.
+            sent.push(packet.payload.len() + 40 + 36);
+        }
+        let busiest = sent.windows(50).map(|second| second.iter().sum::<usize>()).max().unwrap();
+        assert!((19_000..20_000).contains(&busiest), "{busiest} bytes in a second");
+    }
+
+    #[test]
+    fn a_flood_is_handed_on_as_fast_as_anybody_speaks_and_the_rest_is_counted() {
+        let start = Instant::now();
+        let copy = |n: u32| red::Copy { behind: 960 * n, payload: Bytes::from_static(b"copy") };
+        let copies: Vec<_> = (1..=3).rev().map(copy).collect();
+        let payload = red::pack(111, &copies, &Bytes::from_static(b"frame"));
+        // Frames handed on and packets ignored of so many packets a second, which come so many ms late at first.
+        let come = |packets_a_second: u32, late_ms: u64| {
+            let (mut media, mut heard) = media(start);
+            let mut handed_on = 0;
+            for n in 0..10 * packets_a_second {
+                let sent = Duration::from_secs(1) * n / packets_a_second;
+                let header = rtp::Header { payload_type: 63, sequence_number: n as u16, ..Default::default() };
+                let packet = rtp::Packet { header, payload: payload.clone() };
+                media.received(packet, start + sent.max(Duration::from_millis(late_ms)));
+                handed_on += std::iter::from_fn(|| heard.pop().ok()).count();
+            }
+            (handed_on, media.meter.stats.packets_ignored)
+        };
+        assert_eq!(come(400, 0), (16_000, 0), "the shortest frames, each with three copies");
+        assert_eq!(come(50, 1_200), (2_000, 0), "a network that stood still for a second");
+        let (handed_on, ignored) = come(5_000, 0);
+        assert!((16_000..=16_256).contains(&handed_on), "{handed_on}");
+        assert_eq!(ignored as usize, 50_000 - handed_on / 4);
     }
 
     #[test]

@@ -51,9 +51,10 @@ impl Spoken {
         self.frames.push_back(frame);
     }
 
-    /// The frames that were spoken so many samples before `frame`, oldest first, as far as there are such. Pauses are not
-    /// worth repeating.
-    pub(super) fn copies(&self, frame: &EncodedFrame, behind: impl Iterator<Item = u32>) -> Vec<Copy> {
+    /// The frames that were spoken so many samples before `frame`, oldest first, as far as there are such and the payload has
+    /// room. Pauses are not worth repeating.
+    pub(super) fn copies(&self, frame: &EncodedFrame, behind: impl Iterator<Item = u32>, room: usize) -> Vec<Copy> {
+        let room = room.min(MAX_PACKET_BYTES);
         let mut copies: Vec<Copy> = Vec::new();
         let mut bytes = PRIMARY_HEADER_BYTES + frame.payload.len();
         for behind in behind {
@@ -63,7 +64,7 @@ impl Spoken {
             let behind = frame.timestamp.wrapping_sub(spoken.timestamp);
             let is_new = copies.iter().all(|copy| copy.behind != behind);
             let size = COPY_HEADER_BYTES + spoken.payload.len();
-            if is_new && (1..=REACH_SAMPLES).contains(&behind) && bytes + size <= MAX_PACKET_BYTES {
+            if is_new && (1..=REACH_SAMPLES).contains(&behind) && bytes + size <= room {
                 bytes += size;
                 copies.push(Copy { behind, payload: spoken.payload.clone() });
             }
@@ -174,7 +175,7 @@ mod tests {
         }
         let now = frame(start.wrapping_add(12 * FRAME), vec![12; 10]);
         let found = |behind: &[u32]| {
-            let copies = spoken.copies(&now, behind.iter().copied());
+            let copies = spoken.copies(&now, behind.iter().copied(), MAX_PACKET_BYTES);
             copies.iter().map(|copy| (copy.behind, copy.payload[0])).collect::<Vec<_>>()
         };
         assert_eq!(found(&[FRAME, 10 * FRAME]), [(10 * FRAME, 2), (FRAME, 11)], "oldest first, over the wrap");
@@ -189,8 +190,11 @@ mod tests {
         spoken.keep(&frame(FRAME, vec![1; MAX_COPY_BYTES + 1]));
         spoken.keep(&frame(2 * FRAME, vec![2; 700]));
         spoken.keep(&frame(3 * FRAME, vec![3; 700]));
-        let copies = spoken.copies(&frame(4 * FRAME, vec![4; 100]), (1..=4).map(|back| back * FRAME));
-        assert_eq!(copies.iter().map(|copy| copy.payload[0]).collect::<Vec<_>>(), [3]);
+        for (room, sent_again) in [(usize::MAX, &[3][..]), (805, &[3]), (804, &[])] {
+            let behind = (1..=4).map(|back| back * FRAME);
+            let copies = spoken.copies(&frame(4 * FRAME, vec![4; 100]), behind, room);
+            assert_eq!(copies.iter().map(|copy| copy.payload[0]).collect::<Vec<_>>(), sent_again, "{room}");
+        }
     }
 
     #[test]

@@ -7,13 +7,18 @@ use std::{
 
 use webrtc::peer_connection::{RTCStatsReport, RTCStatsReportEntry};
 
-use super::adaptation::PACKET_OVERHEAD_BYTES;
+use super::adaptation::{IPV6_BYTES, PACKET_OVERHEAD_BYTES};
 use crate::audio::{EncodedFrame, SAMPLE_RATE_HZ};
 
 /// RTP's fixed header (RFC 3550, §5.1).
 const RTP_HEADER_BYTES: usize = 12;
+const UDP_BYTES: usize = 8;
 /// Over so much time IP bytes are counted.
 const WIRE_WINDOW: Duration = Duration::from_secs(1);
+/// No second has more than 160 kbit/s (20 000 bytes). So many are earned in each…
+const EARNED_BYTES: f64 = 18_700.0;
+/// …and so many may be saved. The rest is for one frame that cannot wait, RTCP's own reports, and the checks of the path.
+const SAVED_BYTES: f64 = 1_200.0;
 
 /// Figures of one leg. Rates are means over about the last second.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -28,7 +33,7 @@ pub struct LegStats {
     pub packets_sent: u64,
     /// RTP packets received that went to the speaker.
     pub packets_received: u64,
-    /// IP bytes sent for voice and reports (IPv4; connectivity checks do not count).
+    /// IP bytes sent, reports and connectivity checks too.
     pub wire_kbps: f64,
     /// The encoded voice itself, without headers and copies.
     pub bitrate_kbps: f64,
@@ -44,7 +49,7 @@ pub struct LegStats {
     pub queue_ms: Option<f64>,
     /// Own frames that were not sent because this leg was late.
     pub frames_dropped: u64,
-    /// Packets that were no Opus of the negotiated type, or too long.
+    /// Packets that were no Opus of the negotiated type, too long, or more than anybody speaks.
     pub packets_ignored: u64,
     /// Remote candidates that were malformed, not UDP, or too many.
     pub candidates_ignored: u64,
@@ -60,8 +65,15 @@ pub(super) struct Meter {
     voice_bytes: u64,
     voice_samples: u64,
     since: Instant,
-    /// IP bytes of [`WIRE_WINDOW`]; bounded by what is sent in that time.
+    /// IP's header on the path in use.
+    pub(super) ip_bytes: usize,
+    /// IP bytes of voice and of what is told of what arrives, of [`WIRE_WINDOW`]; bounded by what is sent in that time.
     wire: VecDeque<(Instant, usize)>,
+    /// IP bytes that may still be sent, and when that was reckoned.
+    spare_bytes: f64,
+    earned: Instant,
+    /// Datagrams, and bytes in them, that had been sent when that was last looked up.
+    datagrams: (u64, u64),
 }
 
 impl Meter {
@@ -73,7 +85,12 @@ impl Meter {
             voice_bytes: 0,
             voice_samples: 0,
             since: now,
+            // The dearer one, until the path is known.
+            ip_bytes: IPV6_BYTES,
             wire: VecDeque::new(),
+            spare_bytes: SAVED_BYTES,
+            earned: now,
+            datagrams: (0, 0),
         }
     }
 
@@ -91,10 +108,12 @@ impl Meter {
         self.wired(PACKET_OVERHEAD_BYTES + payload_bytes, now);
     }
 
-    /// So many IP bytes went out.
+    /// A packet of so many bytes beside IP's header went out.
     pub(super) fn wired(&mut self, bytes: usize, now: Instant) {
-        self.wire.push_back((now, bytes));
+        self.wire.push_back((now, self.ip_bytes + bytes));
         self.forget(now);
+        self.earn(now);
+        self.spare_bytes -= (self.ip_bytes + bytes) as f64;
     }
 
     fn forget(&mut self, now: Instant) {
@@ -103,10 +122,21 @@ impl Meter {
         }
     }
 
-    /// IP bytes sent within the last second.
+    /// IP bytes sent for the voice within the last second.
     pub(super) fn wire_kbps(&mut self, now: Instant) -> f64 {
         self.forget(now);
         self.wire.iter().map(|(_, bytes)| *bytes).sum::<usize>() as f64 * 8.0 / 1000.0 / WIRE_WINDOW.as_secs_f64()
+    }
+
+    /// How many bytes of payload a packet with copies may have now: budgets are means, and a voice that varies is busier at times.
+    pub(super) fn room(&mut self, now: Instant) -> usize {
+        self.earn(now);
+        (self.spare_bytes as usize).saturating_sub(self.ip_bytes + PACKET_OVERHEAD_BYTES)
+    }
+
+    fn earn(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(std::mem::replace(&mut self.earned, now)).as_secs_f64();
+        self.spare_bytes = (self.spare_bytes + EARNED_BYTES * passed).min(SAVED_BYTES);
     }
 
     /// A packet of voice came in.
@@ -118,17 +148,21 @@ impl Meter {
     /// Closes the window of rates and takes in what the library knows.
     pub(super) fn publish(&mut self, now: Instant, report: &RTCStatsReport) {
         let seconds = now.saturating_duration_since(self.since).as_secs_f64();
+        let (datagrams, datagram_bytes) =
+            report.transport().map_or((0, 0), |path| (path.packets_sent, path.bytes_sent));
         if seconds > 0.0 {
             let kbps = |bytes: u64| bytes as f64 * 8.0 / 1000.0 / seconds;
             (self.stats.sent_kbps, self.stats.recv_kbps) = (kbps(self.sent_bytes), kbps(self.received_bytes));
+            let headers = datagrams.saturating_sub(self.datagrams.0) * (self.ip_bytes + UDP_BYTES) as u64;
+            self.stats.wire_kbps = kbps(datagram_bytes.saturating_sub(self.datagrams.1) + headers);
         }
+        self.datagrams = (datagrams, datagram_bytes);
         if self.voice_samples > 0 {
             let voice_ms = self.voice_samples as f64 * 1000.0 / f64::from(SAMPLE_RATE_HZ);
             self.stats.bitrate_kbps = self.voice_bytes as f64 * 8.0 / voice_ms;
         }
         (self.sent_bytes, self.received_bytes, self.since) = (0, 0, now);
         (self.voice_bytes, self.voice_samples) = (0, 0);
-        self.stats.wire_kbps = self.wire_kbps(now);
         self.stats.rtt_ms = rtt_ms(report);
         self.stats.remote_loss_pct = remote_loss_pct(report);
     }

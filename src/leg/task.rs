@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     future::pending,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -35,6 +36,7 @@ use webrtc::{
 
 use super::{
     CLOSE_LIMIT, IceConfig, LegRuntime, LegStats,
+    adaptation::{IPV4_BYTES, IPV6_BYTES},
     connection::{self, BuildError, Connection, Happened, MIME_TYPE_RED, feedback},
     description::{self, BadDescription, Fingerprint},
     media::{Codecs, Media},
@@ -64,8 +66,8 @@ const BATCH_WAIT: Duration = Duration::from_millis(10);
 /// From the remote description on. A failed DTLS handshake may never report itself; the engine retries much earlier.
 const CONNECT_LIMIT: Duration = Duration::from_secs(8);
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
-/// IP (20), UDP (8), SRTCP's index (4) and tag (16, RFC 7714) of each report.
-pub(super) const REPORT_OVERHEAD_BYTES: usize = 48;
+/// Beside IP's header, UDP (8), SRTCP's index (4) and tag (16, RFC 7714) of each report.
+pub(super) const REPORT_OVERHEAD_BYTES: usize = 28;
 /// A leg that sent nothing for so long says that it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
@@ -246,6 +248,9 @@ impl Attempt {
                 _ = ticker.tick(), if self.media.flows() => {
                     let now = Instant::now();
                     let report = self.connection.peer.get_stats(now, StatsSelector::None).await;
+                    if let Some(ip_bytes) = ip_bytes(&self.connection).await {
+                        self.media.meter.ip_bytes = ip_bytes;
+                    }
                     doors.publish.send_replace(self.media.statistics(now, &report));
                 }
                 Some(report) = doors.feedback.recv() => self.media.acknowledged(&report, Instant::now()),
@@ -531,6 +536,14 @@ async fn verify(connection: &Connection, sealed: Option<Fingerprint>) -> Result<
         feedback: opus.rtp_codec.rtcp_feedback.contains(&feedback()),
         dred: false, // The library knows nothing of it.
     })
+}
+
+/// IP's header on the path in use; `None` when there is no path.
+async fn ip_bytes(connection: &Connection) -> Option<usize> {
+    let transport = connection.sender.transport().await.ok().flatten()?;
+    let pair = transport.ice_transport().get_selected_candidate_pair().await.ok().flatten()?;
+    let address: IpAddr = pair.local().address.parse().ok()?;
+    Some(if address.is_ipv6() { IPV6_BYTES } else { IPV4_BYTES })
 }
 
 /// Whether the peer's own certificate, the first of its chain, is the one that was sealed.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rtc::{rtcp::transport_feedbacks::cc_feedback_report::CcFeedbackReport, rtp, shared::marshal::MarshalSize as _};
 
 use super::{
-    adaptation::PACKET_OVERHEAD_BYTES,
+    adaptation::{IPV4_BYTES, PACKET_OVERHEAD_BYTES},
     media::{Codecs, Media},
     rtp::RtpNumbers,
     task::REPORT_OVERHEAD_BYTES,
@@ -25,18 +25,20 @@ pub(crate) enum Datagram {
 }
 
 impl Datagram {
-    /// Bytes of IP.
+    /// Bytes of IPv4.
     pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Voice(packet) => PACKET_OVERHEAD_BYTES + packet.payload.len(),
-            Self::Report(report) => REPORT_OVERHEAD_BYTES + report.marshal_size(),
-        }
+        IPV4_BYTES
+            + match self {
+                Self::Voice(packet) => PACKET_OVERHEAD_BYTES + packet.payload.len(),
+                Self::Report(report) => REPORT_OVERHEAD_BYTES + report.marshal_size(),
+            }
     }
 }
 
 impl Line {
     pub(crate) fn new(speaker: LegInput, now: Instant) -> Self {
         let mut media = Media::new(speaker, RtpNumbers::random(now), now);
+        media.meter.ip_bytes = IPV4_BYTES;
         media.begin(Codecs { opus: 111, red: Some(63), feedback: true, dred: true }, now);
         Self(media)
     }

@@ -221,7 +221,10 @@ fn speech_survives_random_loss_and_short_outages() {
 
     let heard = wav::read(&heard_path);
     let mut haystack = Haystack::new(heard.clone());
-    let Some((first, _)) = haystack.best(&clip, 0..clip.len()) else { panic!("nothing was heard") };
+    // It is said again and again, and its first words may be the ones that a busy machine breaks.
+    let lags = 0..haystack.lags(clip.len());
+    let Some((fits_best, _)) = haystack.best(&clip, lags) else { panic!("nothing was heard") };
+    let first = fits_best % clip.len();
     let (mut correlations, mut silence_ms) = (Vec::new(), 0);
     // Half a second at a time, each where it must be, give or take what the jitter buffer stretches.
     for (number, piece) in clip.chunks_exact(PIECE).cycle().enumerate().take(PIECES) {

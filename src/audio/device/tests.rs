@@ -42,7 +42,16 @@ fn microphone(rate_hz: u32, channels: usize) -> (InputEnd, DeviceInput) {
     let wake_at = (rate_hz / 100) as usize;
     let end = InputEnd { ring: producer, channels, waker: Waker::here(), wake_at };
     let resampler = Inward::new(rate_hz).unwrap();
-    (end, DeviceInput { _stream: Box::new(()), ring, resampler, fresh: true, rate_hz, broken: broken() })
+    let (delay_us, fresh) = (Arc::default(), true);
+    (end, DeviceInput { _stream: Box::new(()), ring, delay_us, resampler, fresh, rate_hz, broken: broken() })
+}
+
+#[test]
+fn what_the_sound_system_tells_of_a_microphones_age_is_part_of_its_delay() {
+    let (mut end, input) = microphone(48_000, 1);
+    end.captured(&[0.1; 480]);
+    input.delay_us.store(7_000, Relaxed);
+    assert!((input.delay_ms() - 17.0).abs() < 0.01, "{}", input.delay_ms());
 }
 
 #[test]

@@ -71,7 +71,7 @@ impl Default for Arrivals {
 }
 
 impl Arrivals {
-    /// `samples` of sound became playable at `at`, that is `transit` after their timestamp.
+    /// `samples` of sound became playable at `at`, that is `transit` after their timestamp. To be weighed afterwards.
     pub fn add(&mut self, at: i64, transit: i64, samples: i64) {
         let bin = transit.div_euclid(BIN);
         self.expire(at);
@@ -87,6 +87,10 @@ impl Arrivals {
             self.forget();
             recent.into_iter().for_each(|arrival| self.insert(arrival));
         }
+    }
+
+    /// Looks what pays after all that was added. It looks at every bin, so once is enough for what came with one packet.
+    pub fn weigh(&mut self) {
         self.best = self.long.best(&LONG).max(self.short.best(&SHORT));
     }
 
@@ -103,7 +107,7 @@ impl Arrivals {
         self.recent.clear();
     }
 
-    /// The transit, in samples, up to which waiting pays.
+    /// The transit, in samples, up to which waiting paid when it was weighed last.
     pub fn best(&self) -> i64 {
         self.best
     }
@@ -218,6 +222,7 @@ mod tests {
         let mut arrivals = Arrivals::default();
         for number in 0..frames {
             arrivals.add(number * 20 * MS, late_ms(number) * MS + 5_000 * MS, 20 * MS);
+            arrivals.weigh();
         }
         (arrivals.best() - arrivals.lowest().unwrap()) / MS
     }
@@ -252,6 +257,7 @@ mod tests {
             // Two or three times in what is remembered: on both sides of what pays.
             let late_ms = if number % 140 == 0 { 40 } else { 0 };
             arrivals.add(number * 20 * MS, late_ms * MS + 5_000 * MS, 20 * MS);
+            arrivals.weigh();
             let wait_ms = (arrivals.best() - arrivals.lowest().unwrap()) / MS;
             shrunk += usize::from(wait_ms < waited_ms);
             waited_ms = wait_ms;
@@ -279,6 +285,17 @@ mod tests {
     fn a_queue_that_drained_is_forgotten_within_half_a_second() {
         assert!(wait_ms(1_000, |number| if number < 980 { 200 } else { 0 }) > 150);
         assert_eq!(wait_ms(1_000, |number| if number < 970 { 200 } else { 0 }), 1);
+    }
+
+    #[test]
+    fn all_that_came_together_is_weighed_once() {
+        let mut arrivals = Arrivals::default();
+        for late_ms in 0..100 {
+            arrivals.add(0, late_ms * MS, 20 * MS);
+            assert_eq!(arrivals.best(), 0, "nothing was weighed yet");
+        }
+        arrivals.weigh();
+        assert_eq!(arrivals.best(), 100 * MS);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct JitterStats {
     pub concealed_pct: f64,
     /// How long packets wait here, smoothed.
     pub wait_ms: f64,
+    /// How much of what was decoded before them is still to be played when they are, smoothed.
+    pub ahead_ms: f64,
     /// How long the quickest packet should wait here.
     pub target_ms: f64,
     /// Frames that were lost and played from a copy.

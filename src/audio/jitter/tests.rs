@@ -4,15 +4,18 @@ mod rules;
 
 use std::time::Duration;
 
-use super::*;
+use super::{advice::SHORTEST_STRETCH, *};
 
 /// Fullband CELT frames of 20 ms (RFC 6716, §3.1) hold no FEC; one byte of payload.
 const PLAIN: &[u8] = &[31 << 3, 0];
 /// A hybrid frame of 20 ms that holds FEC of the one before.
 const WITH_FEC: &[u8] = &[15 << 3, 0xC0];
-/// Recorded-like traces.
+/// Modelled traces…
 const WIFI: &str = include_str!("traces/wifi.txt");
 const BUFFERBLOAT: &str = include_str!("traces/bufferbloat.txt");
+/// …and recorded ones, of a minute each: their heads say of what.
+const BUSY: &str = include_str!("traces/busy.txt");
+const UPLOAD: &str = include_str!("traces/upload.txt");
 
 /// A packet as it arrives.
 #[derive(Debug, Clone, Copy)]
@@ -251,8 +254,8 @@ fn outages(until_s: u32) -> impl FnMut(u32) -> bool {
     move |number| number < until_s * 50 && number % 100 >= 30 && number % 100 < 35 + (number / 100 * 7) % 6
 }
 
-fn recorded(text: &str) -> Trace {
-    let transits = text.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace);
+fn transits(text: &str) -> Trace {
+    let all = text.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace);
     let packet = |(number, transit): (usize, &str)| {
         let number = number as u32;
         transit.parse::<f64>().ok().map(|transit| Arrived {
@@ -261,7 +264,7 @@ fn recorded(text: &str) -> Trace {
             behind: None,
         })
     };
-    transits.enumerate().filter_map(packet).collect()
+    all.enumerate().filter_map(packet).collect()
 }
 
 #[test]
@@ -312,13 +315,24 @@ fn one_spike_of_200_ms_is_over_soon() {
 
 #[test]
 fn wifi_and_bufferbloat_cost_what_they_must() {
-    let wifi = Bench { payload: WITH_FEC, ..Bench::new("Wi-Fi") }.run(recorded(WIFI), 20.0);
+    let wifi = Bench { payload: WITH_FEC, ..Bench::new("Wi-Fi") }.run(transits(WIFI), 20.0);
     wifi.costs("Wi-Fi", 120.0, 2.5);
-    let mut trace = recorded(BUFFERBLOAT);
+    let mut trace = transits(BUFFERBLOAT);
     trace.extend(steady(30, 2.0).into_iter().skip(1000).map(|packet| Arrived { at_ms: packet.at_ms + 13.0, ..packet }));
     let bloat = Bench { payload: WITH_FEC, ..Bench::new("bufferbloat") }.run(trace, 30.0);
     bloat.costs("bufferbloat", 150.0, 2.5);
     assert!(bloat.longest_delay_ms(24.0, 30.0) < 45.0, "ten seconds after the queue has drained");
+}
+
+#[test]
+fn a_busy_machine_and_a_full_line_as_they_were_recorded_cost_what_they_must() {
+    let busy = Bench { payload: WITH_FEC, ..Bench::new("busy machine") }.run(transits(BUSY), 60.0);
+    busy.costs("busy machine, recorded", 65.0, 1.0);
+    let upload = Bench { payload: WITH_FEC, ..Bench::new("upload") }.run(transits(UPLOAD), 60.0);
+    upload.costs("upload, recorded", 130.0, 3.0);
+    let (during, after) = (upload.mean_delay_ms(25.0, 40.0), upload.longest_delay_ms(52.0, 60.0));
+    println!("{during:.0} ms during the upload, {after:.0} ms at most from ten seconds after it on");
+    assert!(after < 30.0, "{after}");
 }
 
 #[test]

@@ -70,6 +70,12 @@ impl Connection {
         self.socket.get_ref().try_clone()
     }
 
+    /// Sends a command; what is replied comes like all else, with the number 0.
+    pub fn send(&self, command: &Command) -> Result<()> {
+        protocol::write_command_message(&mut self.socket.get_ref(), 0, command, self.version)?;
+        Ok(())
+    }
+
     /// Sends a command and waits for what is replied.
     pub fn ask<T: CommandReply>(&mut self, command: &Command) -> Result<T> {
         self.order(command)?;

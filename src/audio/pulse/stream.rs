@@ -78,8 +78,8 @@ impl Drop for Stream {
     }
 }
 
-/// Begins to hear `source`, 48 kHz mono. `broken` is told why it ended.
-pub fn record(source: &str, mut end: InputEnd, broken: Arc<Broken>) -> Result<Stream> {
+/// Begins to hear `source`, 48 kHz mono. `broken` is told why it ended, `delay_us` how old the last sample is that comes.
+pub fn record(source: &str, mut end: InputEnd, delay_us: Arc<AtomicU32>, broken: Arc<Broken>) -> Result<Stream> {
     let params = protocol::RecordStreamParams {
         sample_spec: sample_spec(),
         channel_map: ChannelMap::mono(),
@@ -89,7 +89,8 @@ pub fn record(source: &str, mut end: InputEnd, broken: Arc<Broken>) -> Result<St
         ..protocol::RecordStreamParams::default()
     };
     let mut connection = Connection::open()?;
-    connection.order(&Command::CreateRecordStream(params))?;
+    let created: protocol::CreateRecordStreamReply = connection.ask(&Command::CreateRecordStream(params))?;
+    let (channel, mut asked) = (created.channel, None);
     let mut block = [0.0; BLOCK_SAMPLES];
     Stream::run(connection, "audio-in", broken, move |message, connection| {
         match message {
@@ -99,12 +100,27 @@ pub fn record(source: &str, mut end: InputEnd, broken: Arc<Broken>) -> Result<St
                     sound.iter_mut().zip(piece).for_each(|(sample, bytes)| *sample = f32::from_le_bytes(*bytes));
                     end.captured(sound);
                 }
+                // Right behind what came: what is there after that is what comes later than it could.
+                if asked.is_none_or(|asked: Instant| asked.elapsed() >= LATENCY_EVERY) {
+                    asked = Some(Instant::now());
+                    let params = protocol::LatencyParams { channel, now: std::time::SystemTime::now() };
+                    connection.send(&Command::GetRecordLatency(params))?;
+                }
             }
+            Message::Reply(_) => delay_us.store(age_us(&connection.content()?), Relaxed),
             Message::Command(CommandTag::RecordStreamKilled) => return Err(KILLED.into()),
-            Message::Command(_) | Message::Reply(_) => {}
+            Message::Command(_) => {}
         }
         Ok(())
     })
+}
+
+/// How old sound is when it comes: what waits in the device, and what the server has not sent.
+fn age_us(latency: &protocol::RecordLatency) -> u32 {
+    let unsent = latency.write_offset.saturating_sub(latency.read_offset);
+    let unsent = u64::try_from(unsent).unwrap_or(0) / SAMPLE_BYTES as u64;
+    let unsent_us = unsent.saturating_mul(1_000_000) / u64::from(SAMPLE_RATE_HZ);
+    u32::try_from(latency.source_usec.saturating_add(unsent_us)).unwrap_or(u32::MAX)
 }
 
 /// Begins to play to `sink`, 48 kHz mono; wakes the audio thread when a block is wanted.
@@ -347,6 +363,25 @@ mod tests {
         drop(server);
         speaker.play(&[0.0; BLOCK_SAMPLES]);
         assert!(speaker.broken().is_some());
+    }
+
+    #[test]
+    fn what_a_server_says_of_the_age_of_sound_may_be_any_numbers() {
+        let says = |write_offset, read_offset, source_usec| {
+            let (local_time, remote_time) = (std::time::SystemTime::now(), std::time::SystemTime::now());
+            age_us(&protocol::RecordLatency {
+                write_offset,
+                read_offset,
+                source_usec,
+                sink_usec: 0,
+                playing: true,
+                local_time,
+                remote_time,
+            })
+        };
+        assert_eq!(says(i64::from(BLOCK_BYTES), 0, 500), 10_500);
+        assert_eq!(says(i64::MAX, i64::MIN, u64::MAX), u32::MAX);
+        assert_eq!(says(i64::MIN, i64::MAX, 0), 0);
     }
 
     #[test]

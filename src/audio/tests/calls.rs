@@ -150,6 +150,20 @@ fn a_pause_is_neither_loss_nor_concealed_and_sound_goes_on_after_it() {
 }
 
 #[test]
+fn the_delay_that_is_told_is_the_same_in_the_middle_of_a_frame() {
+    let (mut bench, mut hum) = (Bench::new(), Hum::new(300.0));
+    bench.run(3_000, true, |at| Some(hum.packet(at)));
+    let delays_ms: Vec<f64> = (0..20)
+        .map(|_| {
+            bench.run(10, true, |at| Some(hum.packet(at)));
+            bench.leg.stats(DelayShares::default()).playout_delay_ms
+        })
+        .collect();
+    let (least, most) = delays_ms.iter().fold((f64::MAX, 0.0_f64), |(l, m), ms| (l.min(*ms), m.max(*ms)));
+    assert!(most - least < 1.0 && least > 1.0, "{delays_ms:?}");
+}
+
+#[test]
 fn a_leg_that_pauses_when_its_call_is_left_is_not_heard_later() {
     let (mut bench, mut hum) = (Bench::new(), Hum::new(300.0));
     bench.run(500, true, |at| Some(hum.packet(at)));

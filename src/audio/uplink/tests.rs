@@ -137,6 +137,8 @@ fn frames_change_their_length_and_bitrate_at_a_border_and_no_sample_is_missing()
         assert_eq!(pair[1].timestamp, pair[0].timestamp.wrapping_add(pair[0].samples));
         assert!(pair[0].payload == PAUSE || packet_samples(&pair[0].payload) == Some(pair[0].samples as usize));
     }
+    // A frame of 20 ms, and 6.5 that the encoder looks ahead (RFC 6716, section 2).
+    assert!((bench.uplink.frame_ms() - 26.5).abs() < 0.01, "{}", bench.uplink.frame_ms());
     let lengths: BTreeSet<u32> = frames.iter().map(|frame| frame.samples).collect();
     assert_eq!(lengths, [480, 960, 1920].into());
 }

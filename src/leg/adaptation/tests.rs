@@ -54,7 +54,8 @@ impl Course {
 }
 
 fn circumstances() -> Circumstances {
-    Circumstances { redundancy: true, feedback: true, dred: true, rtt_ms: Some(40.0), legs: 1, voice: None }
+    let (redundancy, feedback, dred) = (true, true, true);
+    Circumstances { redundancy, feedback, dred, rtt_ms: Some(40.0), ip_bytes: IPV4_BYTES, legs: 1, voice: None }
 }
 
 /// A call over a path that loses what `loses` says, which is told the number of the packet and the time in ms.
@@ -81,7 +82,7 @@ fn call(seconds: u64, mut loses: impl FnMut(u64) -> bool) -> Course {
         let copies: Vec<u64> = behind.filter_map(|back| n.checked_sub(back)).collect();
         let frame_bytes = plan.wish.bitrate_bps as usize / 8 * FRAME_MS as usize / 1000;
         let copy_bytes = plan.wish.copy_bps() as usize / 8 * FRAME_MS as usize / 1000;
-        course.bytes.push(frame_bytes + copy_bytes * copies.len() + overhead(copies.len()) as usize);
+        course.bytes.push(frame_bytes + copy_bytes * copies.len() + overhead(copies.len(), IPV4_BYTES) as usize);
         course.missing.push(lost);
         course.lost.push(lost);
         if !lost {
@@ -128,7 +129,7 @@ fn random_loss_is_repaired_within_the_budget_and_without_swinging() {
             let course = call(60, random(loss, seed));
             course.tell(&format!("{:.0} % random", loss * 100.0));
             assert!(course.kbps(0.0, 60.0) <= 150.0);
-            assert!(course.plans.iter().all(|plan| wire_kbps(plan.wish, plan.near.len()) <= 150.0));
+            assert!(course.plans.iter().all(|plan| wire_kbps(plan.wish, plan.near.len(), IPV4_BYTES) <= 150.0));
             assert!(course.missing_pct(1.0) <= missing_pct, "{loss} {}", course.missing_pct(1.0));
             assert!(course.changes(2.0) <= 6, "{loss} {}", course.changes(2.0));
         }
@@ -144,7 +145,7 @@ fn hopeless_loss_gets_deep_redundancy_and_what_is_less_never_does() {
         let (begins, plans) = (10 * 50, &course.plans);
         assert!(plans[begins..].iter().all(|plan| plan.wish.dred && !plan.wish.fec), "without flickering");
         assert!(plans[begins..].iter().all(|plan| plan.near == [1, 2, 3] && plan.far_ms.is_none()));
-        assert!(plans.iter().all(|plan| wire_kbps(plan.wish, plan.near.len()) <= 150.0));
+        assert!(plans.iter().all(|plan| wire_kbps(plan.wish, plan.near.len(), IPV4_BYTES) <= 150.0));
     }
     assert!(!last(0.3, 60).dred && !last(0.2, 60).dred);
     let mut bad = random(0.5, 3);
@@ -231,10 +232,10 @@ fn a_peer_that_tells_nothing_gets_a_little_against_everything() {
 #[test]
 fn small_budgets_drop_copies_first_and_lengthen_frames_then() {
     let (mut before, mut lines) = (usize::MAX, 0);
-    for budget in [143.0, 110.0, 90.0, 70.0, 50.0, 40.0, 36.0] {
-        let plan = fitted(3, Some(200), true, budget);
+    for budget in [140.0, 110.0, 90.0, 70.0, 50.0, 40.0, 36.0] {
+        let plan = fitted(3, Some(200), true, Room { kbps: budget, ip_bytes: IPV4_BYTES });
         let copies = plan.near.len() + usize::from(plan.far_ms.is_some());
-        let wire = wire_kbps(plan.wish, copies);
+        let wire = wire_kbps(plan.wish, copies, IPV4_BYTES);
         println!(
             "{budget:5.0}: {:?} + {:?}, {} bit/s in {} ms, {wire:.0} kbit/s",
             plan.near, plan.far_ms, plan.wish.bitrate_bps, plan.wish.frame_ms
@@ -251,13 +252,14 @@ fn small_budgets_drop_copies_first_and_lengthen_frames_then() {
 fn a_leg_whose_wish_was_not_granted_sends_fewer_copies() {
     let thinned = |near, far_ms, voice: (u32, u8), budget_kbps| {
         let (bitrate_bps, frame_ms) = voice;
-        let plan = fitted(near, far_ms, false, 143.0);
-        let plan = thinned(plan, Some(Voice { bitrate_bps, copy_bps: bitrate_bps, frame_ms }), budget_kbps);
+        let room = |kbps| Room { kbps, ip_bytes: IPV4_BYTES };
+        let plan = fitted(near, far_ms, false, room(MOST_KBPS));
+        let plan = thinned(plan, Some(Voice { bitrate_bps, copy_bps: bitrate_bps, frame_ms }), room(budget_kbps));
         (plan.near, plan.far_ms)
     };
     let (none, clear) = (&[][..], (32_000, 20));
-    assert_eq!(thinned(2, None, (36_000, 20), 143.0), (&[1, 2][..], None), "what was wished is granted");
-    assert_eq!(thinned(2, None, (64_000, 20), 143.0), (none, None), "the encoder has not heard of it yet");
+    assert_eq!(thinned(2, None, (36_000, 20), MOST_KBPS), (&[1, 2][..], None), "what was wished is granted");
+    assert_eq!(thinned(2, None, (64_000, 20), MOST_KBPS), (none, None), "the encoder has not heard of it yet");
     assert_eq!(thinned(2, None, clear, 100.0), (&[1][..], None));
     assert_eq!(thinned(1, Some(200), clear, 100.0), (none, Some(200)), "those close behind go first");
     assert_eq!(thinned(1, Some(200), clear, 60.0), (none, None));
@@ -271,7 +273,7 @@ fn a_queue_that_grows_with_what_is_sent_leaves_less_to_send() {
     let mut adaptation = Adaptation::new(start);
     let kbps = |adaptation: &mut Adaptation, ms| {
         let plan = adaptation.plan(at(ms), circumstances());
-        wire_kbps(plan.wish, plan.near.len())
+        wire_kbps(plan.wish, plan.near.len(), IPV4_BYTES)
     };
     let mut sends = kbps(&mut adaptation, 0);
     let before = sends;
@@ -298,7 +300,7 @@ fn many_legs_share_what_a_line_carries() {
     let plan = |legs, adaptation: &mut Adaptation| adaptation.plan(start, Circumstances { legs, ..circumstances() });
     for legs in [1, 2, 7, 15, 31] {
         let plan = plan(legs, &mut adaptation);
-        let total = wire_kbps(plan.wish, plan.near.len()) * legs as f64;
+        let total = wire_kbps(plan.wish, plan.near.len(), IPV4_BYTES) * legs as f64;
         println!("{legs} legs: {:?}, {total:.0} kbit/s", plan.wish);
         assert!(total <= ALL_LEGS_KBPS.max(LEAST_KBPS * legs as f64 + 1.0));
     }
@@ -316,8 +318,59 @@ fn frames_are_short_on_a_long_clean_way_only() {
         let mut adaptation = Adaptation::new(start);
         adaptation.learn(&outcomes(lost), 90.0, start);
         let plan = adaptation.plan(start, Circumstances { rtt_ms: Some(rtt_ms), ..circumstances() });
-        assert!(lost || wire_kbps(plan.wish, plan.near.len()) <= 105.0);
+        assert!(lost || wire_kbps(plan.wish, plan.near.len(), IPV4_BYTES) <= 105.0);
         plan.wish.frame_ms
     };
     assert_eq!((frame_ms(200.0, false), frame_ms(20.0, false), frame_ms(200.0, true)), (10, 20, 20));
+}
+
+#[test]
+fn whatever_the_path_is_like_no_leg_takes_more_than_160_kbit_and_a_clean_one_105() {
+    let start = Instant::now();
+    for (loss, ip_bytes) in [0.0, 0.05, 0.3, 0.5].into_iter().flat_map(|loss| [(loss, IPV4_BYTES), (loss, IPV6_BYTES)])
+    {
+        let mut lost = random(loss, 1);
+        let fate = |lost| if lost { Fate::Lost } else { Fate::Arrived { transit_us: None } };
+        let outcomes: Vec<Outcome> =
+            (0..300).map(|n| Outcome { sent: start, length_ms: 20, fate: fate(lost(n)) }).collect();
+        for rtt_ms in [20.0, 200.0] {
+            let mut adaptation = Adaptation::new(start);
+            adaptation.learn(&outcomes, 90.0, start);
+            let path = Circumstances { rtt_ms: Some(rtt_ms), ip_bytes, ..circumstances() };
+            let plan = adaptation.plan(start, path);
+            // It is granted, or another leg wishes for a voice as clear as can be.
+            let clear = Voice { bitrate_bps: 64_000, copy_bps: 64_000, frame_ms: 20 };
+            for voice in [plan.wish.into(), clear] {
+                let copies = adaptation.plan(start, Circumstances { voice: Some(voice), ..path }).near.len();
+                let wire = wire_kbps(voice, copies, ip_bytes);
+                println!(
+                    "{loss} lost, {ip_bytes} bytes of IP, {rtt_ms} ms: {voice:?} and {copies} copies, {wire:.1} kbit/s"
+                );
+                // What is told of what arrives, RTCP and ICE's checks come on top.
+                assert!(wire <= if loss > 0.0 || voice == clear { 145.5 } else { 90.0 });
+                assert!(voice == clear || copies == plan.near.len(), "what was wished for is not too much");
+            }
+        }
+    }
+}
+
+#[test]
+fn deep_redundancy_that_is_not_granted_costs_no_copy() {
+    let copies = |loss, others: &[Wish], constant_bitrate| {
+        let wish = call(30, random(loss, 1)).plans.last().unwrap().wish;
+        let granted = Wish::granted([wish].iter().chain(others).copied().collect(), constant_bitrate);
+        let mut adaptation = Adaptation::new(Instant::now());
+        let mut lost = random(loss, 1);
+        let fate = |lost| if lost { Fate::Lost } else { Fate::Arrived { transit_us: None } };
+        let start = Instant::now();
+        let outcomes: Vec<Outcome> =
+            (0..300).map(|n| Outcome { sent: start, length_ms: 20, fate: fate(lost(n)) }).collect();
+        adaptation.learn(&outcomes, 90.0, start);
+        let legs = 1 + others.len();
+        adaptation.plan(start, Circumstances { voice: Some(granted.into()), legs, ..circumstances() }).near.len()
+    };
+    let at_30 = call(30, random(0.3, 1)).plans.last().unwrap().wish;
+    assert_eq!((copies(0.3, &[], true), copies(0.4, &[], true)), (3, 3), "at constant bitrate");
+    assert_eq!(copies(0.4, &[at_30], false), 3, "beside a leg that does not ask for it");
+    assert_eq!(copies(0.4, &[], false), 3);
 }

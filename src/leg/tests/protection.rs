@@ -90,6 +90,15 @@ async fn what_gets_lost_is_told_and_answered_with_more_copies() {
 }
 
 #[tokio::test]
+async fn all_that_a_leg_sends_counts_the_checks_of_a_silent_one_too() {
+    let (a, _b) = connected().await;
+    let mut statistics = a.leg.statistics.clone();
+    // Keep-alives alone, and what is told of the other's, are less than one.
+    let counts = statistics.wait_for(|stats| stats.wire_kbps > 3.0 && stats.sent_kbps < 1.0);
+    timeout(PATIENCE, counts).await.expect("checks are counted").unwrap();
+}
+
+#[tokio::test]
 async fn a_clean_path_is_known_as_such_and_speech_goes_out_once() {
     let (a, mut b) = connected().await;
     let mut pace = tokio::time::interval(Duration::from_millis(5));

@@ -232,6 +232,18 @@ fn packets_are_looked_into_for_deep_redundancy_at_most_once_for_10_ms_that_are_m
 }
 
 #[test]
+fn what_is_decoded_ahead_is_told_apart_from_what_waits() {
+    let mut buffer = JitterBuffer::new(Instant::now());
+    for n in 0..200 {
+        let (arrival_ms, packet) = sent(&buffer, n as u16, 20 * n);
+        buffer.push(packet);
+        buffer.pull(buffer.epoch + Duration::from_millis(u64::from(arrival_ms) + 5), FRAME_SAMPLES + 48);
+    }
+    let stats = buffer.stats();
+    assert!((stats.wait_ms - 5.0).abs() < 0.1 && (stats.ahead_ms - 21.0).abs() < 0.1, "{stats:?}");
+}
+
+#[test]
 fn what_is_lost_comes_from_a_copy_or_else_from_fec_and_only_then_from_deep_redundancy() {
     let instead_of = |lost: std::ops::Range<u16>, copied: bool| {
         let mut buffer = JitterBuffer::new(Instant::now());
@@ -270,25 +282,33 @@ fn what_is_lost_comes_from_a_copy_or_else_from_fec_and_only_then_from_deep_redun
 
 #[test]
 fn what_is_described_later_is_waited_for() {
-    let wait_ms = |reach| {
+    let wait_ms = |reach, payload, tenths_ms: u32| {
         let mut buffer = JitterBuffer::new(Instant::now());
         buffer.reaches(reach);
         let mut dice = Dice(5);
-        let packets: Vec<_> = (0..400).filter(|_| dice.roll() < 0.5).map(|n| sent(&buffer, n as u16, 20 * n)).collect();
-        let packets: Vec<_> =
-            packets.into_iter().map(|(at, packet)| (at, ReceivedPacket { dred: true, ..packet })).collect();
+        let packets: Vec<_> = (0..80_000 / tenths_ms)
+            .filter(|_| dice.roll() < 0.5)
+            .map(|n| {
+                let (at, packet) = sent(&buffer, n as u16, tenths_ms * n / 10);
+                let (timestamp, payload) = (tenths_ms * n * 48 / 10, Bytes::from_static(payload));
+                (at, ReceivedPacket { dred: true, timestamp, payload, ..packet })
+            })
+            .collect();
         pulls(&packets, 7_900, &mut buffer);
         buffer.stats().target_ms
     };
-    let (without, with) = (wait_ms(0), wait_ms(9_600));
+    let (without, with) = (wait_ms(0, PLAIN, 200), wait_ms(9_600, PLAIN, 200));
     println!("{without:.0} ms, and {with:.0} ms where 200 ms are described");
     assert!(without < 10.0 && (60.0..=200.0).contains(&with));
+    // The shortest frames would make the most work.
+    assert_eq!(wait_ms(9_600, SHORT, 25), wait_ms(0, SHORT, 25));
 }
 
 #[test]
 fn a_flood_is_bounded_and_garbage_is_dropped() {
     let epoch = Instant::now();
     let mut buffer = JitterBuffer::new(epoch);
+    buffer.reaches(MAX_DELAY_SAMPLES as usize);
     let mut dice = Dice(9);
     for round in 0..50_000_u64 {
         let timestamp = (dice.roll() * 4e9) as u32;
