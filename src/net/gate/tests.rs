@@ -253,9 +253,9 @@ fn of_strangers_from_one_source_the_oldest_gives_way_whatever_they_are_subscribe
         _ => format!("/ip6/2001:db8::{number:x}/tcp/1"),
     };
     let (mut gate, strangers, now) = full(crowd);
-    for gone in 20..MAX_INBOUND - MAX_PER_SOURCE {
-        assert_eq!(gate.make_room(|_| true, now), Some((strangers[gone], vec![id(gone)])));
-        gate.closed(id(gone), &strangers[gone]);
+    for (gone, stranger) in strangers.iter().enumerate().take(MAX_INBOUND - MAX_PER_SOURCE).skip(20) {
+        assert_eq!(gate.make_room(|_| true, now), Some((*stranger, vec![id(gone)])));
+        gate.closed(id(gone), stranger);
     }
     assert_eq!(gate.make_room(|_| true, now), None, "so many may stay");
 }

@@ -14,9 +14,9 @@ use libp2p::{
 use super::*;
 
 /// Strangers who take all places of that node: each with a key of its own, all from one address.
-async fn fill<B: NetworkBehaviour>(node: &Node, behaviour: impl Fn() -> B)
+async fn fill<B>(node: &Node, behaviour: impl Fn() -> B)
 where
-    B: Send + 'static,
+    B: NetworkBehaviour + Send + 'static,
     B::ToSwarm: Send,
 {
     let address = node.address().await;
