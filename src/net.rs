@@ -103,6 +103,14 @@ pub enum ConnectError {
         /// The operating system's or the transport's words.
         cause: String,
     },
+    /// The other side closed the connection before it said a word.
+    #[error(
+        "{address} closed the connection at once; the other node has no room for more connections now, try again later"
+    )]
+    Refused {
+        /// What was dialled.
+        address: Multiaddr,
+    },
     /// No answer in 10 s.
     #[error("no answer within {} seconds; is the address right and the other node running?", CONNECT_LIMIT.as_secs())]
     TimedOut,
@@ -292,7 +300,8 @@ impl Net {
         }
     }
 
-    /// Dials now; a connection that the peer has already is replaced. `/p2p/<id>` may be left out. Takes at most 10 s.
+    /// Dials now, until the other side lets the connection in; one that the peer has already is replaced. `/p2p/<id>` may be
+    /// left out. Takes at most 10 s.
     ///
     /// # Errors
     /// [`ConnectError`], a sentence for the user.

@@ -99,6 +99,9 @@ enum Step {
 struct Follow {
     call: String,
     invitees: BTreeSet<String>,
+    /// Those of them who may still be met, and whether somebody else accepted and cannot be connected to.
+    awaited: BTreeSet<String>,
+    unconnected: bool,
     /// Both called each other, and the other call goes on; its id is known from its first event.
     superseded: bool,
 }
@@ -106,7 +109,7 @@ struct Follow {
 impl Follow {
     fn new(offered: &Value) -> Self {
         let call = offered["call"].as_str().unwrap_or_default().to_owned();
-        Self { call, invitees: BTreeSet::new(), superseded: false }
+        Self { call, invitees: BTreeSet::new(), awaited: BTreeSet::new(), unconnected: false, superseded: false }
     }
 
     /// `None`: not about this call.
@@ -124,10 +127,21 @@ impl Follow {
             "call_offered" => {
                 let invitees = event["invitees"].as_array().into_iter().flatten();
                 self.invitees = invitees.filter_map(|did| did.as_str().map(String::from)).collect();
+                self.awaited.clone_from(&self.invitees);
                 Some(Step::On)
             }
             "participant_changed" if event["state"] == "joined" => Some(Step::Joined),
-            "participant_changed" => Some(Step::On),
+            "participant_changed" => {
+                if let Some("declined" | "unreachable" | "expired") = event["state"].as_str() {
+                    self.awaited.remove(did);
+                }
+                Some(self.hope())
+            }
+            "no_connection" => {
+                self.awaited.remove(did);
+                self.unconnected = true;
+                Some(self.hope())
+            }
             "call_ended" if event["reason"] == "superseded" => {
                 self.superseded = true;
                 Some(Step::On)
@@ -135,6 +149,11 @@ impl Follow {
             "call_ended" => Some(Step::Over(code_of(event["reason"].as_str().unwrap_or_default()))),
             _ => Some(Step::On),
         }
+    }
+
+    /// Waiting goes on while there is somebody to wait for; the call ends by itself when nobody accepts.
+    fn hope(&self) -> Step {
+        if self.unconnected && self.awaited.is_empty() { Step::Over(exit::MEDIA_FAILED) } else { Step::On }
     }
 }
 
@@ -168,6 +187,17 @@ mod tests {
             let event = json!({ "event": "participant_changed", "call": "c1", "did": "did:a", "state": state });
             assert_eq!(follow.step(&event), Some(step));
         }
+    }
+
+    #[test]
+    fn waiting_ends_when_everybody_who_accepted_cannot_be_connected_to_and_nobody_else_may_come() {
+        let mut follow = follow();
+        let event =
+            |event: &str, did: &str, state: &str| json!({ "event": event, "call": "c1", "did": did, "state": state });
+        assert_eq!(follow.step(&event("participant_changed", "did:a", "connecting")), Some(Step::On));
+        assert_eq!(follow.step(&event("no_connection", "did:a", "")), Some(Step::On), "b may still accept");
+        assert_eq!(follow.step(&event("participant_changed", "did:b", "ringing")), Some(Step::On));
+        assert_eq!(follow.step(&event("participant_changed", "did:b", "expired")), Some(Step::Over(14)));
     }
 
     #[test]

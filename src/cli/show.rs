@@ -210,7 +210,17 @@ pub fn calls(answer: &Value) -> String {
     };
     let row = |call: &Value| vec![word(&call["call"]), state(call), caller(call), with(call)];
     let rows: Vec<_> = list(answer, "calls").iter().chain(list(answer, "past")).map(row).collect();
-    if rows.is_empty() { line("no calls") } else { table(&["CALL", "STATE", "FROM", "WITH"], &rows) }
+    if rows.is_empty() {
+        return line("no calls");
+    }
+    let problems = list(answer, "calls").iter().flat_map(problems).map(|problem| line(&problem));
+    table(&["CALL", "STATE", "FROM", "WITH"], &rows) + &problems.collect::<String>()
+}
+
+/// To whom no connection comes about, with cause and remedy.
+fn problems(call: &Value) -> Vec<String> {
+    let named = |one: &Value| Some(format!("{}: {}", person(one), one["problem"].as_str()?));
+    list(call, "participants").iter().filter_map(named).collect()
 }
 
 fn people(call: &Value) -> String {
@@ -289,7 +299,10 @@ pub fn status(answer: &Value) -> String {
     }
     let active = match &answer["active_call"] {
         Value::Null => "none".into(),
-        call => format!("{} {}, with {}", short_id(&call["call"]), spoken(&call["state"]), with(call)),
+        call => {
+            let active = format!("{} {}, with {}", short_id(&call["call"]), spoken(&call["state"]), with(call));
+            std::iter::once(active).chain(problems(call)).collect::<Vec<_>>().join("\n")
+        }
     };
     let mut all = vec![
         ("did", word(&answer["did"])),

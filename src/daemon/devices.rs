@@ -275,6 +275,7 @@ pub(super) fn sound_of(event: &Event) -> Option<(Option<CallId>, Sound)> {
         | Event::CallHeld { .. }
         | Event::CallResumed { .. }
         | Event::CallInterrupted { .. }
+        | Event::NoConnection { .. }
         | Event::ParticipantDeclined { .. }
         | Event::ParticipantMedia { .. }
         | Event::RecordingStarted { .. }

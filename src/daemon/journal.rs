@@ -134,6 +134,7 @@ impl Journal {
             | Event::CallResumed { .. }
             | Event::CallInterrupted { .. }
             | Event::ParticipantChanged { .. }
+            | Event::NoConnection { .. }
             | Event::ParticipantDeclined { .. }
             | Event::ParticipantMedia { .. }
             | Event::RecordingStarted { .. }

@@ -1,9 +1,9 @@
 //! Carries out what the core wants done. Nothing here waits: every order goes into a bounded queue of the part that does it.
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::Daemon;
+use super::{Daemon, views::NO_CONNECTION};
 use crate::{
     leg,
     proto::{
@@ -42,6 +42,9 @@ impl Daemon {
 
     /// Tells all clients.
     pub(super) fn tell(&mut self, event: Event, now: Now) {
+        if matches!(event, Event::NoConnection { .. }) {
+            warn!("no connection to a participant comes about: {NO_CONNECTION}");
+        }
         self.rung.note(&event);
         self.sound(&event);
         self.journal.append(&mut self.store, event, now.unix_ms);

@@ -46,6 +46,7 @@ impl Rung {
             | Event::CallSilenced { .. }
             | Event::CallInterrupted { .. }
             | Event::ParticipantChanged { .. }
+            | Event::NoConnection { .. }
             | Event::ParticipantDeclined { .. }
             | Event::ParticipantMedia { .. }
             | Event::RecordingStarted { .. }

@@ -20,6 +20,10 @@ use crate::{
     store::{Contact, HistoryEntry},
 };
 
+/// Why a participant stays `connecting`, and what can be done.
+pub(super) const NO_CONNECTION: &str = "signals arrive, audio does not: a firewall or NAT is in between; name a STUN or TURN \
+                                        server under [network] ice_servers, on both sides";
+
 /// All that `status` tells.
 pub(super) struct Status<'a> {
     pub did: &'a Did,
@@ -115,6 +119,7 @@ fn participant(view: &ParticipantView, call: CallId, people: &People) -> Value {
         "did": view.did,
         "name": people.name(&view.did),
         "state": view.state,
+        "problem": view.no_connection.then_some(NO_CONNECTION),
         "muted": view.muted,
         "deafened": view.deafened,
         "on_hold": view.on_hold,
@@ -276,6 +281,7 @@ pub(super) mod samples {
         let other = ParticipantView {
             did: did_of(2),
             state: ParticipantState::Joined,
+            no_connection: false,
             muted: false,
             deafened: true,
             on_hold: false,

@@ -2,7 +2,7 @@
 //!
 //! Nothing is resolved or dialled here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
@@ -109,6 +109,15 @@ pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// Where somebody comes from, as far as it costs something to come from elsewhere: an IPv4 address, or the 56 bits of an IPv6
+/// address that a customer of a provider has in common (RFC 6177; go-libp2p counts by them, too).
+pub(super) fn source(address: &Multiaddr) -> Option<IpAddr> {
+    Some(match ip(address)?.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 72 << 72).into(),
+        ip @ IpAddr::V4(_) => ip,
+    })
+}
+
 /// Whether the host is an IP address (true) or a name (false).
 fn check_host(part: Protocol<'_>) -> Result<bool, AddressError> {
     let ip: IpAddr = match part {
@@ -169,6 +178,16 @@ mod tests {
         ] {
             assert_eq!(parse(text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_what_the_ipv6_addresses_of_one_customer_have_in_common() {
+        let source = |text: &str| source(&text.parse().unwrap());
+        assert_ne!(source("/ip4/192.0.2.7/tcp/1"), source("/ip4/192.0.2.8/tcp/1"));
+        assert_eq!(source("/ip4/192.0.2.7/tcp/1"), source("/ip4/192.0.2.7/udp/2/quic-v1"));
+        assert_eq!(source("/ip4/192.0.2.7/tcp/1"), source("/ip6/::ffff:192.0.2.7/tcp/1"));
+        assert_eq!(source("/ip6/2001:db8:0:100::1/tcp/1"), source("/ip6/2001:db8:0:1ff:a::2/tcp/2"));
+        assert_ne!(source("/ip6/2001:db8:0:100::1/tcp/1"), source("/ip6/2001:db8:0:200::1/tcp/1"));
     }
 
     #[test]

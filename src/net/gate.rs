@@ -20,20 +20,38 @@
 //! A peer that is killed within about two handshakes of connecting and comes back looks like a crossing: it is heard all
 //! the same (it speaks, or it dials again after a refusal), but what its former self was subscribed to is only
 //! forgotten with its last connection.
+//!
+//! # When strangers fill their places
+//! A contact that comes from an address nobody knows is a stranger, too. So whoever comes gets in, and who is worth
+//! least goes: first those that are subscribed to nothing of this protocol, as no telecon ever is, then those from a
+//! source with more than [`MAX_PER_SOURCE`] connections; of either the largest source's oldest. Only when there are
+//! none of them is the one who comes refused.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
 use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 
+use super::address;
+
 /// Attempts from outside that are not authenticated yet.
-const MAX_PENDING_INBOUND: usize = 64;
+const MAX_PENDING_INBOUND: usize = 128;
+/// As many of them may come from one source.
+const MAX_PENDING_OF_SOURCE: usize = MAX_PENDING_INBOUND / 2;
 /// Own attempts in flight.
 const MAX_PENDING_OUTBOUND: usize = 128;
 /// Established connections that strangers opened.
-const MAX_INBOUND: usize = 128;
+pub(super) const MAX_INBOUND: usize = 128;
+/// As many of them one source keeps, whatever it is subscribed to, when all places are taken (go-libp2p lets in no more).
+const MAX_PER_SOURCE: usize = 8;
+/// How long a stranger may take to say what it is subscribed to; telecon says so at once.
+const PROBATION: Duration = Duration::from_secs(5);
+/// Connections that are being closed while one more gives way: who does not read can keep one from being closed.
+const MAX_CLOSING: usize = 64;
 /// Established connections altogether (known peers included).
 const MAX_TOTAL: usize = 512;
 /// Established connections of one peer, those that are being closed included.
@@ -49,6 +67,9 @@ pub(super) const MAX_SLACK: Duration = Duration::from_secs(1);
 pub(super) enum Refusal {
     #[error("too many connections")]
     Full,
+    /// One of them may give way.
+    #[error("too many connections of strangers")]
+    Crowded,
     #[error("another connection to this peer stays")]
     Crossed,
 }
@@ -78,7 +99,8 @@ pub(super) struct Gate {
     local: PeerId,
     /// Peers with a reserved place. Bounded by [`MAX_KNOWN`]; when full, further ones count as strangers.
     known: HashSet<PeerId>,
-    pending_inbound: HashMap<ConnectionId, Instant>,
+    /// With the source.
+    pending_inbound: HashMap<ConnectionId, (Instant, Option<IpAddr>)>,
     pending_outbound: HashMap<ConnectionId, Instant>,
     /// Per peer, oldest first; the last is the one in use. No peer without a connection is kept.
     links: HashMap<PeerId, Vec<Link>>,
@@ -115,11 +137,13 @@ impl Gate {
     }
 
     /// Somebody knocks; who it is is not known yet.
-    pub fn knocked(&mut self, id: ConnectionId, now: Instant) -> Result<(), Refusal> {
-        if self.pending_inbound.len() >= MAX_PENDING_INBOUND {
+    pub fn knocked(&mut self, id: ConnectionId, from: &Multiaddr, now: Instant) -> Result<(), Refusal> {
+        let source = address::source(from);
+        let of_source = self.pending_inbound.values().filter(|(_, other)| *other == source).count();
+        if self.pending_inbound.len() >= MAX_PENDING_INBOUND || of_source >= MAX_PENDING_OF_SOURCE {
             return Err(Refusal::Full);
         }
-        self.pending_inbound.insert(id, now);
+        self.pending_inbound.insert(id, (now, source));
         Ok(())
     }
 
@@ -243,19 +267,50 @@ impl Gate {
         self.links.contains_key(peer)
     }
 
+    /// After [`Refusal::Crowded`]: a stranger gives way with all its connections, which are to be closed. `subscribed` says
+    /// who is subscribed to something of this protocol.
+    pub fn make_room(
+        &mut self,
+        subscribed: impl Fn(&PeerId) -> bool,
+        now: Instant,
+    ) -> Option<(PeerId, Vec<ConnectionId>)> {
+        if self.closing.len() >= MAX_CLOSING {
+            return None;
+        }
+        let mut crowds: HashMap<Option<IpAddr>, usize> = HashMap::new();
+        for (_, link) in self.strangers() {
+            *crowds.entry(address::source(&link.address)).or_default() += 1;
+        }
+        let ranks = self.strangers().filter_map(|(peer, link)| {
+            let crowd = crowds.get(&address::source(&link.address)).copied().unwrap_or_default();
+            let idle = !subscribed(peer) && now.saturating_duration_since(link.established) >= PROBATION;
+            (idle || crowd > MAX_PER_SOURCE).then_some(((!idle, Reverse(crowd), link.established), *peer))
+        });
+        let (_, peer) = ranks.min_by_key(|(rank, _)| *rank)?;
+        let gone: Vec<ConnectionId> = self.links.remove(&peer)?.into_iter().map(|link| link.id).collect();
+        self.closing.extend(gone.iter().map(|old| (*old, peer)));
+        Some((peer, gone))
+    }
+
     fn check_room(&self, peer: &PeerId, outbound: bool) -> Result<(), Refusal> {
-        let links = || self.links.iter().flat_map(|(peer, links)| links.iter().map(move |link| (peer, link)));
-        let strangers = || links().filter(|(peer, link)| !link.outbound && !self.known.contains(*peer)).count();
-        let stranger = !outbound && !self.known.contains(peer);
-        if links().count() >= MAX_TOTAL || (stranger && strangers() >= MAX_INBOUND) {
+        if self.links.values().map(Vec::len).sum::<usize>() >= MAX_TOTAL {
             return Err(Refusal::Full);
         }
-        Ok(())
+        let stranger = !outbound && !self.known.contains(peer);
+        if stranger && self.strangers().count() >= MAX_INBOUND { Err(Refusal::Crowded) } else { Ok(()) }
+    }
+
+    /// The connections that strangers opened.
+    fn strangers(&self) -> impl Iterator<Item = (&PeerId, &Link)> {
+        let strangers = self.links.iter().filter(|(peer, _)| !self.known.contains(*peer));
+        let links = strangers.flat_map(|(peer, links)| links.iter().map(move |link| (peer, link)));
+        links.filter(|(_, link)| !link.outbound)
     }
 
     fn began(&self, id: ConnectionId, outbound: bool, now: Instant) -> Instant {
-        let pending = if outbound { &self.pending_outbound } else { &self.pending_inbound };
-        pending.get(&id).copied().unwrap_or(now)
+        let inbound = || self.pending_inbound.get(&id).map(|(began, _)| *began);
+        let began = if outbound { self.pending_outbound.get(&id).copied() } else { inbound() };
+        began.unwrap_or(now)
     }
 }
 

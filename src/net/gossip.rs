@@ -31,6 +31,9 @@ const QUEUE_MESSAGES: usize = 256;
 /// Heartbeats for which a message is kept for whoever asks (IWANT), and for which it is offered (IHAVE): 5 s and 1 s.
 const HISTORY_KEPT: usize = 25;
 const HISTORY_OFFERED: usize = 5;
+/// How long a message is known by its id, so that it is taken once: four times as long as anybody offers it. Every id of the
+/// time costs some 200 bytes, whoever sent it (libp2p's default is 60 s).
+const IDS_KEPT: Duration = Duration::from_secs(20);
 /// A call id is never used twice, so this only delays who leaves a call and comes back.
 const UNSUBSCRIBE_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -100,6 +103,7 @@ pub(super) fn build(
         .heartbeat_interval(heartbeat)
         .history_length(HISTORY_KEPT)
         .history_gossip(HISTORY_OFFERED)
+        .duplicate_cache_time(IDS_KEPT)
         .heartbeat_initial_delay(heartbeat)
         .unsubscribe_backoff(UNSUBSCRIBE_BACKOFF)
         .connection_handler_queue_len(QUEUE_MESSAGES)

@@ -6,7 +6,7 @@
 //! reported as the first; and when one of several parallel connections goes, the subscriptions are told again.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -22,7 +22,7 @@ use libp2p::{
 };
 
 use super::{
-    gate::{Admission, Gate},
+    gate::{Admission, Gate, Refusal},
     gossip::Gossip,
 };
 
@@ -59,15 +59,36 @@ impl Links {
     }
 
     fn admit(&mut self, id: ConnectionId, peer: PeerId, outbound: bool) -> Result<(), ConnectionDenied> {
-        let admission = self.gate.judge(id, &peer, outbound, Instant::now()).map_err(ConnectionDenied::new)?;
+        let now = Instant::now();
+        let mut verdict = self.gate.judge(id, &peer, outbound, now);
+        if verdict == Err(Refusal::Crowded) && self.make_room(now) {
+            verdict = self.gate.judge(id, &peer, outbound, now);
+        }
+        let admission = verdict.map_err(ConnectionDenied::new)?;
         self.admitted = Some((id, admission));
         if admission == Admission::Alone {
-            let mut shown = self.shown.remove(&peer).unwrap_or_default();
-            while let Some((old, endpoint)) = shown.pop() {
-                self.hide(peer, old, &endpoint, shown.len());
-            }
+            self.hide_all(peer);
         }
         Ok(())
+    }
+
+    /// The stranger who is worth least gives way. Returns false when everybody may stay.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let peers = self.gossip.all_peers();
+        let subscribed: HashSet<PeerId> =
+            peers.filter(|(_, topics)| !topics.is_empty()).map(|(peer, _)| *peer).collect();
+        let Some((peer, gone)) = self.gate.make_room(|peer| subscribed.contains(peer), now) else { return false };
+        tracing::debug!("strangers fill their places; one of them gives way");
+        self.hide_all(peer);
+        self.closing.extend(gone.into_iter().map(|id| (peer, id)));
+        true
+    }
+
+    fn hide_all(&mut self, peer: PeerId) {
+        let mut shown = self.shown.remove(&peer).unwrap_or_default();
+        while let Some((old, endpoint)) = shown.pop() {
+            self.hide(peer, old, &endpoint, shown.len());
+        }
     }
 
     fn hide(&mut self, peer_id: PeerId, connection_id: ConnectionId, endpoint: &ConnectedPoint, remaining: usize) {
@@ -132,9 +153,9 @@ impl NetworkBehaviour for Links {
         &mut self,
         id: ConnectionId,
         _local: &Multiaddr,
-        _remote: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.gate.knocked(id, Instant::now()).map_err(ConnectionDenied::new)
+        self.gate.knocked(id, remote, Instant::now()).map_err(ConnectionDenied::new)
     }
 
     fn handle_established_inbound_connection(

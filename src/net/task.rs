@@ -11,7 +11,7 @@ use libp2p::{
     Multiaddr, PeerId, Swarm,
     core::{ConnectedPoint, transport::ListenerId},
     gossipsub::{self, IdentTopic, MessageAcceptance, PublishError},
-    mdns,
+    identify, mdns,
     multiaddr::Protocol,
     ping,
     swarm::{
@@ -72,7 +72,7 @@ pub(super) struct Task {
     /// Explicit gossip peers and who announced them, oldest first; [`MAX_PARTNERS`] at most and [`MAX_OF_ONE`] of one person, then
     /// the oldest that is not connected is dropped.
     pub partners: Vec<(Did, PeerId)>,
-    /// Bounded by [`MAX_CONNECTS`].
+    /// Until the other side says something, or does not. Bounded by [`MAX_CONNECTS`].
     pub connects: HashMap<ConnectionId, (Multiaddr, oneshot::Sender<Result<PeerId, ConnectError>>)>,
     /// When parallel connections are looked at again.
     pub settle_at: Option<Instant>,
@@ -285,10 +285,15 @@ impl Task {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.connected(peer_id, connection_id, &endpoint);
             }
-            SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 tracing::debug!(?cause, "a connection closed");
-                if !self.swarm.behaviour().links.gate.is_connected(&peer_id) {
+                let connected = self.swarm.behaviour().links.gate.is_connected(&peer_id);
+                if !connected {
                     self.dialler.disconnected(&peer_id, Instant::now());
+                }
+                if let Some((address, reply)) = self.connects.remove(&connection_id) {
+                    // Replaced by another connection to the same peer: that is what was asked for.
+                    drop(reply.send(if connected { Ok(peer_id) } else { Err(ConnectError::Refused { address }) }));
                 }
                 self.publish_status();
             }
@@ -337,9 +342,6 @@ impl Task {
         if self.dialler.keeps(&peer) {
             self.swarm.behaviour_mut().links.gate.know(peer);
         }
-        if let Some((_, reply)) = self.connects.remove(&id) {
-            drop(reply.send(Ok(peer)));
-        }
         if self.settle_at.is_none() && self.swarm.behaviour().links.gate.undecided() {
             self.settle_at = Some(Instant::now() + CHOICE);
         }
@@ -376,14 +378,28 @@ impl Task {
                 gossipsub::Event::Unsubscribed { .. }
                 | gossipsub::Event::GossipsubNotSupported { .. }
                 | gossipsub::Event::SlowPeer { .. },
-            )
-            | BehaviourEvent::Identify(_) => {}
+            ) => {}
+            BehaviourEvent::Identify(event) => {
+                if let identify::Event::Received { connection_id, peer_id, .. } = event {
+                    self.answered(connection_id, peer_id);
+                }
+            }
             BehaviourEvent::Ping(event) => self.pinged(event),
             BehaviourEvent::Mdns(event) => self.found(event),
         }
     }
 
+    /// The other side has let this connection in: who refuses one does so only when the handshake is over on this side.
+    fn answered(&mut self, id: ConnectionId, peer: PeerId) {
+        if let Some((_, reply)) = self.connects.remove(&id) {
+            drop(reply.send(Ok(peer)));
+        }
+    }
+
     fn pinged(&mut self, event: ping::Event) {
+        if event.result.is_ok() {
+            self.answered(event.connection, event.peer);
+        }
         let links = &mut self.swarm.behaviour_mut().links;
         match event.result {
             Ok(rtt) => {

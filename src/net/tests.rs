@@ -1,5 +1,6 @@
 //! Real swarms over the loopback.
 
+mod crowd;
 mod measure;
 
 use std::collections::BTreeSet;

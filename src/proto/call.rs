@@ -18,6 +18,9 @@ use super::{
 /// Message ids of one participant that are remembered, so that a repetition changes nothing.
 const REMEMBERED_MESSAGES: usize = 256;
 
+/// A connection takes a second, and a few more on a bad path: three attempts were in vain by then.
+const CONNECTS: Duration = Duration::from_secs(18);
+
 /// Where a call stands here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -193,6 +196,8 @@ pub struct Member {
     pub attempts: Option<(Instance, u32)>,
     /// The state that clients were told last.
     pub shown: ParticipantState,
+    /// Clients were told that no connection to it came about, and there was none since.
+    pub no_connection: bool,
     /// What clients were told last of its microphone, ears and recording (without the version), and until when they are told no more.
     pub media_shown: (MediaState, Option<Instant>),
     /// Its latest messages.
@@ -278,6 +283,7 @@ impl Member {
             left: None,
             attempts: None,
             shown: ParticipantState::Invited,
+            no_connection: false,
             media_shown: (MediaState::default(), None),
             heard: Recent::new(REMEMBERED_MESSAGES),
         }
@@ -339,11 +345,18 @@ impl Member {
         }
     }
 
+    /// When clients are to be told that no connection to it comes about, unless they were.
+    pub fn no_connection_at(&self) -> Option<Instant> {
+        let connecting = !self.no_connection && self.state() == ParticipantState::Connecting;
+        self.peer().filter(|_| connecting)?.met_at.map(|met_at| met_at + CONNECTS)
+    }
+
     fn view(&self, did: &Did, is_recorded: bool) -> ParticipantView {
         let peer = self.peer();
         ParticipantView {
             did: did.clone(),
             state: self.state(),
+            no_connection: self.no_connection && self.state() == ParticipantState::Connecting,
             muted: peer.is_some_and(|peer| peer.state.muted),
             deafened: peer.is_some_and(|peer| peer.state.deafened),
             on_hold: peer.is_some_and(|peer| peer.state.on_hold),

@@ -20,9 +20,10 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
-    call::{Call, Phase, Presence},
+    call::{Call, Member, Phase, Presence},
     id::{CallId, DeviceId, Did, Instance, LegId, MessageId},
     io::{AudioPlan, CallView, EndReason, Event, Input, KeptCall, Now, Output, PastCall, Policy, Recorded},
+    leg::Leg,
     mutant::mutant,
     outbox::{Outbox, Persistence},
     seen::Seen,
@@ -34,7 +35,7 @@ use crate::config::{AutoAccept, WhoMayRing};
 const MAX_RINGING: usize = 8;
 /// As many of them may come from strangers.
 const MAX_RINGING_STRANGERS: usize = 4;
-/// The same stranger rings once in this time; for further offers it only looks so to the caller.
+/// The same stranger rings once in this time; for further offers it only looks so to the caller. The user is told of the first.
 const STRANGER_WINDOW: Duration = Duration::from_secs(30);
 /// Strangers whose last ring is remembered; the oldest is forgotten.
 const MAX_STRANGERS: usize = 256;
@@ -127,8 +128,8 @@ pub struct Engine {
     /// Calls that were left or missed, and until when they can be joined.
     past: BTreeMap<CallId, (KeptCall, Instant)>,
     early_cancels: VecDeque<EarlyCancel>,
-    /// When each stranger rang last, oldest first.
-    strangers: VecDeque<(Did, Instant)>,
+    /// When each stranger rang last, oldest first, and whether the user was told that it called without ringing.
+    strangers: VecDeque<(Did, Instant, bool)>,
     /// When all rings of strangers so far will have been paid for.
     strangers_paid: Option<Instant>,
     outbox: Outbox,
@@ -409,6 +410,13 @@ impl Engine {
                 let event = Event::ParticipantChanged { call: id, did: did.clone(), state };
                 self.effects.push_back(Effect::Output(Output::Event(event)));
             }
+            if member.no_connection_at().is_some_and(|at| at <= now) {
+                member.no_connection = true;
+                let event = Event::NoConnection { call: id, did: did.clone() };
+                self.effects.push_back(Effect::Output(Output::Event(event)));
+            } else if member.leg().is_some_and(Leg::is_up) {
+                member.no_connection = false;
+            }
             if let Some(media) =
                 member.unshown_media().filter(|_| member.media_shown.1.is_none_or(|until| until <= now))
             {
@@ -475,7 +483,8 @@ impl Engine {
                     legs.flat_map(|leg| [leg.deadline(), leg.down_since().map(|since| since + self.config.reconnect)]);
                 let unshown = call.members.values().filter(|member| member.unshown_media().is_some());
                 let media = unshown.filter_map(|member| member.media_shown.1).min();
-                let times = [expiry, media, call.hello.deadline(), self.lonely_until(call)];
+                let unconnected = call.members.values().filter_map(Member::no_connection_at).min();
+                let times = [expiry, media, unconnected, call.hello.deadline(), self.lonely_until(call)];
                 times.into_iter().chain(legs).flatten().min()
             }
         }

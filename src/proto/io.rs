@@ -316,7 +316,7 @@ pub enum EndReason {
     Cancelled,
     /// It rang until the ring time was over.
     Missed,
-    /// It did not ring, since the user wanted to hear no calls.
+    /// It did not ring, since the user wanted to hear no calls, or since this stranger had rung a moment ago.
     Silenced,
     /// Every invitee declined.
     Declined,
@@ -382,7 +382,7 @@ pub enum Event {
         /// The call.
         call: CallId,
     },
-    /// A call came and did not ring, since the user wants to hear none now.
+    /// A call came and did not ring, since the user wants to hear none now, or since this stranger rang a moment ago.
     CallSilenced {
         /// The call.
         call: CallId,
@@ -415,6 +415,13 @@ pub enum Event {
         did: Did,
         /// The new state.
         state: ParticipantState,
+    },
+    /// A participant accepted, and no connection to it came about yet; it is tried on. Told once until there is one.
+    NoConnection {
+        /// The call.
+        call: CallId,
+        /// Who.
+        did: Did,
     },
     /// An invitee said no; its state follows.
     ParticipantDeclined {
@@ -531,6 +538,8 @@ pub struct ParticipantView {
     pub did: Did,
     /// State.
     pub state: ParticipantState,
+    /// It is tried for so long to connect to it that clients were told.
+    pub no_connection: bool,
     /// Tells that it is muted.
     pub muted: bool,
     /// Tells that it is deafened.

@@ -84,6 +84,7 @@ impl World {
                     return Err("an event about a blocked caller".into());
                 }
             }
+            Event::NoConnection { .. } => self.nodes[ix].told_no_connection += 1,
             Event::MediaChanged { .. }
             | Event::CallInterrupted { .. }
             | Event::DoNotDisturbChanged { .. }

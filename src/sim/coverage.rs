@@ -41,7 +41,7 @@ marks! {
     Resumed => "calls taken from hold",
     ShownOnHold => "participants shown as on hold",
     JoinedAgain => "calls joined that were left or missed",
-    Silenced => "calls silenced by do-not-disturb",
+    Silenced => "calls that came and did not ring",
     ToldNotToDisturb => "callers told not to disturb",
     DeclineWithText => "calls refused with a few words",
     Blocked => "contacts blocked",

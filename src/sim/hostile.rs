@@ -263,7 +263,7 @@ fn a_stranger_who_offers_and_cancels_all_the_time_rings_once_in_a_window() {
         victim.hear(&mallory, None, Sealing::Envelope, call, Body::Cancel(CancelReason::Cancelled));
         victim.pass(Duration::from_millis(50));
     }
-    assert_eq!(victim.rang, 1, "in 29 s");
+    assert_eq!((victim.rang, victim.silenced), (1, 1), "in 29 s the user hears of it, and of its calling on, once");
     victim.hear_offer(&friend, 1, &[]);
     assert_eq!(victim.rang, 2, "a contact never waits for strangers");
 }

@@ -66,6 +66,8 @@ pub struct SimNode {
     /// When a suspended machine goes on, in µs.
     pub sleeps_until_us: Option<u64>,
     pub lives: u32,
+    /// How often its clients were told that no connection comes about.
+    pub told_no_connection: u32,
     pub wake_us: Option<u64>,
     pub timeouts_at: (u64, u32),
 }
@@ -138,6 +140,7 @@ impl World {
             asked_anew: BTreeMap::new(),
             strangers: BTreeMap::new(),
             refused_by: BTreeSet::new(),
+            told_no_connection: 0,
             superseded: false,
             records: None,
             remembered: 0,

@@ -251,6 +251,32 @@ fn who_accepts_and_meets_nobody_leaves() {
 }
 
 #[test]
+fn where_signals_arrive_and_media_does_not_both_are_told_once_and_no_more_once_it_does() {
+    let mut stage = Stage::of(2);
+    let call = stage.offer(0, &[1]);
+    stage.until(1, "it rings", |stage| stage.rings(1));
+    stage.lose(|body| matches!(body, Body::Ice(_)));
+    stage.accept(1, call);
+    let shown = |stage: &Stage| {
+        let of = |node: NodeIx| {
+            let view =
+                stage.world.nodes[node].node.calls().into_iter().find(|view| view.call == call).expect("it goes on");
+            (view.participants[0].no_connection, stage.world.nodes[node].told_no_connection)
+        };
+        [of(0), of(1)]
+    };
+    stage.pass(Duration::from_secs(15));
+    assert_eq!(shown(&stage), [(false, 0); 2], "on a bad path it takes a few seconds");
+    stage.pass(Duration::from_secs(5));
+    assert_eq!(shown(&stage), [(true, 1); 2]);
+    stage.pass(Duration::from_secs(20));
+    assert_eq!(shown(&stage), [(true, 1); 2], "once");
+    stage.lose(|_| false);
+    stage.until(60, "they hear each other", |stage| stage.all_hear_each_other(&[0, 1], call));
+    assert_eq!(shown(&stage), [(false, 1); 2]);
+}
+
+#[test]
 fn strangers_ring_nobody_where_only_contacts_may() {
     let setup = Setup { contact_percent: 0, who_may_ring: WhoMayRing::Contacts, ..Setup::calm(2) };
     let mut stage = Stage::with(setup);

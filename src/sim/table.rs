@@ -284,7 +284,9 @@ fn event_word(event: &Event) -> Option<String> {
         Event::CallInterrupted { .. } => "**interrupted**".into(),
         Event::CallEnded { reason, .. } => format!("**ends: {}**", plain(reason)),
         Event::ParticipantChanged { state, .. } => format!("shown as {}", plain(state)),
-        Event::ParticipantDeclined { .. } | Event::ParticipantMedia { .. } => "shown".into(),
+        Event::NoConnection { .. } | Event::ParticipantDeclined { .. } | Event::ParticipantMedia { .. } => {
+            "shown".into()
+        }
         Event::MediaChanged { .. } | Event::DoNotDisturbChanged { .. } => "told to clients".into(),
         // These are the shell's own.
         Event::TalkedWhileMuted

@@ -115,6 +115,7 @@ pub(super) fn note(db: &Transaction<'_>, event: &Event, own: &Did, time_ms: u64)
         Event::CallInterrupted { call, .. } => end(db, call, Outcome::Interrupted, time_ms),
         Event::CallHeld { .. }
         | Event::CallResumed { .. }
+        | Event::NoConnection { .. }
         | Event::ParticipantDeclined { .. }
         | Event::ParticipantMedia { .. }
         | Event::RecordingStarted { .. }

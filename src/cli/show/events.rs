@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use super::{Names, line, list, loudness, media_words, on_off, reason, short_id, spoken, word};
 
+/// The rest stands in `calls` and `status`.
+const NO_CONNECTION: &str = "no audio connection comes about: telecon calls says what can be done";
+
 /// One event of `telecon watch`: time (UTC), seq, what happened.
 pub fn event(event: &Value, names: &Names) -> String {
     let time = event["time_ms"].as_u64().map_or("-".into(), |ms| {
@@ -25,12 +28,16 @@ pub fn step(event: &Value, names: &Names) -> String {
         Some("call_offered" | "call_ended") => String::new(),
         // Each participant tells its switches once when it comes.
         Some("participant_media") if event["on_hold"] != true && event["recording"] != true => String::new(),
+        Some("no_connection") => line(&format!("{did}: {NO_CONNECTION}")),
         Some(_) | None => line(&happened(event, names)),
     }
 }
 
 /// How a followed call ended without anybody being there.
 pub fn over(event: &Value) -> String {
+    if event["event"] != "call_ended" {
+        return format!("the call was accepted, but {NO_CONNECTION} (it is tried on, until you hang up)");
+    }
     match event["reason"].as_str() {
         Some("declined") => "the call was declined".into(),
         Some("busy") => "busy: in another call".into(),
@@ -55,7 +62,12 @@ fn happened(event: &Value, names: &Names) -> String {
     match event["event"].as_str() {
         Some("call_offered") => format!("{call} calling {}", all("invitees")),
         Some("call_rang") => format!("{call} rings: {from}{stranger}{with}"),
-        Some("call_silenced") => format!("{call} did not ring, do not disturb is on: {from}{stranger}{with}"),
+        Some("call_silenced") if event["known"] == false => {
+            format!(
+                "{call} did not ring (not a contact: these ring once in half a minute, and not while do not disturb is on): {from}{with}"
+            )
+        }
+        Some("call_silenced") => format!("{call} did not ring, do not disturb is on: {from}{with}"),
         Some("call_joined") => format!("{call} you are in"),
         Some("call_invited") => format!("{call} you invited {}", all("invitees")),
         Some("call_held") => format!("{call} is on hold"),
@@ -63,6 +75,7 @@ fn happened(event: &Value, names: &Names) -> String {
         Some("call_interrupted") => format!("{call} was interrupted when the daemon ended; go back with telecon join"),
         Some("call_ended") => format!("{call} ended: {}", spoken(&event["reason"])),
         Some("participant_changed") => format!("{call} {did} {}", spoken(&event["state"])),
+        Some("no_connection") => format!("{call} {did}: {NO_CONNECTION}"),
         Some("participant_declined") => format!("{call} {did} {}", declined(event)),
         Some("participant_media") => {
             let hold = if event["on_hold"] == true { ", has put the call on hold" } else { "" };

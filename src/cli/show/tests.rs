@@ -26,6 +26,18 @@ fn calls_show_names_where_known_and_states_as_words() {
 }
 
 #[test]
+fn a_participant_that_no_connection_comes_about_to_is_named_with_cause_and_remedy() {
+    let mut stuck = call();
+    stuck["participants"][0]["problem"] = "a firewall; name a TURN server".into();
+    let shown = calls(&json!({ "calls": [stuck] }));
+    assert_eq!(shown.lines().nth(2), Some("bob: a firewall; name a TURN server"));
+    let shown = status(&json!({ "active_call": stuck }));
+    assert!(shown.contains("(reconnecting)\n           bob: a firewall; name a TURN server\n"), "{shown}");
+    let told = over(&json!({ "event": "no_connection", "call": "c", "did": "did:key:zBob" }));
+    assert!(told.contains("no audio connection comes about"), "{told}");
+}
+
+#[test]
 fn a_call_that_rings_shows_who_is_in_it_without_states() {
     let mut ringing = call();
     ringing["state"] = "incoming".into();

@@ -30,7 +30,8 @@ impl Node {
     }
 
     fn begin(&mut self, number: usize, outbound: bool, at: Instant) {
-        if outbound { self.gate.dialled(id(number), at) } else { self.gate.knocked(id(number), at) }.unwrap();
+        if outbound { self.gate.dialled(id(number), at) } else { self.gate.knocked(id(number), &address(), at) }
+            .unwrap();
     }
 
     /// Returns the connections that are closed now, the new one included when it is refused.
@@ -185,7 +186,7 @@ fn strangers_neither_fill_the_places_of_known_peers_nor_make_the_gate_grow() {
     let mut number = 0;
     let mut knock = |gate: &mut Gate, peer: PeerId| {
         number += 1;
-        gate.knocked(id(number), now).unwrap();
+        gate.knocked(id(number), &address(), now).unwrap();
         let verdict = gate.judge(id(number), &peer, false, now);
         match verdict {
             Ok(admission) => drop(gate.established(id(number), peer, false, address(), admission, now)),
@@ -209,15 +210,99 @@ fn strangers_neither_fill_the_places_of_known_peers_nor_make_the_gate_grow() {
     assert!(gate.pending_inbound.is_empty() && gate.closing.is_empty());
 }
 
+/// A gate whose strangers' places are full. They came one after the other, a millisecond apart, each as its number says.
+fn full(address: impl Fn(usize) -> String) -> (Gate, Vec<PeerId>, Instant) {
+    let mut gate = Gate::new(PeerId::random());
+    let mut now = Instant::now();
+    let mut strangers = Vec::new();
+    for number in 0..MAX_INBOUND {
+        now += Duration::from_millis(1);
+        let stranger = PeerId::random();
+        let admission = gate.judge(id(number), &stranger, false, now).unwrap();
+        gate.established(id(number), stranger, false, address(number).parse().unwrap(), admission, now);
+        strangers.push(stranger);
+    }
+    assert_eq!(gate.judge(id(9999), &PeerId::random(), false, now), Err(Refusal::Crowded));
+    (gate, strangers, now)
+}
+
+fn from_anywhere(number: usize) -> String {
+    format!("/ip4/192.0.2.{number}/tcp/1")
+}
+
+#[test]
+fn of_strangers_who_fill_all_places_the_oldest_that_is_subscribed_to_nothing_gives_way_to_whoever_comes() {
+    let (mut gate, strangers, now) = full(from_anywhere);
+    let subscribed = |peer: &PeerId| *peer == strangers[0] || *peer == strangers[2];
+    assert_eq!(gate.make_room(subscribed, now), None, "they came a moment ago");
+    let now = now + PROBATION;
+    for gone in [1, 3, 4] {
+        assert_eq!(gate.make_room(subscribed, now), Some((strangers[gone], vec![id(gone)])));
+        let stranger = PeerId::random();
+        assert_eq!(gate.judge(id(1000 + gone), &stranger, false, now), Ok(Admission::Alone));
+        let from = from_anywhere(MAX_INBOUND + gone).parse().unwrap();
+        gate.established(id(1000 + gone), stranger, false, from, Admission::Alone, now);
+        assert_eq!(gate.judge(id(9999), &PeerId::random(), false, now), Err(Refusal::Crowded));
+    }
+}
+
+#[test]
+fn of_strangers_from_one_source_the_oldest_gives_way_whatever_they_are_subscribed_to() {
+    let crowd = |number: usize| match number {
+        0..20 => from_anywhere(number),
+        _ => format!("/ip6/2001:db8::{number:x}/tcp/1"),
+    };
+    let (mut gate, strangers, now) = full(crowd);
+    for (gone, stranger) in strangers.iter().enumerate().take(MAX_INBOUND - MAX_PER_SOURCE).skip(20) {
+        assert_eq!(gate.make_room(|_| true, now), Some((*stranger, vec![id(gone)])));
+        gate.closed(id(gone), stranger);
+    }
+    assert_eq!(gate.make_room(|_| true, now), None, "so many may stay");
+}
+
+#[test]
+fn strangers_from_everywhere_who_are_subscribed_stay_and_whoever_comes_is_refused() {
+    let (mut gate, _, now) = full(from_anywhere);
+    assert_eq!(gate.make_room(|_| true, now + PROBATION), None);
+}
+
+#[test]
+fn a_known_peer_and_one_that_was_dialled_never_give_way() {
+    let (mut gate, strangers, now) = full(|_| "/ip4/192.0.2.7/tcp/1".into());
+    strangers[1..].iter().for_each(|peer| gate.know(*peer));
+    let dialled = PeerId::random();
+    gate.established(id(1000), dialled, true, address(), Admission::Alone, now);
+    let now = now + PROBATION;
+    assert_eq!(gate.make_room(|_| false, now), Some((strangers[0], vec![id(0)])));
+    assert_eq!(gate.make_room(|_| false, now), None);
+}
+
+#[test]
+fn nobody_gives_way_while_too_many_connections_do_not_close() {
+    let (mut gate, strangers, now) = full(from_anywhere);
+    let now = now + PROBATION;
+    for _ in 0..MAX_CLOSING {
+        assert!(gate.make_room(|_| false, now).is_some());
+    }
+    assert_eq!(gate.make_room(|_| false, now), None);
+    gate.closed(id(0), &strangers[0]);
+    assert!(gate.make_room(|_| false, now).is_some());
+}
+
 #[test]
 fn attempts_in_flight_and_connections_of_one_peer_are_bounded() {
     let (low, high) = two_peers();
     let mut gate = Gate::new(low);
     let now = Instant::now();
-    for number in 0..MAX_PENDING_INBOUND {
-        gate.knocked(id(number), now).unwrap();
+    let (one, other) = (from_anywhere(1).parse().unwrap(), from_anywhere(2).parse().unwrap());
+    for number in 0..MAX_PENDING_OF_SOURCE {
+        gate.knocked(id(number), &one, now).unwrap();
     }
-    assert_eq!(gate.knocked(id(9999), now), Err(Refusal::Full));
+    assert_eq!(gate.knocked(id(9999), &one, now), Err(Refusal::Full), "there is room for others");
+    for number in MAX_PENDING_OF_SOURCE..MAX_PENDING_INBOUND {
+        gate.knocked(id(number), &other, now).unwrap();
+    }
+    assert_eq!(gate.knocked(id(9999), &address(), now), Err(Refusal::Full));
     for number in 0..MAX_PER_PEER {
         let admission = gate.judge(id(number), &high, false, now).unwrap();
         gate.established(id(number), high, false, address(), admission, now);

@@ -41,7 +41,7 @@ enum Welcome {
     Ring,
     /// The caller sees what an unanswered caller sees, and nobody here is told.
     Pretend,
-    /// The user wants to hear no calls: a contact is told so, a stranger sees an unanswered call.
+    /// The user wants to hear no calls, or none of this stranger now. A contact is told so, a stranger sees an unanswered call.
     Silence,
 }
 
@@ -152,23 +152,22 @@ impl Engine {
         }
         let quiet = self.do_not_disturb && !mutant!(QuietRings);
         let unasked = self.config.auto_accept == AutoAccept::All && !quiet;
-        if !unasked && !self.is_known(from) && !self.first_in_window(from, now) {
-            return Welcome::Pretend;
-        }
-        if quiet { Welcome::Silence } else { Welcome::Ring }
+        let welcome = if quiet { Welcome::Silence } else { Welcome::Ring };
+        if unasked || self.is_known(from) { welcome } else { self.welcome_stranger(from, welcome, now) }
     }
 
-    /// A stranger rings once in [`STRANGER_WINDOW`].
-    fn first_in_window(&mut self, stranger: &Did, now: Instant) -> bool {
-        self.strangers.retain(|(_, rang)| now < *rang + STRANGER_WINDOW);
-        if self.strangers.iter().any(|(did, _)| did == stranger) && !mutant!(StrangersRingOn) {
-            return false;
+    /// A stranger is welcome once in [`STRANGER_WINDOW`]; the user is told once that it called without ringing.
+    fn welcome_stranger(&mut self, stranger: &Did, welcome: Welcome, now: Instant) -> Welcome {
+        self.strangers.retain(|(_, rang, _)| now < *rang + STRANGER_WINDOW);
+        let lately = self.strangers.iter_mut().find(|(did, ..)| did == stranger && !mutant!(StrangersRingOn));
+        if let Some((.., told)) = lately {
+            return if std::mem::replace(told, true) { Welcome::Pretend } else { Welcome::Silence };
         }
         if self.strangers.len() >= MAX_STRANGERS {
             self.strangers.pop_front();
         }
-        self.strangers.push_back((stranger.clone(), now));
-        true
+        self.strangers.push_back((stranger.clone(), now, welcome == Welcome::Silence));
+        welcome
     }
 
     /// The own unanswered offer to the same people, if there is one: both sides called each other.

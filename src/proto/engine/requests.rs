@@ -201,7 +201,7 @@ impl Engine {
         self.output(Output::Event(Event::CallJoined { call: id }));
         // Whom the user has spoken to may ring again at once.
         if let Some(call) = self.calls.get(&id) {
-            self.strangers.retain(|(did, _)| !call.is_inviter(did));
+            self.strangers.retain(|(did, ..)| !call.is_inviter(did));
         }
         for did in self.awaited(id) {
             self.dial(id, &did);
