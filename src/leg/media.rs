@@ -132,8 +132,9 @@ impl Media {
             (self.legs, self.voice) = (frame.to.len(), voice);
             self.adapt(now);
         }
+        let room = self.meter.room(frame.samples);
         let copies = match codecs.red {
-            Some(_) => self.spoken.copies(frame, behind(&self.plan, frame.samples), self.meter.room(now)),
+            Some(_) => self.spoken.copies(frame, behind(&self.plan, frame.samples), room),
             None => Vec::new(),
         };
         self.spoken.keep(frame);

@@ -15,7 +15,7 @@ const RTP_HEADER_BYTES: usize = 12;
 const UDP_BYTES: usize = 8;
 /// Over so much time IP bytes are counted.
 const WIRE_WINDOW: Duration = Duration::from_secs(1);
-/// No second has more than 160 kbit/s (20 000 bytes). So many are earned in each…
+/// No second of voice has more than 160 kbit/s (20 000 bytes). So many are earned in each…
 const EARNED_BYTES: f64 = 18_700.0;
 /// …and so many may be saved. The rest is for one frame that cannot wait, RTCP's own reports, and the checks of the path.
 const SAVED_BYTES: f64 = 1_200.0;
@@ -69,9 +69,8 @@ pub(super) struct Meter {
     pub(super) ip_bytes: usize,
     /// IP bytes of voice and of what is told of what arrives, of [`WIRE_WINDOW`]; bounded by what is sent in that time.
     wire: VecDeque<(Instant, usize)>,
-    /// IP bytes that may still be sent, and when that was reckoned.
+    /// IP bytes that may still be sent.
     spare_bytes: f64,
-    earned: Instant,
     /// Datagrams, and bytes in them, that had been sent when that was last looked up.
     datagrams: (u64, u64),
 }
@@ -89,7 +88,6 @@ impl Meter {
             ip_bytes: IPV6_BYTES,
             wire: VecDeque::new(),
             spare_bytes: SAVED_BYTES,
-            earned: now,
             datagrams: (0, 0),
         }
     }
@@ -112,8 +110,8 @@ impl Meter {
     pub(super) fn wired(&mut self, bytes: usize, now: Instant) {
         self.wire.push_back((now, self.ip_bytes + bytes));
         self.forget(now);
-        self.earn(now);
-        self.spare_bytes -= (self.ip_bytes + bytes) as f64;
+        // Who only listens owes no more than that.
+        self.spare_bytes = (self.spare_bytes - (self.ip_bytes + bytes) as f64).max(-SAVED_BYTES);
     }
 
     fn forget(&mut self, now: Instant) {
@@ -128,15 +126,12 @@ impl Meter {
         self.wire.iter().map(|(_, bytes)| *bytes).sum::<usize>() as f64 * 8.0 / 1000.0 / WIRE_WINDOW.as_secs_f64()
     }
 
-    /// How many bytes of payload a packet with copies may have now: budgets are means, and a voice that varies is busier at times.
-    pub(super) fn room(&mut self, now: Instant) -> usize {
-        self.earn(now);
+    /// How many bytes of payload a packet may have for its copies' sake; asked once for each frame. Budgets are means, and a
+    /// voice that varies is busier at times.
+    pub(super) fn room(&mut self, frame_samples: u32) -> usize {
+        let earned_bytes = EARNED_BYTES * f64::from(frame_samples) / f64::from(SAMPLE_RATE_HZ);
+        self.spare_bytes = (self.spare_bytes + earned_bytes).min(SAVED_BYTES);
         (self.spare_bytes as usize).saturating_sub(self.ip_bytes + PACKET_OVERHEAD_BYTES)
-    }
-
-    fn earn(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(std::mem::replace(&mut self.earned, now)).as_secs_f64();
-        self.spare_bytes = (self.spare_bytes + EARNED_BYTES * passed).min(SAVED_BYTES);
     }
 
     /// A packet of voice came in.
