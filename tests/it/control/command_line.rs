@@ -439,7 +439,7 @@ async fn the_history_is_marked_as_seen_up_to_what_was_known_before_it_was_read()
         _ => Some(Ok(json!({ "history": [] }))),
     });
     let output = run(fake.dir.path(), "history --seen").await;
-    assert_eq!((code(&output), stdout(&output).as_str()), (0, "no calls yet\n"));
+    assert_eq!((code(&output), stdout(&output).as_str()), (0, "no calls\n"));
     let asked = fake.asked();
     assert_eq!(asked[1], Method::HistoryList { limit: Some(50), before_ms: None });
     assert_eq!((&asked[0], &asked[2]), (&Method::DaemonStatus {}, &Method::EventsMark { seq: 41 }));
