@@ -106,16 +106,22 @@ fn without_a_sound_server_its_lack_is_named_and_libasound_fills_no_log() {
     assert!(!log.contains("ALSA lib"), "{log}");
 }
 
+/// A daemon whose two devices are open, and the one that it talks to.
+fn in_call(server: &PulseServer) -> (Daemon, Daemon) {
+    let mut ada = daemon_at(server);
+    let mut ben = Daemon::start("[audio]\nbackend = \"null\"\n");
+    ben.connect(&mut ada);
+    ben.json(&["call", &ada.did]);
+    ada.until(&["status"], |status| status["audio"]["capturing"] == true && status["audio"]["playing"] == true);
+    (ada, ben)
+}
+
 #[test]
 fn in_a_call_the_sound_server_is_not_asked_for_what_it_tells() {
     /// Where nobody tells, lists are read every two seconds, and once more six seconds after a change.
     const LONGER: Duration = Duration::from_secs(7);
     let server = PulseServer::start();
-    let mut ada = daemon_at(&server);
-    let mut ben = Daemon::start("[audio]\nbackend = \"null\"\n");
-    ben.connect(&mut ada);
-    ben.json(&["call", &ada.did]);
-    ada.until(&["status"], |status| status["audio"]["capturing"] == true && status["audio"]["playing"] == true);
+    let (ada, _ben) = in_call(&server);
     until("seven seconds in which the look-out sleeps without a break", || {
         let sleeps = ada.sleeps("audio-watch");
         std::thread::park_timeout(LONGER);
@@ -126,11 +132,7 @@ fn in_a_call_the_sound_server_is_not_asked_for_what_it_tells() {
 #[test]
 fn a_sound_server_that_hangs_in_a_call_is_told_of_until_it_goes_on() {
     let server = PulseServer::start();
-    let mut ada = daemon_at(&server);
-    let mut ben = Daemon::start("[audio]\nbackend = \"null\"\n");
-    ben.connect(&mut ada);
-    ben.json(&["call", &ada.did]);
-    ada.until(&["status"], |status| status["audio"]["capturing"] == true && status["audio"]["playing"] == true);
+    let (mut ada, _ben) = in_call(&server);
     server.signal(Signal::STOP);
     ada.until(&["status"], |status| {
         let problem = status["audio"]["problem"].as_str().unwrap_or_default();
